@@ -1,0 +1,129 @@
+//! How a box is opened.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crate::clock::{Clock, SystemClock};
+use crate::core::{Core, Options};
+use crate::db::Database;
+use crate::error::{Error, Result};
+use crate::postbox::Postbox;
+use crate::settings::Settings;
+
+/// Opens a box with other than the default options.
+#[must_use = "a builder does nothing until it opens a box"]
+pub struct Builder {
+    options: Options,
+}
+
+impl Builder {
+    pub(crate) fn new() -> Self {
+        let cores = thread::available_parallelism().map_or(2, usize::from);
+        Builder {
+            options: Options {
+                settings: Settings::default(),
+                clock: Box::new(SystemClock),
+                handler_threads: cores.max(2),
+                payload_bytes_max: 1 << 20,
+                wait_max: Duration::from_secs(5),
+                synced_acks: false,
+            },
+        }
+    }
+
+    /// The application's defaults; what the file holds wins over these. Defaults to [`Settings::default`].
+    pub fn settings(mut self, defaults: Settings) -> Self {
+        self.options.settings = defaults;
+        self
+    }
+
+    /// Where the box takes its time from. Defaults to the system's clock.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.options.clock = Box::new(clock);
+        self
+    }
+
+    /// How many threads run a worker's handlers: 1 to 1024. Defaults to the machine's cores, and at least 2.
+    pub fn handler_threads(mut self, n: usize) -> Self {
+        self.options.handler_threads = n;
+        self
+    }
+
+    /// How large a payload or metadata may be as JSON, in bytes: 2 to 256 MiB. Defaults to 1 MiB.
+    pub fn max_payload_bytes(mut self, n: usize) -> Self {
+        self.options.payload_bytes_max = n;
+        self
+    }
+
+    /// How long a call waits for the write lock, the box's write connection or a read connection, each, before it fails
+    /// with [`Error::Busy`]. At least 1 ms, at most an hour. Defaults to 5 seconds.
+    pub fn busy_timeout(mut self, limit: Duration) -> Self {
+        self.options.wait_max = limit;
+        self
+    }
+
+    /// Whether what the box writes about deliveries waits for the disk as well (publishing always does). Defaults to
+    /// false: an acknowledgement that a power cut takes back is a second delivery to a plain handler, while a
+    /// transactional handler loses effect and acknowledgement together and stays exactly once.
+    pub fn synced_acks(mut self, synced: bool) -> Self {
+        self.options.synced_acks = synced;
+        self
+    }
+
+    /// Opens the box in this SQLite file. A file that is not there is made, for its owner's eyes only (0600 on Unix); an
+    /// existing one keeps everything that is the application's, and is switched to WAL mode.
+    ///
+    /// # Errors
+    /// [`Error::NotADatabase`], [`Error::SchemaTooNew`] and [`Error::CannotOpen`] leave the file as it was;
+    /// [`Error::UnsupportedSqlite`]; [`Error::Invalid`] for an option out of its range; [`Error::Busy`] when another
+    /// connection is in the way; [`Error::Io`].
+    pub fn open(self, path: impl AsRef<Path>) -> Result<Postbox> {
+        self.validate()?;
+        let db = Database::open_file(path.as_ref(), self.options.wait_max)?;
+        self.finish(db)
+    }
+
+    /// Opens a box in memory, of its own, safe from many threads. It is gone with its last clone.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an option out of its range; [`Error::UnsupportedSqlite`].
+    pub fn open_in_memory(self) -> Result<Postbox> {
+        self.validate()?;
+        let db = Database::open_in_memory(self.options.wait_max)?;
+        self.finish(db)
+    }
+
+    fn validate(&self) -> Result<()> {
+        let options = &self.options;
+        options.settings.validate()?;
+        if !(1..=1024).contains(&options.handler_threads) {
+            return Err(Error::invalid("handler_threads", "must be from 1 to 1024"));
+        }
+        if !(2..=256 << 20).contains(&options.payload_bytes_max) {
+            return Err(Error::invalid("max_payload_bytes", "must be from 2 bytes to 256 MiB"));
+        }
+        if !(Duration::from_millis(1)..=Duration::from_secs(3_600)).contains(&options.wait_max) {
+            return Err(Error::invalid("busy_timeout", "must be from 1 ms to an hour"));
+        }
+        Ok(())
+    }
+
+    fn finish(self, db: Database<crate::outbox::insert::InsertJob>) -> Result<Postbox> {
+        Ok(Postbox::of(Arc::new(Core::open(db, self.options)?)))
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("settings", &self.options.settings)
+            .field("handler_threads", &self.options.handler_threads)
+            .field("max_payload_bytes", &self.options.payload_bytes_max)
+            .field("busy_timeout", &self.options.wait_max)
+            .field("synced_acks", &self.options.synced_acks)
+            .finish_non_exhaustive()
+    }
+}

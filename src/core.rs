@@ -1,0 +1,179 @@
+//! What the parts of one open box share.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rusqlite::Connection;
+use uuid::{ContextV7, Timestamp, Uuid};
+
+use crate::clock::{BoxClock, Clock};
+use crate::db::{Database, Synchronous};
+use crate::error::{Error, Result};
+use crate::event::{Event, EventId, NewEvent};
+use crate::outbox;
+use crate::outbox::claim::{Claim, LeaseId, Leases};
+use crate::outbox::insert::{self, InsertJob, PreparedEvent};
+use crate::registry::Registry;
+use crate::settings::{self, Settings};
+use crate::worker::WorkerSlot;
+
+/// What a box is opened with.
+pub(crate) struct Options {
+    pub(crate) settings: Settings,
+    pub(crate) clock: Box<dyn Clock>,
+    pub(crate) handler_threads: usize,
+    pub(crate) payload_bytes_max: usize,
+    pub(crate) wait_max: Duration,
+    pub(crate) synced_acks: bool,
+}
+
+pub(crate) struct Core {
+    pub(crate) db: Database<InsertJob>,
+    pub(crate) clock: Arc<BoxClock>,
+    pub(crate) registry: Registry,
+    pub(crate) bell: Bell,
+    pub(crate) leases: Leases,
+    pub(crate) worker: WorkerSlot,
+    pub(crate) handler_threads: usize,
+    pub(crate) payload_bytes_max: usize,
+    /// How settles and transactional handlers commit.
+    pub(crate) acks: Synchronous,
+    ids: Mutex<ContextV7>,
+    defaults: Settings,
+    settings: RwLock<Settings>,
+    /// The rows that this box has in its hands: it never takes over from itself.
+    in_flight: Mutex<HashMap<i64, LeaseId>>,
+    warned_of: Mutex<HashSet<String>>,
+    closed: AtomicBool,
+}
+
+impl Core {
+    pub(crate) fn open(db: Database<InsertJob>, options: Options) -> Result<Self> {
+        options.settings.validate()?;
+        let clock = BoxClock::new(options.clock);
+        let settings = {
+            let guard = db.lock("open")?;
+            clock.start_at(outbox::newest_time(guard.conn())?);
+            settings::load(guard.conn(), &options.settings)?
+        };
+        Ok(Core {
+            db,
+            clock: Arc::new(clock),
+            registry: Registry::new(),
+            bell: Bell::new(),
+            leases: Leases::new(),
+            worker: WorkerSlot::default(),
+            handler_threads: options.handler_threads,
+            payload_bytes_max: options.payload_bytes_max,
+            acks: if options.synced_acks { Synchronous::Full } else { Synchronous::Normal },
+            ids: Mutex::new(ContextV7::new()),
+            defaults: options.settings,
+            settings: RwLock::new(settings),
+            in_flight: Mutex::new(HashMap::new()),
+            warned_of: Mutex::new(HashSet::new()),
+            closed: AtomicBool::new(false),
+        })
+    }
+
+    /// A UUIDv7 of the box's own time: later ones sort behind earlier ones.
+    pub(crate) fn new_id(&self) -> Uuid {
+        let micros = u64::try_from(self.clock.now()).unwrap_or(0);
+        let nanos = u32::try_from(micros % 1_000_000 * 1_000).unwrap_or(0);
+        let context = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        Uuid::new_v7(Timestamp::from_unix(&*context, micros / 1_000_000, nanos))
+    }
+
+    pub(crate) fn prepare(&self, event: NewEvent, cause: Option<&Event>) -> Result<PreparedEvent> {
+        insert::prepare(event, self.payload_bytes_max, cause, || self.new_id())
+    }
+
+    /// Publishes together, in a synced commit.
+    pub(crate) fn publish(
+        &self,
+        operation: &'static str,
+        events: Vec<PreparedEvent>,
+    ) -> Result<Vec<EventId>> {
+        let ids = self.db.submit(operation, InsertJob { events, clock: Arc::clone(&self.clock) })?;
+        self.bell.ring();
+        Ok(ids)
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes over what the file says now. `conn` reads the file.
+    pub(crate) fn reload_settings(&self, conn: &Connection) -> Result<Settings> {
+        let mut current = self.settings.write().unwrap_or_else(PoisonError::into_inner);
+        *current = settings::load(conn, &self.defaults)?;
+        Ok(current.clone())
+    }
+
+    pub(crate) fn update_settings(&self, change: impl FnOnce(&mut Settings)) -> Result<Settings> {
+        const OPERATION: &str = "update_settings";
+        // The change is the application's code: it must not run where the gate is held.
+        self.db.refuse_reentry(OPERATION)?;
+        let mut wanted = self.db.read(OPERATION, |conn| self.reload_settings(conn))?;
+        let before = wanted.clone();
+        change(&mut wanted);
+        wanted.validate()?;
+        let now = self.clock.now();
+        self.db.write(OPERATION, |conn| settings::store(conn, &before, &wanted, now))?;
+        let settings = self.db.read(OPERATION, |conn| self.reload_settings(conn))?;
+        self.bell.ring();
+        Ok(settings)
+    }
+
+    pub(crate) fn in_flight(&self) -> MutexGuard<'_, HashMap<i64, LeaseId>> {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn no_longer_in_flight(&self, claim: Claim) {
+        let mut in_flight = self.in_flight();
+        // A later claim of the same row is another matter.
+        if in_flight.get(&claim.seq) == Some(&claim.lease) {
+            in_flight.remove(&claim.seq);
+        }
+    }
+
+    /// True the first time for each name.
+    pub(crate) fn first_warning_of(&self, event_name: &str) -> bool {
+        const NAMES_MAX: usize = 10_000;
+        let mut warned_of = self.warned_of.lock().unwrap_or_else(PoisonError::into_inner);
+        warned_of.len() < NAMES_MAX && warned_of.insert(event_name.to_owned())
+    }
+
+    pub(crate) fn refuse_closed(&self, operation: &'static str) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) { Err(Error::Closed { operation }) } else { Ok(()) }
+    }
+
+    /// True for the one caller that closes it.
+    pub(crate) fn begin_closing(&self) -> bool {
+        !self.closed.swap(true, Ordering::AcqRel)
+    }
+}
+
+/// Wakes the worker. It holds one ring: a bell that rings already need not be rung again.
+pub(crate) struct Bell {
+    sender: Sender<()>,
+    receiver: Receiver<()>,
+}
+
+impl Bell {
+    fn new() -> Self {
+        let (sender, receiver) = bounded(1);
+        Bell { sender, receiver }
+    }
+
+    /// Ring after the commit, never before.
+    pub(crate) fn ring(&self) {
+        let _ = self.sender.try_send(()); // full: it rings already
+    }
+
+    pub(crate) fn heard(&self) -> &Receiver<()> {
+        &self.receiver
+    }
+}

@@ -1,0 +1,264 @@
+//! Whole copies of the file: made while the box runs, and put back.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
+
+use rusqlite::backup::Backup;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use uuid::Uuid;
+
+use super::identity::{self, FileIdentity};
+use super::writer::Synchronous;
+use super::{Database, Job, connection, schema};
+use crate::error::{self, Error, Result};
+
+/// Findings of `integrity_check` that an error quotes.
+const FINDINGS_MAX: u32 = 5;
+
+impl<J: Job> Database<J> {
+    /// Copies everything that is committed to `dest`: the old file or the complete new one is there, whatever happens.
+    pub(crate) fn backup(&self, dest: &Path) -> Result<()> {
+        self.refuse_reentry("backup")?;
+        let dest = identity::absolute(dest)?;
+        if self.file.as_ref().is_some_and(|file| file.identity.is(&dest)) {
+            return Err(Error::invalid("dest", "is the box's own file"));
+        }
+        // SQLite would read the old -wal into the new file.
+        if identity::beside(&dest, "-wal").exists() {
+            return Err(Error::invalid(
+                "dest",
+                "has a -wal beside it: the old file is open, or was not closed",
+            ));
+        }
+        let copy = TemporaryFile::beside(&dest)?;
+        if let Some(reader) = self.open_reader()? {
+            copy_whole(&reader, &copy.path)?;
+        } else {
+            copy_whole(self.lock("backup")?.conn(), &copy.path)?;
+        }
+        check_integrity(&copy.open()?, &copy.path, &dest)?;
+        copy.put_in_place(&dest)
+    }
+
+    /// Runs `copy` while nobody can write and the main file holds everything.
+    pub(crate) fn with_quiesced_file<T>(&self, copy: impl FnOnce(&Path) -> io::Result<T>) -> Result<T> {
+        const OPERATION: &str = "with_quiesced_file";
+        let path = self.path().ok_or(Error::InMemory { operation: OPERATION })?;
+        let guard = self.lock(OPERATION)?;
+        // A checkpoint cannot run on the connection that holds the write lock, but beside it.
+        let second = connection::open_file(path)?;
+        connection::configure(&second, self.wait_max)?;
+        let quiesced = guard.begin(Synchronous::Full, OPERATION)?;
+        checkpoint_whole(&second, self.wait_max)?;
+        let copied = copy(path).map_err(|error| Error::io("copy", path, error));
+        drop(quiesced); // nothing was written: rolls back
+        copied
+    }
+}
+
+/// Puts the backup `from` in the place of `to`. `void_leases` is run on the copy before it is put there.
+pub(crate) fn restore(
+    from: &Path,
+    to: &Path,
+    wait_max: Duration,
+    void_leases: impl FnOnce(&Connection) -> Result<()>,
+) -> Result<()> {
+    connection::refuse_unsound_sqlite()?;
+    let from = fs::canonicalize(from).map_err(|error| Error::io("restore from", from, error))?;
+    let to = identity::absolute(to)?;
+    if FileIdentity::of(&from)?.is(&to) {
+        return Err(Error::invalid("to", "is the backup itself"));
+    }
+
+    let copy = TemporaryFile::beside(&to)?;
+    {
+        let (source, version) = open_backup(&from, wait_max)?;
+        if version.is_none() {
+            return Err(Error::CannotOpen { path: from, reason: "it is no backup of a postbox".to_owned() });
+        }
+        copy_whole(&source, &copy.path)?;
+    }
+    let conn = copy.open()?;
+    check_integrity(&conn, &copy.path, &from)?;
+    let tx = conn.unchecked_transaction()?;
+    void_leases(&tx)?;
+    tx.commit()?;
+    conn.close().map_err(|(_, error)| Error::Sqlite(error))?;
+
+    settle_old_file(&to, wait_max)?;
+    for suffix in ["-wal", "-shm", "-journal"] {
+        remove_if_there(&identity::beside(&to, suffix))?;
+    }
+    sync_folder_of(&to)?;
+    copy.put_in_place(&to)
+}
+
+/// One step: in small steps a copy begins anew whenever somebody commits, and never ends under load.
+fn copy_whole(source: &Connection, dest: &Path) -> Result<()> {
+    let mut dest = connection::open_file(dest)?;
+    // The file is synced as a whole before it gets its name.
+    connection::set(&dest, "synchronous", 0)?;
+    dest.query_row("PRAGMA main.journal_mode = MEMORY", [], |_| Ok(()))?;
+    let backup = Backup::new(source, &mut dest)?;
+    match backup.step(-1)? {
+        rusqlite::backup::StepResult::Done => {}
+        _ => {
+            return Err(Error::Busy {
+                operation: "backup",
+                waited: Duration::ZERO,
+                detail: "the copy was locked".to_owned(),
+            });
+        }
+    }
+    drop(backup);
+    dest.close().map_err(|(_, error)| Error::Sqlite(error))
+}
+
+/// `blame` is the file that the caller knows.
+fn check_integrity(conn: &Connection, path: &Path, blame: &Path) -> Result<()> {
+    let mut statement = conn.prepare("SELECT * FROM pragma_integrity_check(?1, 'main')")?;
+    let findings: Vec<String> =
+        statement.query_map([FINDINGS_MAX], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    if findings == ["ok"] {
+        return Ok(());
+    }
+    log::error!(target: "postbox::db", "the copy {} was found damaged and is dropped", path.display());
+    Err(Error::Damaged { path: blame.to_owned(), report: findings.join("; ") })
+}
+
+fn checkpoint_whole(conn: &Connection, wait_max: Duration) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let (frames, done): (i64, i64) =
+            conn.query_row("PRAGMA main.wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?)))?;
+        if frames == done {
+            return Ok(());
+        }
+        if start.elapsed() >= wait_max {
+            return Err(Error::Busy {
+                operation: "with_quiesced_file",
+                waited: start.elapsed(),
+                detail: "somebody reads an older state of the file, so that it cannot be completed"
+                    .to_owned(),
+            });
+        }
+        thread::sleep(Duration::from_millis(5)); // a reader of another process tells nobody when it ends
+    }
+}
+
+/// A backup may lie on a medium that cannot be written to; a WAL database there opens only as immutable.
+fn open_backup(path: &Path, wait_max: Duration) -> Result<(Connection, Option<u32>)> {
+    let conn = connection::open_file(path)?;
+    conn.busy_timeout(wait_max)?;
+    match schema::check(&conn, path) {
+        Err(Error::Sqlite(error))
+            if matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly))
+                && !identity::beside(path, "-wal").exists() =>
+        {
+            let uri = format!("file:{}?immutable=1", percent_encoded(path));
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+                | OpenFlags::SQLITE_OPEN_URI
+                | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let conn = Connection::open_with_flags(uri, flags)?;
+            let version = schema::check(&conn, path)?;
+            Ok((conn, version))
+        }
+        version => Ok((conn, version?)),
+    }
+}
+
+fn percent_encoded(path: &Path) -> String {
+    let mut encoded = String::new();
+    for byte in path.to_string_lossy().replace('\\', "/").bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' | b'~' | b':' => {
+                encoded.push(char::from(byte));
+            }
+            other => encoded.push_str(&format!("%{other:02X}")),
+        }
+    }
+    encoded
+}
+
+/// Proves that nobody has the old file open, and completes it, so that its -wal can go. A damaged one is in nobody's use.
+fn settle_old_file(to: &Path, wait_max: Duration) -> Result<()> {
+    if !to.exists() {
+        return Ok(());
+    }
+    let in_use = || Error::Busy {
+        operation: "restore",
+        waited: wait_max,
+        detail: format!("{} is open: close it everywhere first", to.display()),
+    };
+    let conn = connection::open_file(to)?;
+    conn.busy_timeout(wait_max)?;
+    // Leaving WAL mode takes the file for this connection alone.
+    match conn.query_row("PRAGMA main.journal_mode = DELETE", [], |row| row.get::<_, String>(0)) {
+        Ok(mode) if mode == "delete" => Ok(()),
+        Ok(_) => Err(in_use()),
+        Err(error) if error::is_busy(&error) => Err(in_use()),
+        Err(error) => match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Ok(()),
+            _ => Err(error.into()),
+        },
+    }
+}
+
+/// A file of nobody's yet, private, gone with its value unless it is put in place.
+struct TemporaryFile {
+    path: PathBuf,
+}
+
+impl TemporaryFile {
+    fn beside(target: &Path) -> Result<Self> {
+        let path = identity::beside(target, &format!(".{}.tmp", Uuid::new_v4().simple()));
+        identity::create_private(&path)?;
+        Ok(TemporaryFile { path })
+    }
+
+    fn open(&self) -> Result<Connection> {
+        let conn = connection::open_file(&self.path)?;
+        connection::set(&conn, "foreign_keys", 1)?;
+        connection::set(&conn, "trusted_schema", 0)?;
+        Ok(conn)
+    }
+
+    /// Without the last step a backup came back from a power cut as 0 bytes.
+    fn put_in_place(self, target: &Path) -> Result<()> {
+        let sync = |path: &Path| fs::OpenOptions::new().write(true).open(path)?.sync_all();
+        sync(&self.path).map_err(|error| Error::io("sync", &self.path, error))?;
+        fs::rename(&self.path, target).map_err(|error| Error::io("put in place", target, error))?;
+        sync_folder_of(target)
+    }
+}
+
+impl Drop for TemporaryFile {
+    fn drop(&mut self) {
+        for suffix in ["", "-wal", "-shm", "-journal"] {
+            let path = identity::beside(&self.path, suffix);
+            if let Err(error) = remove_if_there(&path) {
+                log::warn!(target: "postbox::db", "a temporary file is left behind: {error}");
+            }
+        }
+    }
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a rename survive a power cut. Windows has no such call; there the rename itself is journalled.
+fn sync_folder_of(path: &Path) -> Result<()> {
+    #[cfg(unix)]
+    if let Some(folder) = path.parent() {
+        fs::File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|error| Error::io("sync the folder", folder, error))?;
+    }
+    let _ = path;
+    Ok(())
+}

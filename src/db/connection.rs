@@ -1,0 +1,120 @@
+//! Opening connections, and the pragmas that each is given. The application's own connections are never touched.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::types::FromSql;
+use rusqlite::{Connection, OpenFlags};
+
+use super::writer::Writer;
+use crate::error::{Error, Result};
+
+/// SQLite before this version can corrupt a WAL database when two connections write and checkpoint
+/// (<https://sqlite.org/releaselog/3_51_3.html>).
+const SQLITE_REQUIRED: (i32, &str) = (3_051_003, "3.51.3");
+
+/// A -wal that once grew is cut back to this at the next checkpoint, in bytes.
+const WAL_BYTES_MAX: i64 = 16 << 20;
+
+/// Where the box's connections come from.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    File(PathBuf),
+    Memory,
+}
+
+impl Source {
+    pub(crate) fn open_writer(&self, wait_max: Duration) -> Result<Writer> {
+        match self {
+            Source::File(path) => {
+                let conn = open_file(path)?;
+                configure(&conn, wait_max)?;
+                set(&conn, "synchronous", 2)?;
+                Writer::new(conn, wait_max, false)
+            }
+            Source::Memory => {
+                let conn = Connection::open_in_memory_with_flags(flags())?;
+                configure(&conn, wait_max)?;
+                Writer::new(conn, wait_max, true)
+            }
+        }
+    }
+}
+
+pub(crate) fn refuse_unsound_sqlite() -> Result<()> {
+    if rusqlite::version_number() < SQLITE_REQUIRED.0 {
+        return Err(Error::UnsupportedSqlite { found: rusqlite::version(), required: SQLITE_REQUIRED.1 });
+    }
+    Ok(())
+}
+
+/// Opens an existing file as it is, without a change to it.
+pub(crate) fn open_file(path: &Path) -> Result<Connection> {
+    Connection::open_with_flags(path, flags())
+        .map_err(|error| Error::CannotOpen { path: path.to_owned(), reason: error.to_string() })
+}
+
+/// Neither CREATE (a file that is gone must not come back empty) nor URI (a path is a path).
+pub(crate) fn flags() -> OpenFlags {
+    OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_PRIVATE_CACHE
+}
+
+/// For every connection of the library's own.
+pub(crate) fn configure(conn: &Connection, wait_max: Duration) -> rusqlite::Result<()> {
+    conn.set_prepared_statement_cache_capacity(64);
+    conn.busy_timeout(wait_max)?;
+    set(conn, "foreign_keys", 1)?;
+    set(conn, "trusted_schema", 0)?;
+    set(conn, "cell_size_check", 1)?;
+    set(conn, "journal_size_limit", WAL_BYTES_MAX)?;
+    // Without a row: SQLite was built without memory mapping, or the database is in memory.
+    if let Some(mapped) = set_and_read::<i64>(conn, "mmap_size", 0)?
+        && mapped != 0
+    {
+        return Err(refused("mmap_size"));
+    }
+    for (config, name) in [
+        (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, "SQLITE_DBCONFIG_DEFENSIVE"),
+        // Or statements with parameters are prepared anew at every run near a partial index.
+        (DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, "SQLITE_DBCONFIG_ENABLE_QPSG"),
+    ] {
+        if !conn.set_db_config(config, true)? {
+            return Err(refused(name));
+        }
+    }
+    Ok(())
+}
+
+/// For connections that only read.
+pub(crate) fn configure_reader(conn: &Connection, wait_max: Duration) -> rusqlite::Result<()> {
+    configure(conn, wait_max)?;
+    set(conn, "query_only", 1)
+}
+
+/// Sets a pragma and reads it back: a misspelt one says Ok and does nothing.
+pub(crate) fn set(conn: &Connection, pragma: &'static str, value: i64) -> rusqlite::Result<()> {
+    set_and_read::<i64>(conn, pragma, value)?;
+    let read: i64 = conn.pragma_query_value(Some("main"), pragma, |row| row.get(0))?;
+    if read == value { Ok(()) } else { Err(refused(pragma)) }
+}
+
+fn set_and_read<T: FromSql>(conn: &Connection, pragma: &str, value: i64) -> rusqlite::Result<Option<T>> {
+    let mut read = None;
+    conn.pragma_update_and_check(Some("main"), pragma, value, |row| {
+        read = Some(row.get(0)?);
+        Ok(())
+    })
+    .or_else(|error| match error {
+        rusqlite::Error::QueryReturnedNoRows => Ok(()),
+        error => Err(error),
+    })?;
+    Ok(read)
+}
+
+fn refused(name: &str) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_MISUSE),
+        Some(format!("SQLite did not take the setting {name}")),
+    )
+}

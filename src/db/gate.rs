@@ -1,0 +1,408 @@
+//! The write gate: SQLite has one writer, and so does the box.
+//!
+//! Whoever holds the gate has the one write connection. Threads that publish at the same moment share a commit: the
+//! first becomes the leader, takes along every job that waits, commits them together and hands out the results.
+//!
+//! The order at the end of a turn matters: commit, put the connection back, promote the next in line, and only then
+//! wake the followers. So the next commit is under way while they wake up.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::connection::Source;
+use super::writer::{Synchronous, Writer};
+use crate::error::{Error, Result};
+
+/// A piece of writing that may share its commit with others.
+pub(crate) trait Job: Send + 'static {
+    type Output: Send;
+
+    /// Runs inside a transaction that others share. When it fails, what it wrote is undone, and only that.
+    fn run(&mut self, conn: &Connection) -> Result<Self::Output>;
+
+    /// Whether `run` writes with more than one statement, so that undoing it takes a savepoint.
+    fn needs_savepoint(&self) -> bool;
+}
+
+pub(crate) struct Gate<J: Job> {
+    id: u64,
+    source: Source,
+    wait_max: Duration,
+    /// `None` while somebody holds it, and after a commit whose outcome is unknown.
+    writer: Mutex<Option<Writer>>,
+    line: Mutex<Line<J>>,
+}
+
+struct Line<J: Job> {
+    held: bool,
+    closed: bool,
+    waiting: VecDeque<Arc<Ticket<J>>>,
+}
+
+struct Ticket<J: Job> {
+    thread: Thread,
+    stage: Mutex<Stage<J>>,
+}
+
+enum Stage<J: Job> {
+    /// Waits for the gate itself.
+    Alone,
+    /// Waits for the gate, or for a leader that takes the job along.
+    With(J),
+    /// A leader has the job. Its result will come: the leader's own waits are bounded.
+    Taken,
+    /// The gate is this thread's now.
+    Granted(Option<J>),
+    Done(Result<J::Output>),
+    Closed,
+}
+
+struct Held {
+    gate: u64,
+    writer: Rc<Writer>,
+}
+
+thread_local! {
+    /// The gates that this thread holds, so that a call inside one is an error and not a deadlock.
+    static HELD: RefCell<Vec<Held>> = const { RefCell::new(Vec::new()) };
+}
+
+impl<J: Job> Gate<J> {
+    pub(crate) fn new(source: Source, writer: Writer, wait_max: Duration) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Gate {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            source,
+            wait_max,
+            writer: Mutex::new(Some(writer)),
+            line: Mutex::new(Line { held: false, closed: false, waiting: VecDeque::new() }),
+        }
+    }
+
+    /// Takes the gate for this thread alone.
+    pub(crate) fn lock(&self, operation: &'static str) -> Result<WriteGuard<'_, J>> {
+        self.refuse_reentry(operation)?;
+        if let Some(ticket) = self.join(operation, &mut Stage::Alone)? {
+            self.wait(&ticket, operation)?;
+        }
+        self.take_up(operation)
+    }
+
+    /// Runs a job in a synced commit, its own or a leader's.
+    pub(crate) fn submit(&self, operation: &'static str, job: J) -> Result<J::Output> {
+        self.refuse_reentry(operation)?;
+        let mut stage = Stage::With(job);
+        if let Some(ticket) = self.join(operation, &mut stage)? {
+            stage = self.wait(&ticket, operation)?;
+        }
+        match stage {
+            Stage::Done(result) => result,
+            Stage::With(job) | Stage::Granted(Some(job)) => self.lead(operation, job),
+            Stage::Alone | Stage::Taken | Stage::Granted(None) | Stage::Closed => {
+                Err(Error::Panicked { operation }) // `wait` returns none of these to a job
+            }
+        }
+    }
+
+    /// The connection, if this thread holds the gate: for reads inside the box's own transaction in memory.
+    pub(crate) fn held_here(&self) -> Option<Rc<Writer>> {
+        HELD.with_borrow(|held| held.iter().find(|h| h.gate == self.id).map(|h| Rc::clone(&h.writer)))
+    }
+
+    pub(crate) fn refuse_reentry(&self, operation: &'static str) -> Result<()> {
+        if HELD.with_borrow(|held| held.iter().any(|h| h.gate == self.id)) {
+            return Err(Error::Reentrant {
+                operation,
+                inside: "a transaction",
+                instead: "use the `Tx` that the transaction gives",
+            });
+        }
+        Ok(())
+    }
+
+    /// Lets nobody in any more, fails those who wait, and gives out the connection for the last time.
+    pub(crate) fn close(&self, operation: &'static str) -> Result<Writer> {
+        let mut guard = self.lock(operation)?;
+        let waiting = {
+            let mut line = self.line();
+            line.closed = true;
+            std::mem::take(&mut line.waiting)
+        };
+        for ticket in waiting {
+            ticket.advance(Stage::Closed);
+        }
+        guard.withdraw().ok_or(Error::Closed { operation })
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line<J>> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the gate if it is free, and otherwise moves `stage` to the end of the line.
+    fn join(&self, operation: &'static str, stage: &mut Stage<J>) -> Result<Option<Arc<Ticket<J>>>> {
+        let mut line = self.line();
+        if line.closed {
+            return Err(Error::Closed { operation });
+        }
+        if !line.held {
+            line.held = true;
+            return Ok(None);
+        }
+        let stage = Mutex::new(std::mem::replace(stage, Stage::Taken));
+        let ticket = Arc::new(Ticket { thread: thread::current(), stage });
+        line.waiting.push_back(Arc::clone(&ticket));
+        Ok(Some(ticket))
+    }
+
+    /// Parks until the gate is granted or a leader has done the work: `Granted` or `Done`.
+    fn wait(&self, ticket: &Arc<Ticket<J>>, operation: &'static str) -> Result<Stage<J>> {
+        let start = Instant::now();
+        let mut deadline = Some(start + self.wait_max);
+        loop {
+            if let Some(stage) = ticket.arrived() {
+                return match stage {
+                    Stage::Closed => Err(Error::Closed { operation }),
+                    stage => Ok(stage),
+                };
+            }
+            match deadline {
+                None => thread::park(),
+                Some(end) => match end.checked_duration_since(Instant::now()) {
+                    Some(left) => thread::park_timeout(left),
+                    None if self.leave(ticket) => {
+                        return Err(Error::Busy {
+                            operation,
+                            waited: start.elapsed(),
+                            detail: "another transaction of this box goes on".to_owned(),
+                        });
+                    }
+                    // A leader has the job, or the gate is on its way: what happens next is bounded by others.
+                    None => deadline = None,
+                },
+            }
+        }
+    }
+
+    /// Gives up waiting; false when it is too late for that.
+    fn leave(&self, ticket: &Arc<Ticket<J>>) -> bool {
+        let mut line = self.line();
+        let before = line.waiting.len();
+        line.waiting.retain(|other| !Arc::ptr_eq(other, ticket));
+        line.waiting.len() < before
+    }
+
+    /// The gate is this thread's: registers it and takes the connection, a new one if the last was dropped.
+    fn take_up(&self, operation: &'static str) -> Result<WriteGuard<'_, J>> {
+        let turn = Turn { gate: self };
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let writer = match writer {
+            Some(writer) => writer,
+            None if self.line().closed => return Err(Error::Closed { operation }),
+            None => self.source.open_writer(self.wait_max)?,
+        };
+        let writer = Rc::new(writer);
+        HELD.with_borrow_mut(|held| held.push(Held { gate: self.id, writer: Rc::clone(&writer) }));
+        Ok(WriteGuard { writer: Some(writer), turn })
+    }
+
+    fn lead(&self, operation: &'static str, mut job: J) -> Result<J::Output> {
+        let guard = self.take_up(operation)?;
+        let mut followers = Followers { operation, of: self.take_followers() };
+
+        let mut own = None;
+        let committed = guard.transaction(Synchronous::Full, operation, |conn| {
+            own = Some(run_job(conn, &mut job)?);
+            for follower in &mut followers.of {
+                follower.result = Some(run_job(conn, &mut follower.job)?);
+            }
+            Ok(())
+        });
+        drop(guard); // promotes the next in line
+
+        match committed {
+            Ok(()) => followers.wake(),
+            Err(error) => {
+                followers.fail(&error);
+                return Err(error);
+            }
+        }
+        own.unwrap_or(Err(Error::Panicked { operation }))
+    }
+
+    fn take_followers(&self) -> Vec<Follower<J>> {
+        let mut line = self.line();
+        if line.waiting.is_empty() {
+            return Vec::new();
+        }
+        let mut followers = Vec::with_capacity(line.waiting.len());
+        line.waiting.retain(|ticket| match ticket.take_job() {
+            Some(job) => {
+                followers.push(Follower { ticket: Arc::clone(ticket), job, result: None });
+                false
+            }
+            None => true,
+        });
+        followers
+    }
+
+    fn pass_on(&self) {
+        let next = {
+            let mut line = self.line();
+            let next = line.waiting.pop_front();
+            line.held = next.is_some();
+            next
+        };
+        if let Some(ticket) = next {
+            ticket.grant();
+        }
+    }
+}
+
+/// The outer error is the transaction's: SQLite rolled all of it back by itself.
+fn run_job<J: Job>(conn: &Connection, job: &mut J) -> Result<Result<J::Output>> {
+    if job.needs_savepoint() {
+        conn.prepare_cached("SAVEPOINT postbox_job")?.execute([])?;
+    }
+    let result = job.run(conn);
+    if conn.is_autocommit() {
+        return Err(result.err().unwrap_or(Error::Panicked { operation: "publish" }));
+    }
+    if job.needs_savepoint() {
+        if result.is_err() {
+            conn.prepare_cached("ROLLBACK TO postbox_job")?.execute([])?;
+        }
+        conn.prepare_cached("RELEASE postbox_job")?.execute([])?;
+    }
+    Ok(result)
+}
+
+impl<J: Job> Ticket<J> {
+    fn stage(&self) -> MutexGuard<'_, Stage<J>> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn advance(&self, stage: Stage<J>) {
+        *self.stage() = stage;
+        self.thread.unpark();
+    }
+
+    fn grant(&self) {
+        let mut stage = self.stage();
+        let job = match std::mem::replace(&mut *stage, Stage::Taken) {
+            Stage::With(job) => Some(job),
+            _ => None,
+        };
+        *stage = Stage::Granted(job);
+        drop(stage);
+        self.thread.unpark();
+    }
+
+    fn take_job(&self) -> Option<J> {
+        let mut stage = self.stage();
+        match std::mem::replace(&mut *stage, Stage::Taken) {
+            Stage::With(job) => Some(job),
+            other => {
+                *stage = other;
+                None
+            }
+        }
+    }
+
+    /// What has come, once it has.
+    fn arrived(&self) -> Option<Stage<J>> {
+        let mut stage = self.stage();
+        match &*stage {
+            Stage::Granted(_) | Stage::Done(_) | Stage::Closed => {
+                Some(std::mem::replace(&mut *stage, Stage::Taken))
+            }
+            Stage::Alone | Stage::With(_) | Stage::Taken => None,
+        }
+    }
+}
+
+struct Follower<J: Job> {
+    ticket: Arc<Ticket<J>>,
+    job: J,
+    result: Option<Result<J::Output>>,
+}
+
+/// Everyone whose job a leader took gets an answer, even when the leader panics.
+struct Followers<J: Job> {
+    operation: &'static str,
+    of: Vec<Follower<J>>,
+}
+
+impl<J: Job> Followers<J> {
+    fn wake(mut self) {
+        for follower in self.of.drain(..) {
+            let result = follower.result.unwrap_or(Err(Error::Panicked { operation: self.operation }));
+            follower.ticket.advance(Stage::Done(result));
+        }
+    }
+
+    fn fail(mut self, error: &Error) {
+        for follower in self.of.drain(..) {
+            follower.ticket.advance(Stage::Done(Err(error.replicate())));
+        }
+    }
+}
+
+impl<J: Job> Drop for Followers<J> {
+    fn drop(&mut self) {
+        for follower in self.of.drain(..) {
+            follower.ticket.advance(Stage::Done(Err(Error::Panicked { operation: self.operation })));
+        }
+    }
+}
+
+/// Holding the gate. Dropping it passes the gate on.
+struct Turn<'g, J: Job> {
+    gate: &'g Gate<J>,
+}
+
+impl<J: Job> Drop for Turn<'_, J> {
+    fn drop(&mut self) {
+        self.gate.pass_on();
+    }
+}
+
+/// The write connection, for as long as this lives. Dropping it rolls back what is open and passes the gate on.
+pub(crate) struct WriteGuard<'g, J: Job> {
+    writer: Option<Rc<Writer>>,
+    turn: Turn<'g, J>,
+}
+
+impl<J: Job> WriteGuard<'_, J> {
+    /// Ends this guard's use of the connection: nobody will find it behind the gate.
+    fn withdraw(&mut self) -> Option<Writer> {
+        HELD.with_borrow_mut(|held| held.retain(|h| h.gate != self.turn.gate.id));
+        self.writer.take().and_then(|writer| Rc::try_unwrap(writer).ok())
+    }
+}
+
+impl<J: Job> std::ops::Deref for WriteGuard<'_, J> {
+    type Target = Writer;
+
+    fn deref(&self) -> &Writer {
+        self.writer.as_deref().expect("only `withdraw` takes it, which ends the guard's use")
+    }
+}
+
+impl<J: Job> Drop for WriteGuard<'_, J> {
+    fn drop(&mut self) {
+        // `turn` is dropped after this body: the connection is back before the next in line looks for it.
+        if let Some(writer) = self.withdraw() {
+            writer.rollback_if_open();
+            if !writer.is_broken() {
+                *self.turn.gate.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer);
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Which file a box has open: by `stat` alone. Opening and closing it here would drop SQLite's POSIX locks on it.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use rusqlite::Connection;
+
+use crate::error::{Error, Result};
+
+#[derive(Debug, Clone)]
+pub(crate) struct FileIdentity {
+    path: PathBuf,
+    node: Node,
+}
+
+/// Device and inode. Elsewhere than on Unix the canonical path stands for both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg(unix)]
+struct Node {
+    device: u64,
+    inode: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg(not(unix))]
+struct Node(PathBuf);
+
+impl FileIdentity {
+    /// `path` is absolute and exists.
+    pub(crate) fn of(path: &Path) -> Result<Self> {
+        let node = node(path).map_err(|error| Error::io("look at", path, error))?;
+        Ok(FileIdentity { path: path.to_owned(), node })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the connection's main database is this file.
+    pub(crate) fn is_main_of(&self, conn: &Connection) -> bool {
+        conn.path().filter(|path| !path.is_empty()).is_some_and(|path| self.is(Path::new(path)))
+    }
+
+    pub(crate) fn is(&self, path: &Path) -> bool {
+        node(path).is_ok_and(|node| node == self.node)
+    }
+}
+
+#[cfg(unix)]
+fn node(path: &Path) -> io::Result<Node> {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path).map(|metadata| Node { device: metadata.dev(), inode: metadata.ino() })
+}
+
+#[cfg(not(unix))]
+fn node(path: &Path) -> io::Result<Node> {
+    fs::canonicalize(path).map(Node)
+}
+
+/// The absolute path of a file that may not exist yet: its folder must.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
+    let cannot = |reason: &str| Error::CannotOpen { path: path.to_owned(), reason: reason.to_owned() };
+    if path.as_os_str() == ":memory:" {
+        return Err(cannot("use `open_in_memory` for a box in memory"));
+    }
+    if let Ok(found) = fs::canonicalize(path) {
+        return if found.is_dir() { Err(cannot("it is a folder")) } else { Ok(found) };
+    }
+    let name = path.file_name().ok_or_else(|| cannot("it names no file"))?;
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let folder = fs::canonicalize(folder).map_err(|error| Error::io("find the folder", folder, error))?;
+    Ok(folder.join(name))
+}
+
+/// Makes an empty file that only its owner may read and write, unless there is one. True when it was made.
+pub(crate) fn create_private(path: &Path) -> Result<bool> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(Error::io("create", path, error)),
+    }
+}
+
+/// Beside `path`, under its name and `suffix`, as SQLite names its -wal and -shm.
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}

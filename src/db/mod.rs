@@ -1,0 +1,213 @@
+//! The application's SQLite file: connections, the write gate, the schema, copies.
+
+pub(crate) mod backup;
+mod connection;
+mod gate;
+mod identity;
+mod schema;
+mod writer;
+
+use std::path::Path;
+use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::Connection;
+
+use self::connection::Source;
+pub(crate) use self::gate::{Gate, Job, WriteGuard};
+use self::identity::FileIdentity;
+pub(crate) use self::writer::{Synchronous, Writer};
+use crate::error::{Error, Result};
+
+/// Read connections that the callers of look-ups share. The worker has one of its own, so that neither starves the other.
+const READERS: u32 = 4;
+
+/// One open database, generic over the jobs that share commits.
+pub(crate) struct Database<J: Job> {
+    gate: Gate<J>,
+    wait_max: Duration,
+    /// `None`: in memory.
+    file: Option<OpenFile>,
+}
+
+struct OpenFile {
+    identity: FileIdentity,
+    /// `None` once closed.
+    readers: RwLock<Option<r2d2::Pool<SqliteConnectionManager>>>,
+}
+
+impl<J: Job> Database<J> {
+    pub(crate) fn open_in_memory(wait_max: Duration) -> Result<Self> {
+        connection::refuse_unsound_sqlite()?;
+        let writer = Source::Memory.open_writer(wait_max)?;
+        writer.transaction(Synchronous::Full, "open", |conn| {
+            schema::create_or_upgrade(conn, Path::new(":memory:"))
+        })?;
+        Ok(Database { gate: Gate::new(Source::Memory, writer, wait_max), wait_max, file: None })
+    }
+
+    /// Nothing is written before the file is known to be one that may be written to.
+    pub(crate) fn open_file(path: &Path, wait_max: Duration) -> Result<Self> {
+        connection::refuse_unsound_sqlite()?;
+        let path = identity::absolute(path)?;
+        identity::create_private(&path)?;
+        let probe = connection::open_file(&path)?;
+        probe.busy_timeout(wait_max)?;
+        schema::check(&probe, &path)?;
+        if probe.is_readonly("main")? {
+            return Err(Error::CannotOpen { path, reason: "it is read-only".to_owned() });
+        }
+        switch_to_wal(&probe, &path, wait_max)?;
+
+        let source = Source::File(path.clone());
+        let writer = source.open_writer(wait_max)?;
+        drop(probe); // after the writer is open, or the last one out would remove the -wal just to make it again
+        writer.transaction(Synchronous::Full, "open", |conn| schema::create_or_upgrade(conn, &path))?;
+
+        let manager = SqliteConnectionManager::file(&path)
+            .with_flags(connection::flags())
+            .with_init(move |conn| connection::configure_reader(conn, wait_max));
+        let readers = r2d2::Pool::builder()
+            .max_size(READERS)
+            .min_idle(Some(0))
+            // No reaper: an idle box wakes nobody up.
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_on_check_out(false)
+            .connection_timeout(wait_max)
+            .error_handler(Box::new(PoolErrors))
+            .build(manager)
+            .map_err(Error::Pool)?;
+        let file = OpenFile { identity: FileIdentity::of(&path)?, readers: RwLock::new(Some(readers)) };
+        Ok(Database { gate: Gate::new(source, writer, wait_max), wait_max, file: Some(file) })
+    }
+
+    /// `None`: in memory.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.file.as_ref().map(|file| file.identity.path())
+    }
+
+    /// Takes the write connection for this thread alone.
+    pub(crate) fn lock(&self, operation: &'static str) -> Result<WriteGuard<'_, J>> {
+        self.gate.lock(operation)
+    }
+
+    /// Runs a job in a synced commit that others may share.
+    pub(crate) fn submit(&self, operation: &'static str, job: J) -> Result<J::Output> {
+        self.gate.submit(operation, job)
+    }
+
+    pub(crate) fn refuse_reentry(&self, operation: &'static str) -> Result<()> {
+        self.gate.refuse_reentry(operation)
+    }
+
+    /// Writes in a synced transaction of its own.
+    pub(crate) fn write<T>(
+        &self,
+        operation: &'static str,
+        f: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<T> {
+        self.lock(operation)?.transaction(Synchronous::Full, operation, f)
+    }
+
+    /// Reads what is committed. In memory, on a thread that is inside a transaction, what it has written so far as well.
+    pub(crate) fn read<T>(
+        &self,
+        operation: &'static str,
+        f: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<T> {
+        let Some(file) = &self.file else {
+            return match self.gate.held_here() {
+                Some(writer) => f(writer.conn()),
+                None => f(self.lock(operation)?.conn()),
+            };
+        };
+        let pool = file.readers.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let pool = pool.ok_or(Error::Closed { operation })?;
+        let start = Instant::now();
+        let conn = pool.get().map_err(|error| match start.elapsed() {
+            waited if waited >= self.wait_max && pool.state().connections >= READERS => {
+                Error::Busy { operation, waited, detail: "all read connections are in use".to_owned() }
+            }
+            _ => Error::Pool(error),
+        })?;
+        f(&conn)
+    }
+
+    /// A read connection for one thread's own use. `None` in memory, where the gate's connection is the only one.
+    pub(crate) fn open_reader(&self) -> Result<Option<Connection>> {
+        let Some(path) = self.path() else { return Ok(None) };
+        let conn = connection::open_file(path)?;
+        connection::configure_reader(&conn, self.wait_max)?;
+        Ok(Some(conn))
+    }
+
+    /// Whether the connection's main database is this one. A transaction of the box's own always is.
+    pub(crate) fn is_main_of(&self, conn: &Connection) -> bool {
+        if self.gate.held_here().is_some_and(|writer| std::ptr::eq(writer.conn(), conn)) {
+            return true;
+        }
+        self.file.as_ref().is_some_and(|file| file.identity.is_main_of(conn))
+    }
+
+    /// An event is about to be written through this connection.
+    pub(crate) fn note_event_written(&self, conn: &Connection) {
+        if let Some(writer) = self.gate.held_here().filter(|writer| std::ptr::eq(writer.conn(), conn)) {
+            writer.note_event_written();
+        }
+    }
+
+    /// Leaves one complete file. Callers that wait fail with [`Error::Closed`], and so does everything from then on.
+    pub(crate) fn close(&self, operation: &'static str) -> Result<()> {
+        let writer = self.gate.close(operation)?;
+        if let Some(file) = &self.file {
+            // Before the last connection closes: it is the one that removes the -wal.
+            drop(file.readers.write().unwrap_or_else(PoisonError::into_inner).take());
+        }
+        let conn = writer.into_conn();
+        if self.file.is_some() {
+            // Complete even where the application's own connections stay open and keep the -wal.
+            conn.query_row("PRAGMA main.wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        }
+        conn.close().map_err(|(_, error)| Error::Sqlite(error))
+    }
+}
+
+/// Leaves a file that is in WAL mode already untouched.
+fn switch_to_wal(conn: &Connection, path: &Path, wait_max: Duration) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        match conn.query_row("PRAGMA main.journal_mode = WAL", [], |row| row.get::<_, String>(0)) {
+            Ok(mode) if mode == "wal" => return Ok(()),
+            Ok(mode) => {
+                return Err(Error::CannotOpen {
+                    path: path.to_owned(),
+                    reason: format!("it cannot be used in WAL mode (its journal mode stays `{mode}`)"),
+                });
+            }
+            // SQLite does not ask its busy handler here.
+            Err(error) if crate::error::is_busy(&error) && start.elapsed() < wait_max => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) if crate::error::is_busy(&error) => {
+                return Err(Error::Busy {
+                    operation: "open",
+                    waited: start.elapsed(),
+                    detail: "another connection keeps the file out of WAL mode".to_owned(),
+                });
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// r2d2 would log a failed connection by itself and under its own name; the caller is told anyway.
+#[derive(Debug)]
+struct PoolErrors;
+
+impl r2d2::HandleError<rusqlite::Error> for PoolErrors {
+    fn handle_error(&self, error: rusqlite::Error) {
+        log::debug!(target: "postbox::db", "a read connection could not be opened, it is tried again: {error}");
+    }
+}

@@ -1,0 +1,158 @@
+//! The library's tables in the application's file: made, upgraded, recognised.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension};
+
+use crate::error::{Error, Result};
+
+const SCHEMA: &str = include_str!("../../schema.sql");
+
+/// The version that schema.sql makes.
+pub(crate) const VERSION: u32 = 1;
+
+/// Each step leads from the version before it to its own.
+const UPGRADES: &[Upgrade] = &[];
+
+struct Upgrade {
+    to: u32,
+    sql: &'static str,
+}
+
+/// The names that the library takes for itself.
+const NAMES: &[&str] = &[
+    "postbox_setting",
+    "outbox_event",
+    "inbox_event",
+    "integration_link",
+    "outbox_event_live",
+    "outbox_event_dead",
+    "inbox_event_open",
+    "integration_link_source",
+    "integration_link_target",
+    "integration_link_type",
+    "outbox_event_readable",
+    "inbox_event_readable",
+    "integration_link_readable",
+];
+
+/// The version in the file; `None` when it has no postbox yet.
+pub(crate) fn version(conn: &Connection) -> Result<Option<u32>> {
+    let there = conn
+        .query_row(
+            "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = 'postbox_schema'",
+            [],
+            |_| Ok(()),
+        )
+        .optional()?;
+    if there.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(conn.query_row("SELECT version FROM main.postbox_schema", [], |row| row.get(0))?))
+}
+
+/// Refuses, without a write, what this release must not write to. The version, if the file has postbox's tables.
+pub(crate) fn check(conn: &Connection, path: &Path) -> Result<Option<u32>> {
+    let version = version(conn).map_err(|error| match error {
+        Error::Sqlite(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase) => {
+            Error::NotADatabase { path: path.to_owned() }
+        }
+        Error::Sqlite(rusqlite::Error::QueryReturnedNoRows) => Error::CannotOpen {
+            path: path.to_owned(),
+            reason: "its table postbox_schema is empty, so that its version is unknown".to_owned(),
+        },
+        error => error,
+    })?;
+    match version {
+        Some(found) if found > VERSION => Err(Error::SchemaTooNew { found, supported: VERSION }),
+        Some(found) => Ok(Some(found)),
+        None => refuse_foreign_names(conn, path).map(|()| None),
+    }
+}
+
+/// Run it inside a transaction, after [`check`].
+pub(crate) fn create_or_upgrade(conn: &Connection, path: &Path) -> Result<()> {
+    match check(conn, path)? {
+        None => Ok(conn.execute_batch(SCHEMA)?),
+        Some(found) => upgrade(conn, found, VERSION, UPGRADES),
+    }
+}
+
+fn upgrade(conn: &Connection, from: u32, to: u32, steps: &[Upgrade]) -> Result<()> {
+    if from == to {
+        return Ok(());
+    }
+    for step in steps.iter().filter(|step| step.to > from && step.to <= to) {
+        conn.execute_batch(step.sql)?;
+    }
+    conn.execute("UPDATE main.postbox_schema SET version = ?1", [to])?;
+    log::info!(target: "postbox::db", "upgraded the schema from version {from} to {to}");
+    Ok(())
+}
+
+fn refuse_foreign_names(conn: &Connection, path: &Path) -> Result<()> {
+    let mut statement = conn.prepare("SELECT type, name FROM main.sqlite_schema")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (kind, name): (String, String) = (row.get(0)?, row.get(1)?);
+        if NAMES.iter().any(|ours| name.eq_ignore_ascii_case(ours)) {
+            return Err(Error::CannotOpen {
+                path: path.to_owned(),
+                reason: format!("it has a {kind} `{name}` that postbox did not make"),
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fresh() -> Connection {
+        let conn = Connection::open_in_memory().unwrap();
+        create_or_upgrade(&conn, Path::new("x")).unwrap();
+        conn
+    }
+
+    #[test]
+    fn every_object_of_the_schema_is_reserved() {
+        let conn = fresh();
+        let mut statement = conn
+            .prepare("SELECT name FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY name")
+            .unwrap();
+        let made: Vec<String> =
+            statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        let mut reserved: Vec<_> = NAMES.iter().copied().chain(["postbox_schema"]).collect();
+        reserved.sort_unstable();
+        assert_eq!(made, reserved);
+    }
+
+    #[test]
+    fn an_upgrade_runs_each_missing_step_in_order_and_only_those() {
+        let conn = fresh();
+        let steps = [
+            Upgrade { to: 1, sql: "CREATE TABLE never (x)" },
+            Upgrade { to: 2, sql: "CREATE TABLE second (x)" },
+            Upgrade { to: 3, sql: "ALTER TABLE second ADD COLUMN third" },
+        ];
+        upgrade(&conn, 1, 3, &steps).unwrap();
+        assert_eq!(version(&conn).unwrap(), Some(3));
+        conn.prepare("SELECT x, third FROM second").unwrap();
+        assert!(conn.prepare("SELECT x FROM never").is_err());
+    }
+
+    #[test]
+    fn an_upgrade_that_fails_leaves_the_old_version() {
+        let mut conn = fresh();
+        let steps = [
+            Upgrade { to: 2, sql: "CREATE TABLE second (x)" },
+            Upgrade { to: 3, sql: "CREATE TABLE second (x)" },
+        ];
+        let tx = conn.transaction().unwrap();
+        assert!(upgrade(&tx, 1, 3, &steps).is_err());
+        drop(tx);
+        assert_eq!(version(&conn).unwrap(), Some(1));
+        assert!(conn.prepare("SELECT x FROM second").is_err());
+    }
+}

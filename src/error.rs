@@ -1,0 +1,287 @@
+//! What can go wrong, in the words of the caller.
+
+use std::path::PathBuf;
+use std::time::Duration;
+use std::{fmt, io};
+
+/// The result of an operation of the box.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Says what was attempted and on what. Match on the variants, never on the text.
+///
+/// No text of an error holds a payload, metadata or an idempotency key. For that reason [`Error::Json`] prints where
+/// the JSON did not fit and not what stood there, and has no [`source`](std::error::Error::source); the whole
+/// [`serde_json::Error`] is in the variant.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// SQLite refused or failed. Nothing was written.
+    #[error("SQLite: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+
+    /// SQLite failed while it committed: whether the transaction is in the file is **unknown** until it is looked up,
+    /// and may still change in a crash. Publish again under the same idempotency key to be sure of one event.
+    #[error(
+        "the commit failed and its outcome is unknown ({0}); look the rows up, or repeat under the same idempotency key"
+    )]
+    CommitUnknown(#[source] rusqlite::Error),
+
+    /// A value was refused before anything was written.
+    #[error("invalid {field}: {reason}")]
+    Invalid {
+        /// The argument or field that was refused.
+        field: &'static str,
+        /// Why.
+        reason: String,
+    },
+
+    /// A payload or metadata is larger than the box takes.
+    #[error("the payload or metadata takes {size} bytes as JSON, more than the limit of {limit} bytes")]
+    PayloadTooLarge {
+        /// Its size as JSON, in bytes; where it is far over the limit, the size at which counting stopped.
+        size: usize,
+        /// The limit, in bytes ([`Builder::max_payload_bytes`](crate::Builder::max_payload_bytes)).
+        limit: usize,
+    },
+
+    /// The consumer is subscribed to that name already.
+    #[error("consumer `{consumer}` is subscribed to `{event_name}` already")]
+    DuplicateSubscription {
+        /// The event name or pattern.
+        event_name: String,
+        /// The consumer.
+        consumer: String,
+    },
+
+    /// There is no such row.
+    #[error("no {what} with id {id}")]
+    NotFound {
+        /// What was looked for.
+        what: &'static str,
+        /// Its id.
+        id: String,
+    },
+
+    /// The file was written by a newer postbox. Nothing was changed.
+    #[error(
+        "the file holds version {found} of postbox's schema, newer than the {supported} that this release reads"
+    )]
+    SchemaTooNew {
+        /// The version in the file.
+        found: u32,
+        /// The newest version that this release knows.
+        supported: u32,
+    },
+
+    /// JSON could not be made from a value, or read into a type.
+    #[error("JSON: {}", describe_json(.0))]
+    Json(serde_json::Error),
+
+    /// The box was closed.
+    #[error("{operation}: the box is closed")]
+    Closed {
+        /// What was attempted.
+        operation: &'static str,
+    },
+
+    /// The write lock, the box's write connection or a read connection could not be had in time. Nothing was written;
+    /// trying again later is safe.
+    #[error("{operation}: busy, gave up after {waited:?}{}", describe_detail(.detail))]
+    Busy {
+        /// What was attempted.
+        operation: &'static str,
+        /// How long it was waited for.
+        waited: Duration,
+        /// Who is in the way, as far as it is known; may be empty.
+        detail: String,
+    },
+
+    /// Called on a thread that is inside one of this box's own transactions or handlers, where it would wait for itself.
+    #[error("{operation} was called inside {inside} of the same box and would wait for itself; {instead}")]
+    Reentrant {
+        /// What was attempted.
+        operation: &'static str,
+        /// Where the thread was.
+        inside: &'static str,
+        /// What to do.
+        instead: &'static str,
+    },
+
+    /// The box has a running worker already.
+    #[error("the box has a running worker already: shut it down before another is started")]
+    WorkerRunning,
+
+    /// The file is no SQLite database (or an encrypted one). It was left as it was.
+    #[error("{}: not a SQLite database; left as it was", .path.display())]
+    NotADatabase {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A file could not be opened as a box. It was left as it was.
+    #[error("cannot open {}: {reason}", .path.display())]
+    CannotOpen {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+
+    /// The linked SQLite can corrupt a database under postbox's load.
+    #[error(
+        "SQLite {found} has the WAL-reset bug; postbox needs {required} or newer (feature `bundled` brings one)"
+    )]
+    UnsupportedSqlite {
+        /// The version that is linked.
+        found: &'static str,
+        /// The oldest version that is sound.
+        required: &'static str,
+    },
+
+    /// A check of a file found damage.
+    #[error("{}: damaged: {report}", .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The first findings of SQLite's `integrity_check`.
+        report: String,
+    },
+
+    /// SQLite said that the statement succeeded, but nothing was stored (a trigger of the application swallowed it).
+    #[error("{what} was not stored: a trigger on {table} swallowed the insert")]
+    NotStored {
+        /// What was written.
+        what: &'static str,
+        /// The table.
+        table: &'static str,
+    },
+
+    /// Not possible on a box in memory.
+    #[error("{operation}: not possible on a box in memory")]
+    InMemory {
+        /// What was attempted.
+        operation: &'static str,
+    },
+
+    /// The operating system refused or failed.
+    #[error("{operation} {}: {source}", .path.display())]
+    Io {
+        /// What was attempted.
+        operation: &'static str,
+        /// On what; a thread's name where it is no file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+
+    /// A read connection could not be opened.
+    #[error("cannot open another connection: {0}")]
+    Pool(#[source] r2d2::Error),
+
+    /// Code inside the library panicked while it held this call's work; the work was rolled back.
+    #[error("{operation}: a thread that was committing this call's work panicked; nothing was written")]
+    Panicked {
+        /// What was attempted.
+        operation: &'static str,
+    },
+}
+
+impl Error {
+    pub(crate) fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
+        Error::Invalid { field, reason: reason.into() }
+    }
+
+    pub(crate) fn io(operation: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Error::Io { operation, path: path.into(), source }
+    }
+
+    /// Whether trying the whole transaction again may help.
+    pub(crate) fn is_busy(&self) -> bool {
+        match self {
+            Error::Busy { .. } => true,
+            Error::Sqlite(error) => is_busy(error),
+            _ => false,
+        }
+    }
+
+    /// A second copy, for the followers of a group commit: what SQLite said reaches everyone whose work it was.
+    pub(crate) fn replicate(&self) -> Self {
+        match self {
+            Error::Sqlite(error) => Error::Sqlite(replicate_sqlite(error)),
+            Error::CommitUnknown(error) => Error::CommitUnknown(replicate_sqlite(error)),
+            Error::Closed { operation } => Error::Closed { operation },
+            Error::Busy { operation, waited, detail } => {
+                Error::Busy { operation, waited: *waited, detail: detail.clone() }
+            }
+            other => Error::Sqlite(other_sqlite(&other.to_string())),
+        }
+    }
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Self {
+        Error::Json(error)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "postbox::Error({self})")
+    }
+}
+
+pub(crate) fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked)
+    )
+}
+
+fn replicate_sqlite(error: &rusqlite::Error) -> rusqlite::Error {
+    match error {
+        rusqlite::Error::SqliteFailure(code, message) => {
+            rusqlite::Error::SqliteFailure(*code, message.clone())
+        }
+        other => other_sqlite(&other.to_string()),
+    }
+}
+
+fn other_sqlite(message: &str) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ERROR),
+        Some(message.to_owned()),
+    )
+}
+
+/// serde's own text quotes the value that did not fit, which may be a part of a payload.
+pub(crate) fn describe_json(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        serde_json::error::Category::Io => "reading or writing failed",
+        serde_json::error::Category::Syntax => "not well-formed, or nested too deeply",
+        serde_json::error::Category::Data => "a value does not fit the type",
+        serde_json::error::Category::Eof => "it ends too early",
+    };
+    if error.line() == 0 {
+        what.to_owned()
+    } else {
+        format!("{what}, at line {} column {}", error.line(), error.column())
+    }
+}
+
+fn describe_detail(detail: &str) -> String {
+    if detail.is_empty() { String::new() } else { format!(" ({detail})") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_errors_never_quote_the_value_that_did_not_fit() {
+        let inner = serde_json::from_value::<u8>(serde_json::json!("canary-7f3a")).unwrap_err();
+        assert!(inner.to_string().contains("canary-7f3a"), "serde itself quotes it");
+        let error = Error::from(inner);
+        assert!(!format!("{error} {error:?} {error:#?}").contains("canary-7f3a"));
+        assert!(std::error::Error::source(&error).is_none());
+    }
+}

@@ -1,0 +1,181 @@
+//! What the application writes: handlers, and what they say.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::event::{Event, EventId, NewEvent};
+use crate::postbox::Postbox;
+use crate::tx::Tx;
+
+/// Receives events **at least once**: it may run again for an event that it has handled, when the process dies before
+/// that is recorded. [`Event::id`] is the same at every delivery, for the outside world's own dedupe.
+///
+/// For effects in the same SQLite file, [`TransactionalHandler`] is exactly once.
+///
+/// A panic is a failed attempt; its message is kept as the error.
+pub trait Handler: Send + Sync + 'static {
+    /// Handles one event.
+    ///
+    /// # Errors
+    /// What the error says is done: [`HandlerError`]. Any `std::error::Error` with `?` means retry.
+    fn handle(&self, event: &Event, cx: &Context<'_>) -> HandlerResult;
+}
+
+impl<F> Handler for F
+where
+    F: Fn(&Event, &Context<'_>) -> HandlerResult + Send + Sync + 'static,
+{
+    fn handle(&self, event: &Event, cx: &Context<'_>) -> HandlerResult {
+        self(event, cx)
+    }
+}
+
+/// Receives events with effects that happen **exactly once**: what it writes through `tx` (SQL, links, follow-up events)
+/// commits together with its inbox mark, or not at all.
+///
+/// It holds the file's write lock while it runs, so it should be short, and effects outside the file do not belong in
+/// it. It cannot commit or roll back by itself; when it fails, panics or skips, what it wrote is undone.
+/// Where several are due they share a commit, each undone by itself.
+pub trait TransactionalHandler: Send + Sync + 'static {
+    /// Handles one event.
+    ///
+    /// # Errors
+    /// What the error says is done: [`HandlerError`]. Any `std::error::Error` with `?` means retry.
+    fn handle(&self, event: &Event, tx: &Tx<'_>) -> HandlerResult;
+}
+
+impl<F> TransactionalHandler for F
+where
+    F: Fn(&Event, &Tx<'_>) -> HandlerResult + Send + Sync + 'static,
+{
+    fn handle(&self, event: &Event, tx: &Tx<'_>) -> HandlerResult {
+        self(event, tx)
+    }
+}
+
+/// What a handler returns.
+pub type HandlerResult = std::result::Result<(), HandlerError>;
+
+/// Why a handler did not handle an event, and what is to be done about it.
+///
+/// Every error type converts into a retry, so that `?` works; the text is the error's and that of its sources. It is
+/// stored in `last_error`, where it is cut to 1023 characters, and never logged.
+pub struct HandlerError {
+    pub(crate) verdict: Verdict,
+    pub(crate) message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Retry,
+    RetryAfter(Duration),
+    DeadLetter,
+    Skip,
+}
+
+impl HandlerError {
+    /// Try again after the subscription's backoff, while attempts are left.
+    pub fn retry(why: impl fmt::Display) -> Self {
+        HandlerError { verdict: Verdict::Retry, message: why.to_string() }
+    }
+
+    /// Try again after this delay, while attempts are left.
+    pub fn retry_after(why: impl fmt::Display, after: Duration) -> Self {
+        HandlerError { verdict: Verdict::RetryAfter(after), message: why.to_string() }
+    }
+
+    /// Never try this consumer again, whatever attempts are left. The event's other consumers go on; then it is a dead
+    /// letter.
+    pub fn dead_letter(why: impl fmt::Display) -> Self {
+        HandlerError { verdict: Verdict::DeadLetter, message: why.to_string() }
+    }
+
+    /// This consumer is done with the event without having handled it: its inbox row says `skipped`.
+    pub fn skip(why: impl fmt::Display) -> Self {
+        HandlerError { verdict: Verdict::Skip, message: why.to_string() }
+    }
+}
+
+impl<E: std::error::Error> From<E> for HandlerError {
+    fn from(error: E) -> Self {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let text = cause.to_string();
+            if !message.ends_with(&text) {
+                message = format!("{message}: {text}");
+            }
+            source = cause.source();
+        }
+        HandlerError { verdict: Verdict::Retry, message }
+    }
+}
+
+impl fmt::Debug for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.verdict, self.message)
+    }
+}
+
+impl fmt::Display for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// Why a running handler's work may be in vain.
+#[derive(Debug, Default)]
+pub(crate) struct Cancellation {
+    /// The worker is stopping; shared by all of its handlers. Never set for handlers run by hand.
+    pub(crate) stopping: Arc<AtomicBool>,
+    /// This event's lease was lost.
+    pub(crate) lost: AtomicBool,
+}
+
+/// What a plain handler can do, and know, beside its event.
+pub struct Context<'a> {
+    pub(crate) postbox: &'a Postbox,
+    pub(crate) event: &'a Event,
+    pub(crate) consumer_name: &'a str,
+    pub(crate) cancellation: &'a Cancellation,
+}
+
+impl Context<'_> {
+    /// The box that delivers the event.
+    pub fn postbox(&self) -> &Postbox {
+        self.postbox
+    }
+
+    /// Publishes a follow-up: it carries this event's correlation id and trace on (unless it has its own) and names this
+    /// event as its cause. It is durable when this returns, whether the handler then succeeds or not; give it an
+    /// idempotency key made from [`Event::id`] where a second delivery must not publish it again.
+    ///
+    /// # Errors
+    /// As [`Postbox::publish`].
+    pub fn publish(&self, event: NewEvent) -> Result<EventId> {
+        self.postbox.publish_caused_by(event, Some(self.event))
+    }
+
+    /// The consumer that this subscription was made for.
+    pub fn consumer_name(&self) -> &str {
+        self.consumer_name
+    }
+
+    /// Whether to stop early: the worker is stopping, or the event's lease is gone and the outcome will be refused. A
+    /// long handler should look from time to time.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancellation.stopping.load(Ordering::Relaxed) || self.cancellation.lost.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("event", &self.event)
+            .field("consumer_name", &self.consumer_name)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,282 @@
+//! The table `inbox_event`: one row per event and consumer; its types and all of its SQL.
+
+use std::fmt;
+
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use rusqlite::{Connection, Row, params};
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use crate::clock::from_micros;
+use crate::error::{Error, Result};
+use crate::event::EventId;
+use crate::{outbox, validate};
+
+/// How far one consumer is with one event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InboxStatus {
+    /// Known of, not begun.
+    Received,
+    /// Begun.
+    Processing,
+    /// Done: this consumer never runs again for this event.
+    Processed,
+    /// Its last attempt failed.
+    Failed,
+    /// Left out on purpose: this consumer never runs again for this event.
+    Skipped,
+}
+
+impl InboxStatus {
+    /// As it is stored: `received`, `processing`, `processed`, `failed`, `skipped`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            InboxStatus::Received => "received",
+            InboxStatus::Processing => "processing",
+            InboxStatus::Processed => "processed",
+            InboxStatus::Failed => "failed",
+            InboxStatus::Skipped => "skipped",
+        }
+    }
+
+    /// Whether the consumer is done with the event.
+    pub(crate) fn is_done(self) -> bool {
+        matches!(self, InboxStatus::Processed | InboxStatus::Skipped)
+    }
+}
+
+impl fmt::Display for InboxStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl ToSql for InboxStatus {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.as_str().into())
+    }
+}
+
+impl FromSql for InboxStatus {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        match value.as_str()? {
+            "received" => Ok(InboxStatus::Received),
+            "processing" => Ok(InboxStatus::Processing),
+            "processed" => Ok(InboxStatus::Processed),
+            "failed" => Ok(InboxStatus::Failed),
+            "skipped" => Ok(InboxStatus::Skipped),
+            _ => Err(FromSqlError::InvalidType),
+        }
+    }
+}
+
+/// Names an inbox row, within its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct InboxId(i64);
+
+impl From<i64> for InboxId {
+    fn from(id: i64) -> Self {
+        InboxId(id)
+    }
+}
+
+impl fmt::Display for InboxId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What one consumer has done with one event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InboxEvent {
+    /// Its id.
+    pub id: InboxId,
+    /// The event.
+    pub outbox_event_id: EventId,
+    /// The consumer.
+    pub consumer_name: String,
+    /// How far it is.
+    pub status: InboxStatus,
+    /// How many of its attempts failed.
+    pub attempt_count: u32,
+    /// Why the last one failed, or why it was skipped; at most 1023 characters. Cleared when it is processed.
+    pub last_error: Option<String>,
+    /// When it was done (processed or skipped).
+    pub processed_at: Option<OffsetDateTime>,
+    /// When the row was made.
+    pub created_at: OffsetDateTime,
+    /// When the row was last written.
+    pub updated_at: OffsetDateTime,
+}
+
+/// A change of one row by its id.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Change<'a> {
+    Processing,
+    Processed,
+    Failed(&'a str),
+    Skipped,
+    Attempt,
+}
+
+pub(crate) fn get_or_create(
+    conn: &Connection,
+    event: EventId,
+    consumer: &str,
+    now: i64,
+) -> Result<InboxEvent> {
+    validate::name("consumer_name", consumer, validate::CONSUMER_MAX)?;
+    let Some(seq) = outbox::seq_of(conn, event)? else {
+        return Err(Error::NotFound { what: "event", id: event.to_string() });
+    };
+    conn.prepare_cached(
+        "INSERT INTO main.inbox_event (event, consumer_name, created_at, updated_at) VALUES (?1, ?2, ?3, ?3)
+         ON CONFLICT (event, consumer_name) DO NOTHING",
+    )?
+    .execute(params![seq, consumer, now])?;
+    find(conn, seq, consumer)?.ok_or(Error::NotStored { what: "the inbox row", table: "inbox_event" })
+}
+
+fn find(conn: &Connection, seq: i64, consumer: &str) -> Result<Option<InboxEvent>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT i.id, o.id, i.consumer_name, i.status, i.attempt_count, i.last_error, i.processed_at, i.created_at, i.updated_at
+         FROM main.inbox_event i JOIN main.outbox_event o ON o.seq = i.event
+         WHERE i.event = ?1 AND i.consumer_name = ?2",
+    )?;
+    let mut rows = statement.query(params![seq, consumer])?;
+    Ok(rows.next()?.map(read).transpose()?)
+}
+
+pub(crate) fn get(conn: &Connection, id: InboxId) -> Result<Option<InboxEvent>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT i.id, o.id, i.consumer_name, i.status, i.attempt_count, i.last_error, i.processed_at, i.created_at, i.updated_at
+         FROM main.inbox_event i JOIN main.outbox_event o ON o.seq = i.event
+         WHERE i.id = ?1",
+    )?;
+    let mut rows = statement.query([id.0])?;
+    Ok(rows.next()?.map(read).transpose()?)
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<InboxEvent> {
+    Ok(InboxEvent {
+        id: InboxId(row.get(0)?),
+        outbox_event_id: EventId(row.get(1)?),
+        consumer_name: row.get(2)?,
+        status: row.get(3)?,
+        attempt_count: row.get(4)?,
+        last_error: row.get(5)?,
+        processed_at: row.get::<_, Option<i64>>(6)?.map(from_micros),
+        created_at: from_micros(row.get(7)?),
+        updated_at: from_micros(row.get(8)?),
+    })
+}
+
+pub(crate) fn change(conn: &Connection, id: InboxId, change: Change<'_>, now: i64) -> Result<InboxEvent> {
+    let changed = match change {
+        Change::Processing => conn
+            .prepare_cached("UPDATE main.inbox_event SET status = 'processing', updated_at = ?2 WHERE id = ?1")?
+            .execute(params![id.0, now])?,
+        Change::Processed => conn
+            .prepare_cached(
+                "UPDATE main.inbox_event
+                 SET status = 'processed', last_error = NULL, gave_up = 0, processed_at = ?2, updated_at = ?2 WHERE id = ?1",
+            )?
+            .execute(params![id.0, now])?,
+        Change::Failed(error) => conn
+            .prepare_cached(
+                "UPDATE main.inbox_event
+                 SET status = 'failed', attempt_count = attempt_count + 1, last_error = ?3, updated_at = ?2 WHERE id = ?1",
+            )?
+            .execute(params![id.0, now, validate::error_text(error)])?,
+        Change::Skipped => conn
+            .prepare_cached(
+                "UPDATE main.inbox_event
+                 SET status = 'skipped', gave_up = 0, processed_at = ?2, updated_at = ?2 WHERE id = ?1",
+            )?
+            .execute(params![id.0, now])?,
+        Change::Attempt => conn
+            .prepare_cached(
+                "UPDATE main.inbox_event SET attempt_count = attempt_count + 1, updated_at = ?2 WHERE id = ?1",
+            )?
+            .execute(params![id.0, now])?,
+    };
+    let row = if changed == 1 { get(conn, id)? } else { None };
+    row.ok_or_else(|| Error::NotFound { what: "inbox event", id: id.to_string() })
+}
+
+pub(crate) fn is_processed(conn: &Connection, event: EventId, consumer: &str) -> Result<bool> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM main.inbox_event i JOIN main.outbox_event o ON o.seq = i.event
+                            WHERE o.id = ?1 AND i.consumer_name = ?2 AND i.status = 'processed')",
+        )?
+        .query_row(params![event.0, consumer], |row| row.get(0))?)
+}
+
+pub(crate) fn count_unprocessed(conn: &Connection, consumer: &str) -> Result<u64> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT count(*) FROM main.inbox_event INDEXED BY inbox_event_open
+             WHERE status IN ('received', 'processing', 'failed') AND consumer_name = ?1",
+        )?
+        .query_row([consumer], |row| row.get(0))?)
+}
+
+/// What a delivery needs to know of a consumer's earlier attempts at an event.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    pub(crate) consumer_name: String,
+    pub(crate) status: InboxStatus,
+    pub(crate) failed_attempts: u32,
+    pub(crate) gave_up: bool,
+    pub(crate) last_error: Option<String>,
+}
+
+pub(crate) fn standings(conn: &Connection, seq: i64) -> Result<Vec<Standing>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT consumer_name, status, attempt_count, gave_up, last_error FROM main.inbox_event WHERE event = ?1",
+    )?;
+    let mut rows = statement.query([seq])?;
+    let mut standings = Vec::new();
+    while let Some(row) = rows.next()? {
+        standings.push(Standing {
+            consumer_name: row.get(0)?,
+            status: row.get(1)?,
+            failed_attempts: row.get(2)?,
+            gave_up: row.get(3)?,
+            last_error: row.get(4)?,
+        });
+    }
+    Ok(standings)
+}
+
+/// How one attempt ended for one consumer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Mark {
+    Processed,
+    Skipped { why: String },
+    Failed { error: String, gave_up: bool },
+}
+
+/// Records a consumer's outcome, whether it has a row already or not.
+pub(crate) fn record(conn: &Connection, seq: i64, consumer: &str, mark: &Mark, now: i64) -> Result<()> {
+    let (status, error, failures, gave_up, processed_at) = match mark {
+        Mark::Processed => (InboxStatus::Processed, None, 0, false, Some(now)),
+        Mark::Skipped { why } => (InboxStatus::Skipped, Some(why), 0, false, Some(now)),
+        Mark::Failed { error, gave_up } => (InboxStatus::Failed, Some(error), 1, *gave_up, None),
+    };
+    let stored = conn
+        .prepare_cached(
+            "INSERT INTO main.inbox_event
+                (event, consumer_name, status, attempt_count, gave_up, last_error, processed_at, created_at, updated_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8)
+             ON CONFLICT (event, consumer_name) DO UPDATE
+             SET status = excluded.status, attempt_count = attempt_count + excluded.attempt_count, gave_up = excluded.gave_up,
+                 last_error = excluded.last_error, processed_at = excluded.processed_at, updated_at = excluded.updated_at",
+        )?
+        .execute(params![seq, consumer, status, failures, gave_up, error, processed_at, now])?;
+    if stored == 1 { Ok(()) } else { Err(Error::NotStored { what: "the inbox row", table: "inbox_event" }) }
+}

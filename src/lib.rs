@@ -1,0 +1,40 @@
+//! A durable transactional outbox, idempotent inbox and entity-link store for the SQLite file that an application has.
+pub use rusqlite;
+
+mod backoff;
+mod builder;
+mod clock;
+mod core;
+mod db;
+mod error;
+mod event;
+mod handler;
+mod inbox;
+mod links;
+mod outbox;
+mod postbox;
+mod registry;
+mod services;
+mod settings;
+mod stats;
+pub mod testing;
+mod tx;
+mod validate;
+mod worker;
+
+pub use backoff::Backoff;
+pub use builder::Builder;
+pub use clock::Clock;
+pub use error::{Error, Result};
+pub use event::{Event, EventId, NewEvent};
+pub use handler::{Context, Handler, HandlerError, HandlerResult, TransactionalHandler};
+pub use inbox::{InboxEvent, InboxId, InboxStatus};
+pub use links::{EntityRef, IntegrationLink, LinkType, NewLink};
+pub use outbox::{OutboxEvent, OutboxStatus};
+pub use postbox::{Postbox, restore};
+pub use registry::{Registry, Subscription};
+pub use services::{Inbox, Links, Outbox};
+pub use settings::{Settings, UnhandledEvents};
+pub use stats::Stats;
+pub use tx::Tx;
+pub use worker::{ShutdownReport, Worker};

@@ -1,0 +1,157 @@
+//! Claiming: due rows become this box's, with a lease.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rusqlite::types::{FromSql, ValueRef};
+use rusqlite::{Connection, Row, params};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::clock::from_micros;
+use crate::error::{Result, describe_json};
+use crate::event::{Event, EventId};
+
+/// One claim of one box. What is written under it is refused once the row is somebody else's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct LeaseId(pub(crate) i64);
+
+/// What fences everything that is written about a claimed row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Claim {
+    pub(crate) seq: i64,
+    pub(crate) lease: LeaseId,
+    pub(crate) id: EventId,
+}
+
+/// Makes lease ids: the open box in the high half, its claims counted in the low half.
+pub(crate) struct Leases {
+    owner: u32,
+    next: AtomicU32,
+}
+
+impl Leases {
+    pub(crate) fn new() -> Self {
+        // 31 random bits, not all zero: no lease id is negative or small.
+        let random = Uuid::new_v4().as_u128();
+        Leases { owner: ((random & 0x7fff_ffff) as u32).max(1), next: AtomicU32::new(1) }
+    }
+
+    pub(crate) fn owner(&self) -> u32 {
+        self.owner
+    }
+
+    pub(crate) fn next(&self) -> LeaseId {
+        let count = self.next.fetch_add(1, Ordering::Relaxed);
+        LeaseId(i64::from(self.owner) << 32 | i64::from(count))
+    }
+}
+
+/// A row that was claimed.
+pub(crate) struct Claimed {
+    pub(crate) claim: Claim,
+    pub(crate) name: String,
+    /// Its last owner lost it in the middle of an attempt.
+    pub(crate) taken_over: bool,
+    /// When it was due.
+    pub(crate) due_at: i64,
+    /// The only consumers that are asked, as JSON; all when there is none.
+    pub(crate) deliver_to: Option<String>,
+    /// Or why nobody can handle it: a row that no box wrote so.
+    pub(crate) event: std::result::Result<Event, String>,
+}
+
+/// What a claim takes.
+pub(crate) struct ClaimRequest {
+    pub(crate) now: i64,
+    pub(crate) lease: LeaseId,
+    pub(crate) lease_until: i64,
+    pub(crate) limit: usize,
+}
+
+/// Claims due rows, those that were due first, and gives them out in order of `seq`. Each costs an attempt.
+pub(crate) fn claim(
+    conn: &Connection,
+    request: &ClaimRequest,
+    skip: impl Fn(i64) -> bool,
+) -> Result<Vec<Claimed>> {
+    let mut claimed = Vec::new();
+    {
+        let mut select = conn.prepare_cached(
+            "SELECT seq, id, status = 'processing', attempt_count + 1, available_at, created_at, payload_version,
+                    event_name, source_module, aggregate_type, aggregate_id, causation_id, correlation_id, traceparent,
+                    deliver_to, payload, metadata
+             FROM main.outbox_event INDEXED BY outbox_event_live
+             WHERE status IN ('pending', 'processing') AND available_at <= ?1
+             ORDER BY available_at",
+        )?;
+        let mut rows = select.query([request.now])?;
+        while claimed.len() < request.limit
+            && let Some(row) = rows.next()?
+        {
+            let seq = row.get(0)?;
+            if !skip(seq) {
+                claimed.push(read_claimed(row, seq, request.lease)?);
+            }
+        }
+    }
+    claimed.sort_unstable_by_key(|row| row.claim.seq);
+    let mut update = conn.prepare_cached(
+        "UPDATE main.outbox_event
+         SET status = 'processing', attempt_count = attempt_count + 1, lease_id = ?2, available_at = ?3, updated_at = ?4
+         WHERE seq = ?1",
+    )?;
+    for row in &claimed {
+        update.execute(params![row.claim.seq, request.lease.0, request.lease_until, request.now])?;
+    }
+    Ok(claimed)
+}
+
+fn read_claimed(row: &Row<'_>, seq: i64, lease: LeaseId) -> Result<Claimed> {
+    let event = read_event(row);
+    Ok(Claimed {
+        claim: Claim { seq, lease, id: EventId(column(row, "id", 1).unwrap_or(Uuid::nil())) },
+        name: row
+            .get_ref(7)?
+            .as_bytes()
+            .map(|name| String::from_utf8_lossy(name).into_owned())
+            .unwrap_or_default(),
+        taken_over: row.get(2)?,
+        due_at: row.get(4)?,
+        deliver_to: column(row, "deliver_to", 14).unwrap_or(None),
+        event,
+    })
+}
+
+/// The error names the column that cannot be read, and never its content.
+fn read_event(row: &Row<'_>) -> std::result::Result<Event, String> {
+    Ok(Event {
+        id: EventId(column(row, "id", 1)?),
+        attempt: column(row, "attempt_count", 3)?,
+        timestamp: from_micros(column(row, "created_at", 5)?),
+        version: column(row, "payload_version", 6)?,
+        name: column(row, "event_name", 7)?,
+        source_module: column(row, "source_module", 8)?,
+        aggregate_type: column(row, "aggregate_type", 9)?,
+        aggregate_id: column(row, "aggregate_id", 10)?,
+        causation_id: column::<Option<Uuid>>(row, "causation_id", 11)?.map(EventId),
+        correlation_id: column(row, "correlation_id", 12)?,
+        trace_parent: column(row, "traceparent", 13)?,
+        payload: json(row, "payload", 15)?.unwrap_or(Value::Null),
+        metadata: json(row, "metadata", 16)?,
+    })
+}
+
+fn column<T: FromSql>(row: &Row<'_>, name: &str, index: usize) -> std::result::Result<T, String> {
+    row.get(index).map_err(|_| format!("the row's {name} cannot be read: it was not written by postbox"))
+}
+
+fn json(row: &Row<'_>, name: &str, index: usize) -> std::result::Result<Option<Value>, String> {
+    let text = match row.get_ref(index) {
+        Ok(ValueRef::Null) => return Ok(None),
+        Ok(ValueRef::Text(text)) => text,
+        _ => return Err(format!("the row's {name} is no text")),
+    };
+    serde_json::from_slice(text)
+        .map(Some)
+        .map_err(|error| format!("the row's {name} is no JSON: {}", describe_json(&error)))
+}

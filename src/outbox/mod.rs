@@ -1,0 +1,278 @@
+//! The table `outbox_event`: its types and all of its SQL, as functions over a connection.
+
+pub(crate) mod claim;
+pub(crate) mod insert;
+pub(crate) mod settle;
+
+use std::fmt;
+
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use rusqlite::{Connection, OptionalExtension, Row};
+use serde::Serialize;
+use serde_json::Value;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::clock::{HELD_UNTIL, from_micros};
+use crate::error::Result;
+use crate::event::EventId;
+
+/// Where an event is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutboxStatus {
+    /// Waits to be due, or to be claimed.
+    Pending,
+    /// Claimed: its handlers run, or are about to.
+    Processing,
+    /// Every consumer has processed or skipped it.
+    Processed,
+    /// Its attempts are used up, where dead letters are off.
+    Failed,
+    /// Its attempts are used up, or a handler said so.
+    DeadLetter,
+}
+
+impl OutboxStatus {
+    /// As it is stored: `pending`, `processing`, `processed`, `failed`, `dead_letter`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            OutboxStatus::Pending => "pending",
+            OutboxStatus::Processing => "processing",
+            OutboxStatus::Processed => "processed",
+            OutboxStatus::Failed => "failed",
+            OutboxStatus::DeadLetter => "dead_letter",
+        }
+    }
+}
+
+impl fmt::Display for OutboxStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl ToSql for OutboxStatus {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.as_str().into())
+    }
+}
+
+impl FromSql for OutboxStatus {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        match value.as_str()? {
+            "pending" => Ok(OutboxStatus::Pending),
+            "processing" => Ok(OutboxStatus::Processing),
+            "processed" => Ok(OutboxStatus::Processed),
+            "failed" => Ok(OutboxStatus::Failed),
+            "dead_letter" => Ok(OutboxStatus::DeadLetter),
+            _ => Err(FromSqlError::InvalidType),
+        }
+    }
+}
+
+/// An event's row. `Debug` leaves payload and metadata out.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct OutboxEvent {
+    /// Its id.
+    pub id: EventId,
+    /// Its name.
+    pub event_name: String,
+    /// The module that published it.
+    pub source_module: String,
+    /// What kind of entity it is about.
+    pub aggregate_type: String,
+    /// Which entity it is about.
+    pub aggregate_id: String,
+    /// What happened.
+    pub payload: Value,
+    /// What the publisher said about the event.
+    pub metadata: Option<Value>,
+    /// Where it is on its way.
+    pub status: OutboxStatus,
+    /// How often it was claimed, less the claims that were given back unstarted.
+    pub attempt_count: u32,
+    /// Why it failed last; at most 1023 characters. Cleared when it is processed. With several consumers failing in one
+    /// attempt each stands as `consumer: error`; the inbox has them one by one.
+    pub last_error: Option<String>,
+    /// When it is next due: after its delay, its backoff, or the end of the lease of whoever has claimed it. The end of
+    /// the year 9999 while it is held for a first subscriber.
+    pub available_at: OffsetDateTime,
+    /// When the last of its consumers had processed it.
+    pub processed_at: Option<OffsetDateTime>,
+    /// When it was published.
+    pub created_at: OffsetDateTime,
+    /// When this row was last written.
+    pub updated_at: OffsetDateTime,
+    /// The conversation that it belongs to.
+    pub correlation_id: Option<String>,
+    /// The event whose handler published this one.
+    pub causation_id: Option<EventId>,
+    /// The W3C `traceparent` that it was published with.
+    pub trace_parent: Option<String>,
+    /// The version of the payload's shape.
+    pub version: u32,
+}
+
+impl fmt::Debug for OutboxEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutboxEvent")
+            .field("id", &self.id)
+            .field("event_name", &self.event_name)
+            .field("source_module", &self.source_module)
+            .field("aggregate_type", &self.aggregate_type)
+            .field("aggregate_id", &self.aggregate_id)
+            .field("status", &self.status)
+            .field("attempt_count", &self.attempt_count)
+            .field("available_at", &self.available_at)
+            .field("processed_at", &self.processed_at)
+            .field("created_at", &self.created_at)
+            .field("updated_at", &self.updated_at)
+            .field("correlation_id", &self.correlation_id)
+            .field("causation_id", &self.causation_id)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn get(conn: &Connection, id: EventId) -> Result<Option<OutboxEvent>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT id, event_name, source_module, aggregate_type, aggregate_id, payload, metadata, status, attempt_count,
+                last_error, available_at, processed_at, created_at, updated_at, correlation_id, causation_id,
+                traceparent, payload_version
+         FROM main.outbox_event WHERE id = ?1",
+    )?;
+    let mut rows = statement.query([id.0])?;
+    rows.next()?.map(read_event).transpose()
+}
+
+fn read_event(row: &Row<'_>) -> Result<OutboxEvent> {
+    let time = |column| row.get(column).map(from_micros);
+    let payload: String = row.get(5)?;
+    let metadata: Option<String> = row.get(6)?;
+    Ok(OutboxEvent {
+        id: EventId(row.get(0)?),
+        event_name: row.get(1)?,
+        source_module: row.get(2)?,
+        aggregate_type: row.get(3)?,
+        aggregate_id: row.get(4)?,
+        payload: serde_json::from_str(&payload)?,
+        metadata: metadata.as_deref().map(serde_json::from_str).transpose()?,
+        status: row.get(7)?,
+        attempt_count: row.get(8)?,
+        last_error: row.get(9)?,
+        available_at: time(10)?,
+        processed_at: row.get::<_, Option<i64>>(11)?.map(from_micros),
+        created_at: time(12)?,
+        updated_at: time(13)?,
+        correlation_id: row.get(14)?,
+        causation_id: row.get::<_, Option<Uuid>>(15)?.map(EventId),
+        trace_parent: row.get(16)?,
+        version: row.get(17)?,
+    })
+}
+
+pub(crate) fn seq_of(conn: &Connection, id: EventId) -> Result<Option<i64>> {
+    Ok(conn
+        .prepare_cached("SELECT seq FROM main.outbox_event WHERE id = ?1")?
+        .query_row([id.0], |row| row.get(0))
+        .optional()?)
+}
+
+/// How many events are in each status.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) pending: u64,
+    pub(crate) processing: u64,
+    pub(crate) processed: u64,
+    pub(crate) failed: u64,
+    pub(crate) dead_letter: u64,
+    pub(crate) total: u64,
+}
+
+/// Reads the small indexes, and of the table only its number of rows.
+pub(crate) fn count(conn: &Connection) -> Result<Counts> {
+    let mut counts = Counts {
+        total: conn
+            .prepare_cached("SELECT count(*) FROM main.outbox_event")?
+            .query_row([], |row| row.get(0))?,
+        ..Counts::default()
+    };
+    for sql in [
+        "SELECT status, count(*) FROM main.outbox_event INDEXED BY outbox_event_live
+         WHERE status IN ('pending', 'processing') GROUP BY status",
+        "SELECT status, count(*) FROM main.outbox_event INDEXED BY outbox_event_dead
+         WHERE status IN ('failed', 'dead_letter') GROUP BY status",
+    ] {
+        let mut statement = conn.prepare_cached(sql)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let count = row.get(1)?;
+            match row.get(0)? {
+                OutboxStatus::Pending => counts.pending = count,
+                OutboxStatus::Processing => counts.processing = count,
+                OutboxStatus::Failed => counts.failed = count,
+                OutboxStatus::DeadLetter => counts.dead_letter = count,
+                OutboxStatus::Processed => {}
+            }
+        }
+    }
+    counts.processed = counts.total - counts.pending - counts.processing - counts.failed - counts.dead_letter;
+    Ok(counts)
+}
+
+impl Counts {
+    pub(crate) fn of(&self, status: OutboxStatus) -> u64 {
+        match status {
+            OutboxStatus::Pending => self.pending,
+            OutboxStatus::Processing => self.processing,
+            OutboxStatus::Processed => self.processed,
+            OutboxStatus::Failed => self.failed,
+            OutboxStatus::DeadLetter => self.dead_letter,
+        }
+    }
+}
+
+/// When the pending event that is due first was published.
+pub(crate) fn oldest_pending(conn: &Connection) -> Result<Option<i64>> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT created_at FROM main.outbox_event INDEXED BY outbox_event_live
+             WHERE status IN ('pending', 'processing') AND status = 'pending' ORDER BY available_at LIMIT 1",
+        )?
+        .query_row([], |row| row.get(0))
+        .optional()?)
+}
+
+/// The newest time that the last rows show: the box's time starts no earlier.
+pub(crate) fn newest_time(conn: &Connection) -> Result<i64> {
+    let newest: Option<i64> = conn.query_row(
+        "SELECT max(max(created_at, updated_at))
+         FROM (SELECT created_at, updated_at FROM main.outbox_event ORDER BY seq DESC LIMIT 32)",
+        [],
+        |row| row.get(0),
+    )?;
+    let mark: i64 = conn.query_row("SELECT clock_mark FROM main.postbox_schema", [], |row| row.get(0))?;
+    Ok(newest.unwrap_or(0).max(mark))
+}
+
+/// Remembers the box's time for its next start.
+pub(crate) fn mark_time(conn: &Connection, now: i64) -> Result<()> {
+    conn.execute("UPDATE main.postbox_schema SET clock_mark = max(clock_mark, ?1)", [now])?;
+    Ok(())
+}
+
+/// When the next event is due that is not among those to `skip`; never for events that are held.
+pub(crate) fn next_due(conn: &Connection, skip: impl Fn(i64) -> bool) -> Result<Option<i64>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT seq, available_at FROM main.outbox_event INDEXED BY outbox_event_live
+         WHERE status IN ('pending', 'processing') AND available_at < ?1 ORDER BY available_at",
+    )?;
+    let mut rows = statement.query([HELD_UNTIL])?;
+    while let Some(row) = rows.next()? {
+        if !skip(row.get(0)?) {
+            return Ok(Some(row.get(1)?));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,185 @@
+//! What becomes of a claimed row. Every statement is fenced: it changes the row only for the owner of its lease.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::claim::LeaseId;
+use crate::clock::HELD_UNTIL;
+use crate::error::Result;
+
+/// The lease id of a row that nobody owns and that may be claimed: as wide as a real one.
+pub(crate) const UNOWNED: i64 = i64::MIN;
+
+/// How an attempt ended for the event as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Settlement {
+    /// Every consumer has processed or skipped it.
+    Processed,
+    /// Some consumer failed and may try again.
+    Retry { available_at: i64, error: String },
+    /// No consumer is left that may try again, and not all of them succeeded.
+    DeadLetter { error: String },
+    /// The same, where dead letters are off.
+    Failed { error: String },
+    /// Nobody subscribes to it: it waits for somebody who does. No attempt is spent.
+    Held,
+    /// It was never begun: it is as if it had not been claimed.
+    GivenBack,
+}
+
+/// Settles a claimed row. False: the lease was lost, and nothing was changed.
+pub(crate) fn settle(
+    conn: &Connection,
+    seq: i64,
+    lease: LeaseId,
+    settlement: &Settlement,
+    now: i64,
+) -> Result<bool> {
+    let changed = match settlement {
+        Settlement::Processed => conn
+            .prepare_cached(
+                "UPDATE main.outbox_event
+                 SET status = 'processed', lease_id = 0, last_error = NULL, available_at = ?3, processed_at = ?3, updated_at = ?3
+                 WHERE seq = ?1 AND lease_id = ?2 AND status = 'processing'",
+            )?
+            .execute(params![seq, lease.0, now])?,
+        Settlement::Retry { available_at, error } => conn
+            .prepare_cached(
+                "UPDATE main.outbox_event
+                 SET status = 'pending', lease_id = ?3, last_error = ?4, available_at = ?5, updated_at = ?6
+                 WHERE seq = ?1 AND lease_id = ?2 AND status = 'processing'",
+            )?
+            .execute(params![seq, lease.0, UNOWNED, error, available_at, now])?,
+        Settlement::DeadLetter { error } => finish_failed(conn, seq, lease, "dead_letter", error, now)?,
+        Settlement::Failed { error } => finish_failed(conn, seq, lease, "failed", error, now)?,
+        Settlement::Held => un_claim(conn, seq, lease, HELD_UNTIL, now)?,
+        Settlement::GivenBack => un_claim(conn, seq, lease, now, now)?,
+    };
+    Ok(changed == 1)
+}
+
+fn finish_failed(
+    conn: &Connection,
+    seq: i64,
+    lease: LeaseId,
+    status: &str,
+    error: &str,
+    now: i64,
+) -> Result<usize> {
+    Ok(conn
+        .prepare_cached(
+            "UPDATE main.outbox_event
+             SET status = ?3, lease_id = 0, last_error = ?4, available_at = ?5, updated_at = ?5
+             WHERE seq = ?1 AND lease_id = ?2 AND status = 'processing'",
+        )?
+        .execute(params![seq, lease.0, status, error, now])?)
+}
+
+/// Takes the claim back, and the attempt that it cost.
+fn un_claim(conn: &Connection, seq: i64, lease: LeaseId, available_at: i64, now: i64) -> Result<usize> {
+    Ok(conn
+        .prepare_cached(
+            "UPDATE main.outbox_event
+             SET status = 'pending', lease_id = ?3, attempt_count = max(attempt_count - 1, 0), available_at = ?4, updated_at = ?5
+             WHERE seq = ?1 AND lease_id = ?2 AND status = 'processing'",
+        )?
+        .execute(params![seq, lease.0, UNOWNED, available_at, now])?)
+}
+
+/// Whether the row is still this lease's.
+pub(crate) fn holds_lease(conn: &Connection, seq: i64, lease: LeaseId) -> Result<bool> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT 1 FROM main.outbox_event WHERE seq = ?1 AND lease_id = ?2 AND status = 'processing'",
+        )?
+        .query_row(params![seq, lease.0], |_| Ok(()))
+        .optional()?
+        .is_some())
+}
+
+/// Makes a lease longer. False: it was lost.
+pub(crate) fn renew(conn: &Connection, seq: i64, lease: LeaseId, until: i64) -> Result<bool> {
+    let changed = conn
+        .prepare_cached(
+            "UPDATE main.outbox_event SET available_at = ?3
+             WHERE seq = ?1 AND lease_id = ?2 AND status = 'processing'",
+        )?
+        .execute(params![seq, lease.0, until])?;
+    Ok(changed == 1)
+}
+
+/// Lets events that were held go, where somebody subscribes to them now: at most `limit` at a time. How many.
+pub(crate) fn release_held(
+    conn: &Connection,
+    now: i64,
+    limit: usize,
+    is_wanted: impl Fn(&str) -> bool,
+) -> Result<usize> {
+    let names: Vec<String> = conn
+        .prepare_cached(
+            "SELECT DISTINCT event_name FROM main.outbox_event INDEXED BY outbox_event_live
+             WHERE status IN ('pending', 'processing') AND available_at = ?1",
+        )?
+        .query_map([HELD_UNTIL], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut released = 0;
+    for name in names.iter().filter(|name| is_wanted(name)) {
+        released += conn
+            .prepare_cached(
+                "UPDATE main.outbox_event SET available_at = ?1, updated_at = ?1
+                 WHERE seq IN (SELECT seq FROM main.outbox_event INDEXED BY outbox_event_live
+                               WHERE status IN ('pending', 'processing') AND available_at = ?2 AND event_name = ?3
+                               LIMIT ?4)",
+            )?
+            .execute(params![now, HELD_UNTIL, name, i64::try_from(limit - released).unwrap_or(i64::MAX)])?;
+        if released >= limit {
+            break;
+        }
+    }
+    Ok(released)
+}
+
+/// Whether any event is held.
+pub(crate) fn any_held(conn: &Connection) -> Result<bool> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT 1 FROM main.outbox_event INDEXED BY outbox_event_live
+             WHERE status IN ('pending', 'processing') AND available_at = ?1 LIMIT 1",
+        )?
+        .query_row([HELD_UNTIL], |_| Ok(()))
+        .optional()?
+        .is_some())
+}
+
+/// The boxes that own claims whose lease has not run out.
+pub(crate) fn owners(conn: &Connection, now: i64) -> Result<Vec<u32>> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT DISTINCT lease_id >> 32 FROM main.outbox_event INDEXED BY outbox_event_live
+             WHERE status IN ('pending', 'processing') AND available_at > ?1 AND available_at < ?2
+               AND status = 'processing' AND lease_id > 0",
+        )?
+        .query_map([now, HELD_UNTIL], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?)
+}
+
+/// Ends the leases of a box that is gone: its claims are due at once. How many.
+pub(crate) fn end_leases_of(conn: &Connection, owner: u32, now: i64) -> Result<usize> {
+    Ok(conn
+        .prepare_cached(
+            "UPDATE main.outbox_event SET available_at = ?1
+             WHERE seq IN (SELECT seq FROM main.outbox_event INDEXED BY outbox_event_live
+                           WHERE status IN ('pending', 'processing') AND available_at > ?1 AND available_at < ?3
+                             AND status = 'processing' AND lease_id >> 32 = ?2)",
+        )?
+        .execute(params![now, owner, HELD_UNTIL])?)
+}
+
+/// Nobody owns anything: for a copy of the file. The attempts that were under way stay counted.
+pub(crate) fn void_leases(conn: &Connection) -> Result<()> {
+    conn.execute(
+        "UPDATE main.outbox_event SET status = 'pending', lease_id = ?1, available_at = updated_at
+         WHERE status IN ('pending', 'processing') AND status = 'processing'",
+        [UNOWNED],
+    )?;
+    Ok(())
+}

@@ -1,0 +1,309 @@
+//! The box: a thin facade over the parts that do the work.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fmt, io};
+
+use rusqlite::Connection;
+
+use crate::builder::Builder;
+use crate::core::Core;
+use crate::db::{self, Synchronous};
+use crate::error::{Error, Result};
+use crate::event::{Event, EventId, NewEvent};
+use crate::outbox::{insert, settle};
+use crate::registry::{Registry, Subscription};
+use crate::services::{Access, Inbox, Links, Outbox};
+use crate::settings::Settings;
+use crate::stats::{self, Stats};
+use crate::tx::Tx;
+use crate::worker::{self, Worker};
+
+/// A durable outbox, inbox and link store in the application's SQLite file.
+///
+/// A cheap clone, for every module and thread. The file is closed when the last clone and the last [`Worker`] are gone,
+/// or by [`close`](Postbox::close).
+#[derive(Clone)]
+pub struct Postbox {
+    core: Arc<Core>,
+}
+
+impl Postbox {
+    pub(crate) fn of(core: Arc<Core>) -> Self {
+        Postbox { core }
+    }
+
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// Options, before opening.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    /// Opens the box in this SQLite file, with the default options.
+    ///
+    /// # Errors
+    /// As [`Builder::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::builder().open(path)
+    }
+
+    /// Opens a box in memory, with the default options.
+    ///
+    /// # Errors
+    /// As [`Builder::open_in_memory`].
+    pub fn open_in_memory() -> Result<Self> {
+        Self::builder().open_in_memory()
+    }
+
+    // ---- publishing ------------------------------------------------------------------------------------------------
+
+    /// Publishes an event. It is durable when this returns: it survives `kill -9` and power loss, and reaches every
+    /// consumer subscribed to it at least once. Threads that publish at the same moment share a commit.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] and [`Error::PayloadTooLarge`] before anything is written; [`Error::Busy`] when the write lock
+    /// could not be had in time; [`Error::CommitUnknown`] when it cannot be told whether the event is in the file;
+    /// [`Error::Reentrant`] inside a transaction of the same box on the same thread.
+    pub fn publish(&self, event: NewEvent) -> Result<EventId> {
+        self.publish_caused_by(event, None)
+    }
+
+    pub(crate) fn publish_caused_by(&self, event: NewEvent, cause: Option<&Event>) -> Result<EventId> {
+        let event = self.core.prepare(event, cause)?;
+        let ids = self.core.publish("publish", vec![event])?;
+        ids.into_iter().next().ok_or(Error::NotStored { what: "the event", table: "outbox_event" })
+    }
+
+    /// Publishes events in one transaction: all or none. Their ids are in the order of the events.
+    ///
+    /// # Errors
+    /// As [`publish`](Postbox::publish); one event that is refused refuses all.
+    pub fn publish_all(&self, events: impl IntoIterator<Item = NewEvent>) -> Result<Vec<EventId>> {
+        let events =
+            events.into_iter().map(|event| self.core.prepare(event, None)).collect::<Result<Vec<_>>>()?;
+        if events.is_empty() {
+            return self.core.refuse_closed("publish_all").map(|()| Vec::new());
+        }
+        self.core.publish("publish_all", events)
+    }
+
+    /// Publishes an event inside an open transaction of the application's own connection to the same file: it is
+    /// delivered if and only if that transaction commits, and as durable as that commit. The worker notices within a
+    /// second of the commit, or at once after [`notify`](Postbox::notify).
+    ///
+    /// Begin the transaction as IMMEDIATE: SQLite refuses to let a deferred one write once it has read and somebody else
+    /// has written.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the field `conn` for a connection without an open transaction, to another file, or that
+    /// cannot write; otherwise as [`publish`](Postbox::publish).
+    pub fn publish_in(&self, conn: &Connection, event: NewEvent) -> Result<EventId> {
+        self.core.refuse_closed("publish_in")?;
+        if conn.is_autocommit() {
+            return Err(Error::invalid("conn", "has no open transaction: begin one, or use `publish`"));
+        }
+        if !self.core.db.is_main_of(conn) {
+            return Err(Error::invalid("conn", "is a connection to another database than this box's"));
+        }
+        let event = self.core.prepare(event, None)?;
+        self.core.db.note_event_written(conn);
+        insert::insert_in(conn, &event, self.core.clock.now())
+    }
+
+    /// Runs `f` in a write transaction of the box: the application's SQL, events and links commit together, synced, or
+    /// not at all. It is rolled back when `f` returns an error or panics. The worker is woken after the commit.
+    ///
+    /// The transaction holds the file's one write lock: nothing slow belongs in it. Methods of the box that write,
+    /// called on the same thread inside `f`, return [`Error::Reentrant`]: use `tx`.
+    ///
+    /// # Errors
+    /// What `f` returns; [`Error::Busy`] when the write lock could not be had in time; [`Error::CommitUnknown`] when it
+    /// cannot be told whether it was committed.
+    pub fn transaction<T, E: From<Error>>(
+        &self,
+        f: impl FnOnce(&Tx<'_>) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        let core = &*self.core;
+        let writer = core.db.lock("transaction")?;
+        let open = writer.begin(Synchronous::Full, "transaction")?;
+        let value = writer.lend(|| f(&Tx::new(&writer, core, None)))?;
+        open.commit()?;
+        drop(writer);
+        core.bell.ring();
+        Ok(value)
+    }
+
+    /// Wakes the worker: "I committed something". Optional; it saves the wait of up to a second.
+    pub fn notify(&self) {
+        self.core.bell.ring();
+    }
+
+    // ---- subscribing -----------------------------------------------------------------------------------------------
+
+    /// Adds a subscription, also while the worker runs. Events that were held for want of a subscriber are let go.
+    ///
+    /// # Errors
+    /// [`Error::DuplicateSubscription`] when the consumer has this event name or pattern already; [`Error::Invalid`].
+    pub fn subscribe(&self, subscription: Subscription) -> Result<()> {
+        self.subscribe_many([subscription])
+    }
+
+    /// Adds subscriptions: all or none.
+    ///
+    /// # Errors
+    /// As [`subscribe`](Postbox::subscribe).
+    pub fn subscribe_many(&self, subscriptions: impl IntoIterator<Item = Subscription>) -> Result<()> {
+        self.core.refuse_closed("subscribe")?;
+        self.core.registry.subscribe(subscriptions.into_iter().collect())?;
+        self.core.bell.ring();
+        Ok(())
+    }
+
+    /// Who subscribes to what.
+    pub fn registry(&self) -> &Registry {
+        &self.core.registry
+    }
+
+    // ---- processing ------------------------------------------------------------------------------------------------
+
+    /// Starts the worker: a startup drain of the backlog (as the settings say), then the loop, on a thread of its own
+    /// and with handlers on a pool. Does not wait for the drain: see
+    /// [`Worker::wait_for_startup_drain`].
+    ///
+    /// # Errors
+    /// [`Error::WorkerRunning`] while this box has one; [`Error::Closed`]; [`Error::Io`] when a thread cannot be had.
+    pub fn start(&self) -> Result<Worker> {
+        worker::start(self)
+    }
+
+    /// Claims and delivers one batch (`batch_size`) on this thread, and says how many events reached `processed`. 0 when
+    /// `enabled` is off; `processor_enabled` does not matter here. Leases are not renewed meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] and other errors of the file; [`Error::Reentrant`] inside a transaction or handler of this box.
+    pub fn process_batch(&self) -> Result<usize> {
+        worker::process_batch(self)
+    }
+
+    /// Claims and delivers on this thread until nothing is due, follow-up events included, and says how many events
+    /// reached `processed`. Events that wait (for their delay or backoff) are left waiting.
+    ///
+    /// # Errors
+    /// As [`process_batch`](Postbox::process_batch).
+    pub fn drain(&self) -> Result<usize> {
+        worker::drain(self)
+    }
+
+    // ---- looking and tuning ----------------------------------------------------------------------------------------
+
+    /// Events.
+    pub fn outbox(&self) -> Outbox<'_> {
+        Outbox::new(Access::Apart(&self.core))
+    }
+
+    /// What consumers have done with them.
+    pub fn inbox(&self) -> Inbox<'_> {
+        Inbox::new(Access::Apart(&self.core))
+    }
+
+    /// Links between entities of different modules.
+    pub fn links(&self) -> Links<'_> {
+        Links::new(Access::Apart(&self.core))
+    }
+
+    /// The settings in force, as this box last read them. Another process's change is noticed by a running worker within
+    /// a second, by `process_batch` and `drain` at once.
+    pub fn settings(&self) -> Settings {
+        self.core.settings()
+    }
+
+    /// Changes settings: checked, stored in the file, live at once in this process and within a second in others. Only
+    /// what the closure changes is stored; the rest keeps following the application's defaults.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the setting's name when a value is out of its range: nothing is changed.
+    pub fn update_settings(&self, change: impl FnOnce(&mut Settings)) -> Result<Settings> {
+        self.core.update_settings(change)
+    }
+
+    /// The box in numbers.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn stats(&self) -> Result<Stats> {
+        stats::stats(&self.core)
+    }
+
+    // ---- copies and the end ----------------------------------------------------------------------------------------
+
+    /// Writes a complete, checked copy of the file (or of the box in memory) to `dest`, while the box goes on working.
+    /// `dest` is replaced: whatever happens, it is the old file or the whole new one. It is made for its owner's eyes
+    /// only (0600 on Unix).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the field `dest` for the box's own file, and for a file with a -wal beside it;
+    /// [`Error::Damaged`] when the copy fails SQLite's `integrity_check`; [`Error::Io`].
+    pub fn backup(&self, dest: impl AsRef<Path>) -> Result<()> {
+        self.core.db.backup(dest.as_ref())
+    }
+
+    /// **First**: never open and close the file by other means than SQLite in this process. POSIX drops all of a
+    /// process's locks on a file when any descriptor of it is closed, so that two processes could then write at once and
+    /// lose data. `copy` is for `cp`, rsync or a disk snapshot run as **another process**; for a copy made in this
+    /// process use [`backup`](Postbox::backup).
+    ///
+    /// Runs `copy` with the file's path, while nobody can write and the one main file is complete: what is copied
+    /// without its -wal is everything. Writers wait meanwhile, for at most the busy timeout.
+    ///
+    /// # Errors
+    /// [`Error::InMemory`]; [`Error::Busy`] when a long reader keeps the file from being completed; what `copy` returns,
+    /// as [`Error::Io`].
+    pub fn with_quiesced_file<T>(&self, copy: impl FnOnce(&Path) -> io::Result<T>) -> Result<T> {
+        self.core.db.with_quiesced_file(copy)
+    }
+
+    /// Stops the worker (running handlers have up to ten seconds to end), closes the file and leaves it complete,
+    /// without a -wal unless somebody else has the file open. Other clones get [`Error::Closed`] from then on.
+    /// Subscriptions are dropped.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when a transaction of this box goes on for longer than the busy timeout: the box is closed for
+    /// everyone all the same. [`Error::Reentrant`] inside a transaction or handler of this box.
+    pub fn close(self) -> Result<()> {
+        const OPERATION: &str = "close";
+        let core = &*self.core;
+        core.db.refuse_reentry(OPERATION)?;
+        worker::refuse_inside_handler(core, OPERATION)?;
+        if !core.begin_closing() {
+            return Err(Error::Closed { operation: OPERATION });
+        }
+        core.worker.stop_and_wait(worker::SHUTDOWN_LIMIT);
+        let now = core.clock.now();
+        let marked = core.db.write(OPERATION, |conn| crate::outbox::mark_time(conn, now));
+        let closed = core.db.close(OPERATION);
+        // Handlers often hold a clone of the box: without this the two would keep each other alive.
+        core.registry.clear();
+        marked.and(closed)
+    }
+}
+
+impl fmt::Debug for Postbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Postbox").field("path", &self.core.db.path()).finish_non_exhaustive()
+    }
+}
+
+/// Puts a backup in the place of a file that nobody has open: checked first, whole or not at all. A stale -wal, -shm or
+/// -journal of the old file is removed, and the leases in the backup are voided, so that what was claimed when it was
+/// made is due at once.
+///
+/// # Errors
+/// [`Error::Busy`] when somebody has `to` open; [`Error::Damaged`], [`Error::NotADatabase`], [`Error::SchemaTooNew`] and
+/// [`Error::CannotOpen`] for a backup that is not sound; [`Error::Io`]. `to` is left as it was.
+pub fn restore(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
+    db::backup::restore(from.as_ref(), to.as_ref(), Duration::from_secs(5), settle::void_leases)
+}

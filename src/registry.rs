@@ -1,0 +1,322 @@
+//! Who subscribes to what.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use crate::backoff::Backoff;
+use crate::error::{Error, Result};
+use crate::handler::{Handler, TransactionalHandler};
+use crate::validate;
+
+/// A named consumer's interest in an event name or pattern.
+///
+/// The name is exact, or ends in a wildcard: `invoice.*` matches every name below `invoice.`, at every depth, and `*`
+/// matches every name. A consumer that matches an event more than once runs once: the exact name wins, then the longest
+/// pattern.
+#[must_use = "a subscription does nothing until it is subscribed"]
+pub struct Subscription {
+    pub(crate) event_name: String,
+    pub(crate) consumer_name: String,
+    pub(crate) handler: Kind,
+    pub(crate) priority: i32,
+    pub(crate) max_attempts: Option<u32>,
+    pub(crate) backoff: Option<Backoff>,
+}
+
+pub(crate) enum Kind {
+    Plain(Box<dyn Handler>),
+    Transactional(Box<dyn TransactionalHandler>),
+}
+
+impl Subscription {
+    /// A handler with effects outside the file: at least once. `consumer_name`: 1 to 255 characters, and stable across
+    /// releases, since the inbox knows the consumer by it.
+    pub fn new(
+        event_name: impl Into<String>,
+        consumer_name: impl Into<String>,
+        handler: impl Handler,
+    ) -> Self {
+        Self::of(event_name.into(), consumer_name.into(), Kind::Plain(Box::new(handler)))
+    }
+
+    /// A handler with effects in the same file: exactly once.
+    pub fn transactional(
+        event_name: impl Into<String>,
+        consumer_name: impl Into<String>,
+        handler: impl TransactionalHandler,
+    ) -> Self {
+        Self::of(event_name.into(), consumer_name.into(), Kind::Transactional(Box::new(handler)))
+    }
+
+    fn of(event_name: String, consumer_name: String, handler: Kind) -> Self {
+        Subscription { event_name, consumer_name, handler, priority: 0, max_attempts: None, backoff: None }
+    }
+
+    /// An event's consumers run one after the other, higher first, ties in order of registration. 0 when not given.
+    pub fn priority(self, priority: i32) -> Self {
+        Subscription { priority, ..self }
+    }
+
+    /// At least 1. The settings' `max_attempts` when not given.
+    pub fn max_attempts(self, n: u32) -> Self {
+        Subscription { max_attempts: Some(n), ..self }
+    }
+
+    /// Exponential from the settings' `retry_base_delay_ms` when not given.
+    pub fn backoff(self, backoff: Backoff) -> Self {
+        Subscription { backoff: Some(backoff), ..self }
+    }
+
+    fn validate(&self) -> Result<()> {
+        validate::event_pattern(&self.event_name)?;
+        validate::name("consumer_name", &self.consumer_name, validate::CONSUMER_MAX)?;
+        if self.max_attempts == Some(0) {
+            return Err(Error::invalid("max_attempts", "must be at least 1"));
+        }
+        self.backoff.map_or(Ok(()), |backoff| backoff.validate())
+    }
+
+    /// How closely the name is matched, if it is: the exact name before any pattern, a longer pattern before a shorter.
+    fn closeness(&self, event_name: &str) -> Option<usize> {
+        match self.event_name.strip_suffix('*') {
+            None => (self.event_name == event_name).then_some(usize::MAX),
+            Some("") => Some(0),
+            Some(prefix) => {
+                (event_name.len() > prefix.len() && event_name.starts_with(prefix)).then_some(prefix.len())
+            }
+        }
+    }
+
+    pub(crate) fn is_transactional(&self) -> bool {
+        matches!(self.handler, Kind::Transactional(_))
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription")
+            .field("event_name", &self.event_name)
+            .field("consumer_name", &self.consumer_name)
+            .field("transactional", &self.is_transactional())
+            .field("priority", &self.priority)
+            .field("max_attempts", &self.max_attempts)
+            .field("backoff", &self.backoff)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An event's consumers, in the order in which they run.
+pub(crate) type Consumers = Arc<[Arc<Subscription>]>;
+
+/// Names whose consumers are remembered; dynamic names must not fill the memory.
+const REMEMBERED_MAX: usize = 1_024;
+
+/// The subscriptions of one box. They live in memory: an application subscribes anew at every start.
+pub struct Registry {
+    state: RwLock<Vec<Arc<Subscription>>>,
+    remembered: Mutex<HashMap<String, Consumers>>,
+    generation: AtomicU64,
+}
+
+impl Registry {
+    pub(crate) fn new() -> Self {
+        Registry {
+            state: RwLock::new(Vec::new()),
+            remembered: Mutex::new(HashMap::new()),
+            generation: AtomicU64::new(0),
+        }
+    }
+
+    /// All or none.
+    pub(crate) fn subscribe(&self, new: Vec<Subscription>) -> Result<()> {
+        for subscription in &new {
+            subscription.validate()?;
+        }
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        for (index, one) in new.iter().enumerate() {
+            let same = |other: &Subscription| {
+                other.event_name == one.event_name && other.consumer_name == one.consumer_name
+            };
+            if state.iter().any(|other| same(other)) || new[..index].iter().any(same) {
+                return Err(Error::DuplicateSubscription {
+                    event_name: one.event_name.clone(),
+                    consumer: one.consumer_name.clone(),
+                });
+            }
+        }
+        state.extend(new.into_iter().map(Arc::new));
+        self.changed();
+        Ok(())
+    }
+
+    /// Whether anybody subscribes to events of this name, exactly or by a pattern.
+    pub fn has_handlers(&self, event_name: &str) -> bool {
+        !self.consumers_of(event_name).is_empty()
+    }
+
+    /// The names and patterns that are subscribed to, each once, in order of registration.
+    pub fn event_names(&self) -> Vec<String> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let mut names: Vec<String> = Vec::new();
+        for subscription in state.iter() {
+            if !names.contains(&subscription.event_name) {
+                names.push(subscription.event_name.clone());
+            }
+        }
+        names
+    }
+
+    /// How many subscriptions there are.
+    pub fn handler_count(&self) -> usize {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// The consumers that an event of this name would reach, in the order in which they run.
+    pub fn consumers(&self, event_name: &str) -> Vec<String> {
+        self.consumers_of(event_name).iter().map(|consumer| consumer.consumer_name.clone()).collect()
+    }
+
+    /// Ends the subscriptions of all consumers whose name begins with `prefix`, and says how many. Deliveries that are
+    /// under way are finished.
+    pub fn remove_by_consumer_prefix(&self, prefix: &str) -> usize {
+        self.remove(|subscription| subscription.consumer_name.starts_with(prefix))
+    }
+
+    /// Ends all subscriptions.
+    pub fn clear(&self) {
+        self.remove(|_| true);
+    }
+
+    fn remove(&self, which: impl Fn(&Subscription) -> bool) -> usize {
+        let (removed, forgotten) = {
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            let (removed, kept): (Vec<_>, Vec<_>) =
+                state.drain(..).partition(|subscription| which(subscription));
+            *state = kept;
+            (removed, self.changed())
+        };
+        // The application's destructors run here, outside the locks.
+        drop(forgotten);
+        removed.len()
+    }
+
+    /// With the write lock held.
+    fn changed(&self) -> HashMap<String, Consumers> {
+        self.generation.fetch_add(1, Ordering::Release);
+        std::mem::take(&mut *self.remembered.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes with every subscription and removal.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn has_plain_handlers(&self) -> bool {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).iter().any(|s| !s.is_transactional())
+    }
+
+    pub(crate) fn consumers_of(&self, event_name: &str) -> Consumers {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        // Within the read lock, so that nothing outdated is remembered after a change.
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(consumers) = remembered.get(event_name) {
+            return Arc::clone(consumers);
+        }
+        let consumers = find(&state, event_name);
+        if remembered.len() >= REMEMBERED_MAX {
+            remembered.clear();
+        }
+        remembered.insert(event_name.to_owned(), Arc::clone(&consumers));
+        consumers
+    }
+}
+
+fn find(subscriptions: &[Arc<Subscription>], event_name: &str) -> Consumers {
+    let mut found: Vec<(usize, &Arc<Subscription>)> = Vec::new();
+    for subscription in subscriptions {
+        let Some(closeness) = subscription.closeness(event_name) else { continue };
+        match found.iter_mut().find(|(_, other)| other.consumer_name == subscription.consumer_name) {
+            Some(other) if other.0 < closeness => *other = (closeness, subscription),
+            Some(_) => {}
+            None => found.push((closeness, subscription)),
+        }
+    }
+    let order = |one: &Arc<Subscription>| subscriptions.iter().position(|other| Arc::ptr_eq(one, other));
+    found.sort_by_key(|(_, subscription)| (std::cmp::Reverse(subscription.priority), order(subscription)));
+    found.into_iter().map(|(_, subscription)| Arc::clone(subscription)).collect()
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        f.debug_list().entries(state.iter()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Event;
+    use crate::handler::Context;
+
+    fn to(event: &str, consumer: &str) -> Subscription {
+        Subscription::new(event, consumer, |_: &Event, _: &Context<'_>| Ok(()))
+    }
+
+    #[test]
+    fn higher_priority_first_and_ties_in_order_of_registration() {
+        let registry = Registry::new();
+        registry
+            .subscribe(vec![
+                to("a", "one"),
+                to("a", "two").priority(5),
+                to("*", "three"),
+                to("a", "four").priority(5),
+            ])
+            .unwrap();
+        assert_eq!(registry.consumers("a"), ["two", "four", "one", "three"]);
+        assert_eq!(registry.consumers("b"), ["three"]);
+    }
+
+    #[test]
+    fn a_consumer_that_matches_twice_runs_once_by_the_closest_match() {
+        let registry = Registry::new();
+        registry
+            .subscribe(vec![
+                to("invoice.*", "c").priority(1),
+                to("invoice.line.*", "c").priority(2),
+                to("invoice.line.added", "c").priority(3),
+                to("*", "c").priority(4),
+            ])
+            .unwrap();
+        let priority =
+            |name: &str| registry.consumers_of(name).iter().map(|s| s.priority).collect::<Vec<_>>();
+        assert_eq!(priority("invoice.line.added"), [3]);
+        assert_eq!(priority("invoice.line.removed"), [2]);
+        assert_eq!(priority("invoice.created"), [1]);
+        assert_eq!(priority("invoice"), [4]);
+        assert_eq!(priority("invoice."), [4]);
+    }
+
+    #[test]
+    fn a_duplicate_refuses_the_whole_list() {
+        let registry = Registry::new();
+        let twice = registry.subscribe(vec![to("a", "c"), to("b", "c"), to("a", "c")]);
+        assert!(matches!(twice, Err(Error::DuplicateSubscription { .. })));
+        assert_eq!(registry.handler_count(), 0);
+    }
+
+    #[test]
+    fn removal_is_by_prefix_and_answers_at_once() {
+        let registry = Registry::new();
+        registry.subscribe(vec![to("a", "ops.one"), to("a", "ops.two"), to("a", "fin.one")]).unwrap();
+        assert_eq!(registry.consumers("a").len(), 3);
+        assert_eq!(registry.remove_by_consumer_prefix("ops."), 2);
+        assert_eq!(registry.consumers("a"), ["fin.one"]);
+        assert_eq!(registry.event_names(), ["a"]);
+        registry.clear();
+        assert!(!registry.has_handlers("a"));
+    }
+}

@@ -1,0 +1,240 @@
+//! Outbox, inbox and links as the application sees them: on the box, or inside one of its transactions.
+
+use rusqlite::Connection;
+use uuid::Uuid;
+
+use crate::core::Core;
+use crate::error::Result;
+use crate::event::EventId;
+use crate::inbox::{self, Change, InboxEvent, InboxId};
+use crate::links::{self, EntityRef, IntegrationLink, LinkType, NewLink};
+use crate::outbox::{self, OutboxEvent, OutboxStatus};
+
+/// Where a service works.
+#[derive(Clone, Copy)]
+pub(crate) enum Access<'a> {
+    /// On the box: every call stands for itself, writes in a synced commit.
+    Apart(&'a Core),
+    /// Inside a transaction.
+    Within(&'a Core, &'a Connection),
+}
+
+impl<'a> Access<'a> {
+    fn core(self) -> &'a Core {
+        match self {
+            Access::Apart(core) | Access::Within(core, _) => core,
+        }
+    }
+
+    fn read<T>(self, operation: &'static str, f: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        match self {
+            Access::Apart(core) => core.db.read(operation, f),
+            Access::Within(_, conn) => f(conn),
+        }
+    }
+
+    /// `f` is given the time as well.
+    fn write<T>(self, operation: &'static str, f: impl FnOnce(&Connection, i64) -> Result<T>) -> Result<T> {
+        let core = self.core();
+        match self {
+            Access::Apart(_) => core.db.write(operation, |conn| f(conn, core.clock.now())),
+            Access::Within(_, conn) => f(conn, core.clock.now()),
+        }
+    }
+}
+
+/// Looks up events.
+pub struct Outbox<'a> {
+    access: Access<'a>,
+}
+
+impl<'a> Outbox<'a> {
+    pub(crate) fn new(access: Access<'a>) -> Self {
+        Outbox { access }
+    }
+
+    /// The event's row; `None` when there is no such event.
+    ///
+    /// # Errors
+    /// [`Error::Json`](crate::Error::Json) when another program left something else than JSON in the row.
+    pub fn get(&self, id: EventId) -> Result<Option<OutboxEvent>> {
+        self.access.read("outbox.get", |conn| outbox::get(conn, id))
+    }
+
+    /// How many events are in this status.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn count_by_status(&self, status: OutboxStatus) -> Result<u64> {
+        Ok(self.access.read("outbox.count_by_status", outbox::count)?.of(status))
+    }
+}
+
+/// What consumers have done with events. The box keeps these rows by itself while it delivers; an application that
+/// receives events by other ways can use them for its own dedupe.
+pub struct Inbox<'a> {
+    access: Access<'a>,
+}
+
+impl<'a> Inbox<'a> {
+    pub(crate) fn new(access: Access<'a>) -> Self {
+        Inbox { access }
+    }
+
+    /// The row of this event and consumer; a new one is `received`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](crate::Error::NotFound) when there is no such event, [`Error::Invalid`](crate::Error::Invalid)
+    /// for a consumer name that is empty or longer than 255 characters.
+    pub fn get_or_create(&self, event: EventId, consumer_name: &str) -> Result<InboxEvent> {
+        self.access
+            .write("inbox.get_or_create", |conn, now| inbox::get_or_create(conn, event, consumer_name, now))
+    }
+
+    /// The row; `None` when there is no such row.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn get(&self, id: InboxId) -> Result<Option<InboxEvent>> {
+        self.access.read("inbox.get", |conn| inbox::get(conn, id))
+    }
+
+    /// Sets it to `processing`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](crate::Error::NotFound) when there is no such row.
+    pub fn mark_processing(&self, id: InboxId) -> Result<InboxEvent> {
+        self.change("inbox.mark_processing", id, Change::Processing)
+    }
+
+    /// Sets it to `processed`: this consumer never runs again for this event.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](crate::Error::NotFound) when there is no such row.
+    pub fn mark_processed(&self, id: InboxId) -> Result<InboxEvent> {
+        self.change("inbox.mark_processed", id, Change::Processed)
+    }
+
+    /// Sets it to `failed`, with one attempt more. The error is cut to 1023 characters.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](crate::Error::NotFound) when there is no such row.
+    pub fn mark_failed(&self, id: InboxId, error: &str) -> Result<InboxEvent> {
+        self.change("inbox.mark_failed", id, Change::Failed(error))
+    }
+
+    /// Sets it to `skipped`: this consumer never runs again for this event.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](crate::Error::NotFound) when there is no such row.
+    pub fn mark_skipped(&self, id: InboxId) -> Result<InboxEvent> {
+        self.change("inbox.mark_skipped", id, Change::Skipped)
+    }
+
+    /// Counts one attempt more and changes nothing else.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](crate::Error::NotFound) when there is no such row.
+    pub fn increment_attempt(&self, id: InboxId) -> Result<InboxEvent> {
+        self.change("inbox.increment_attempt", id, Change::Attempt)
+    }
+
+    /// Whether this consumer has processed this event.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn is_processed(&self, event: EventId, consumer_name: &str) -> Result<bool> {
+        self.access.read("inbox.is_processed", |conn| inbox::is_processed(conn, event, consumer_name))
+    }
+
+    /// How many of this consumer's rows are neither processed nor skipped.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn count_unprocessed(&self, consumer_name: &str) -> Result<u64> {
+        self.access.read("inbox.count_unprocessed", |conn| inbox::count_unprocessed(conn, consumer_name))
+    }
+
+    fn change(&self, operation: &'static str, id: InboxId, change: Change<'_>) -> Result<InboxEvent> {
+        self.access.write(operation, |conn, now| inbox::change(conn, id, change, now))
+    }
+}
+
+/// Links between entities of different modules.
+pub struct Links<'a> {
+    access: Access<'a>,
+}
+
+impl<'a> Links<'a> {
+    pub(crate) fn new(access: Access<'a>) -> Self {
+        Links { access }
+    }
+
+    /// Creates a link. The same ends may be linked more than once.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) and [`Error::PayloadTooLarge`](crate::Error::PayloadTooLarge) before
+    /// anything is written.
+    pub fn create(&self, link: NewLink) -> Result<IntegrationLink> {
+        let core = self.access.core();
+        let link = links::prepare(link, core.payload_bytes_max)?;
+        let id = core.new_id();
+        self.access.write("links.create", |conn, now| links::create(conn, link, id, now))
+    }
+
+    /// The link; `None` when there is no such link.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn get(&self, id: Uuid) -> Result<Option<IntegrationLink>> {
+        self.access.read("links.get", |conn| links::get(conn, id))
+    }
+
+    /// Deletes the link and returns what it was.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](crate::Error::NotFound) when there is no such link.
+    pub fn delete(&self, id: Uuid) -> Result<IntegrationLink> {
+        self.access.write("links.delete", |conn, _| links::delete(conn, id))
+    }
+
+    /// The links that start at this entity, oldest first.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn find_outbound(&self, source: &EntityRef) -> Result<Vec<IntegrationLink>> {
+        self.access.read("links.find_outbound", |conn| links::find_outbound(conn, source))
+    }
+
+    /// The links that lead to this entity, oldest first.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn find_inbound(&self, target: &EntityRef) -> Result<Vec<IntegrationLink>> {
+        self.access.read("links.find_inbound", |conn| links::find_inbound(conn, target))
+    }
+
+    /// All links of this type, oldest first.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn find_by_type(&self, link_type: LinkType) -> Result<Vec<IntegrationLink>> {
+        self.access.read("links.find_by_type", |conn| links::find_by_type(conn, link_type))
+    }
+
+    /// The oldest link between the two, whichever way it leads.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn find_bidirectional(&self, one: &EntityRef, other: &EntityRef) -> Result<Option<IntegrationLink>> {
+        self.access.read("links.find_bidirectional", |conn| links::find_bidirectional(conn, one, other))
+    }
+
+    /// How many links start in this module.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn count_from_module(&self, source_module: &str) -> Result<u64> {
+        self.access.read("links.count_from_module", |conn| links::count_from_module(conn, source_module))
+    }
+}

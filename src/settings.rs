@@ -1,0 +1,238 @@
+//! The table `postbox_setting`: what an operator may change while the application runs.
+
+use rusqlite::{Connection, params};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// What happens to an event that nobody subscribes to when it is delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnhandledEvents {
+    /// It is processed, with one warning for each name. The default.
+    #[default]
+    Complete,
+    /// It stays pending, at no cost to claiming, until somebody subscribes to it.
+    Hold,
+}
+
+/// What can be tuned at run time. Stored in the file under the keys named here, each behind the prefix
+/// `core.integration.outbox.`; a key that the file does not hold has the application's default
+/// ([`Builder::settings`](crate::Builder::settings)), or else the one given here.
+///
+/// ```
+/// # use postbox::Postbox;
+/// # fn main() -> postbox::Result<()> {
+/// let postbox = Postbox::open_in_memory()?;
+/// postbox.update_settings(|settings| settings.batch_size = 100)?;
+/// assert_eq!(postbox.settings().batch_size, 100);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// `enabled`, true: the whole outbox's processing. Publishing goes on while it is off, and nothing is lost.
+    pub enabled: bool,
+    /// `processor.enabled`, true: the worker's processing. `process_batch` and `drain` by hand go on while it is off.
+    pub processor_enabled: bool,
+    /// `startupDrainEnabled`, true: a worker's first pass takes the whole backlog in batches of
+    /// `startup_drain_batch_size`. Off: the loop takes it in its ordinary batches.
+    pub startup_drain_enabled: bool,
+    /// `pollingIntervalMs`, 5000, at least 100: how long the worker sleeps at the most after it has found work.
+    pub polling_interval_ms: u64,
+    /// `idlePollingIntervalMs`, 30000, at least `polling_interval_ms`: the same once it has found none.
+    pub idle_polling_interval_ms: u64,
+    /// `batchSize`, 10, at least 1: how many events are claimed and in flight at once.
+    pub batch_size: u32,
+    /// `maxAttempts`, 3, at least 1: for subscriptions without a number of their own.
+    pub max_attempts: u32,
+    /// `processingLeaseMs`, 30000, at least 1000: how long a claim lasts unless it is renewed. The worker renews at a
+    /// third of it while handlers run; `process_batch` and `drain` do not.
+    pub processing_lease_ms: u64,
+    /// `retryBaseDelayMs`, 1000, at least 100: the delay after the first failure, doubled with each further one, for
+    /// subscriptions without a backoff of their own.
+    pub retry_base_delay_ms: u64,
+    /// `deadLetterEnabled`, true: an event whose attempts are used up is a dead letter. Off: it is `failed`.
+    pub dead_letter_enabled: bool,
+    /// `startupDrainBatchSize`, 50, at least 1.
+    pub startup_drain_batch_size: u32,
+    /// `unhandledEvents`, `complete`: what happens to an event that nobody subscribes to.
+    pub unhandled_events: UnhandledEvents,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            enabled: true,
+            processor_enabled: true,
+            startup_drain_enabled: true,
+            polling_interval_ms: 5_000,
+            idle_polling_interval_ms: 30_000,
+            batch_size: 10,
+            max_attempts: 3,
+            processing_lease_ms: 30_000,
+            retry_base_delay_ms: 1_000,
+            dead_letter_enabled: true,
+            startup_drain_batch_size: 50,
+            unhandled_events: UnhandledEvents::Complete,
+        }
+    }
+}
+
+const PREFIX: &str = "core.integration.outbox.";
+
+/// Each field and its key in the file.
+const KEYS: [(&str, &str); 12] = [
+    ("enabled", "enabled"),
+    ("processor_enabled", "processor.enabled"),
+    ("startup_drain_enabled", "startupDrainEnabled"),
+    ("polling_interval_ms", "pollingIntervalMs"),
+    ("idle_polling_interval_ms", "idlePollingIntervalMs"),
+    ("batch_size", "batchSize"),
+    ("max_attempts", "maxAttempts"),
+    ("processing_lease_ms", "processingLeaseMs"),
+    ("retry_base_delay_ms", "retryBaseDelayMs"),
+    ("dead_letter_enabled", "deadLetterEnabled"),
+    ("startup_drain_batch_size", "startupDrainBatchSize"),
+    ("unhandled_events", "unhandledEvents"),
+];
+
+/// A lease or a delay longer than this is a mistake of units.
+const MILLIS_MAX: u64 = 366 * 86_400_000;
+
+/// In flight is bounded by memory too.
+const BATCH_MAX: u32 = 100_000;
+
+impl Settings {
+    pub(crate) fn validate(&self) -> Result<()> {
+        let within = |field: &'static str, value: u64, least: u64, most: u64| {
+            if (least..=most).contains(&value) {
+                Ok(())
+            } else {
+                Err(Error::invalid(field, format!("must be from {least} to {most}, not {value}")))
+            }
+        };
+        within("polling_interval_ms", self.polling_interval_ms, 100, MILLIS_MAX)?;
+        within(
+            "idle_polling_interval_ms",
+            self.idle_polling_interval_ms,
+            self.polling_interval_ms,
+            MILLIS_MAX,
+        )?;
+        within("batch_size", self.batch_size.into(), 1, BATCH_MAX.into())?;
+        within("max_attempts", self.max_attempts.into(), 1, u32::MAX.into())?;
+        within("processing_lease_ms", self.processing_lease_ms, 1_000, MILLIS_MAX)?;
+        within("retry_base_delay_ms", self.retry_base_delay_ms, 100, MILLIS_MAX)?;
+        within("startup_drain_batch_size", self.startup_drain_batch_size.into(), 1, BATCH_MAX.into())
+    }
+
+    fn to_fields(&self) -> Result<Map<String, Value>> {
+        match serde_json::to_value(self)? {
+            Value::Object(fields) => Ok(fields),
+            _ => Ok(Map::new()),
+        }
+    }
+}
+
+/// `defaults`, with what the file holds over them. A value that cannot be used is passed over with a warning.
+pub(crate) fn load(conn: &Connection, defaults: &Settings) -> Result<Settings> {
+    let mut settings = defaults.clone();
+    let mut statement =
+        conn.prepare_cached("SELECT key, value FROM main.postbox_setting WHERE key >= ?1 AND key < ?2")?;
+    let mut rows = statement.query([PREFIX, "core.integration.outbox/"])?;
+    let mut stored: Vec<(String, String)> = Vec::new();
+    while let Some(row) = rows.next()? {
+        stored.push((row.get(0)?, row.get(1)?));
+    }
+    // Together first: two values may be sound only beside each other.
+    match overlay(&settings, &stored) {
+        Ok(all) => return Ok(all),
+        Err(error) => {
+            log::warn!(target: "postbox::settings", "the file's settings are not sound together: {error}")
+        }
+    }
+    for pair in &stored {
+        match overlay(&settings, std::slice::from_ref(pair)) {
+            Ok(with) => settings = with,
+            Err(_) => {
+                log::warn!(target: "postbox::settings", "setting {} in the file is passed over", pair.0)
+            }
+        }
+    }
+    Ok(settings)
+}
+
+fn overlay(settings: &Settings, stored: &[(String, String)]) -> Result<Settings> {
+    if stored.is_empty() {
+        return Ok(settings.clone());
+    }
+    let mut fields = settings.to_fields()?;
+    for (key, value) in stored {
+        // A key that this release does not know may be a later one's.
+        if let Some((field, _)) = KEYS.iter().find(|(_, name)| key.strip_prefix(PREFIX) == Some(name)) {
+            fields.insert((*field).to_owned(), serde_json::from_str(value)?);
+        }
+    }
+    let settings: Settings = serde_json::from_value(Value::Object(fields))?;
+    settings.validate()?;
+    Ok(settings)
+}
+
+/// Stores what differs. The rest keeps following the application's defaults.
+pub(crate) fn store(conn: &Connection, old: &Settings, new: &Settings, now: i64) -> Result<()> {
+    let (old, new) = (old.to_fields()?, new.to_fields()?);
+    for (field, name) in KEYS {
+        if old.get(field) != new.get(field) {
+            let value = new.get(field).unwrap_or(&Value::Null).to_string();
+            conn.prepare_cached(
+                "INSERT INTO main.postbox_setting (key, value, updated_at) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at",
+            )?
+            .execute(params![format!("{PREFIX}{name}"), value, now])?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_has_a_key_and_every_key_a_field() {
+        let fields = Settings::default().to_fields().unwrap();
+        assert_eq!(fields.len(), KEYS.len());
+        assert!(KEYS.iter().all(|(field, _)| fields.contains_key(*field)));
+    }
+
+    #[test]
+    fn the_least_values_are_taken_and_smaller_ones_are_not() {
+        let least = Settings {
+            polling_interval_ms: 100,
+            idle_polling_interval_ms: 100,
+            batch_size: 1,
+            max_attempts: 1,
+            processing_lease_ms: 1_000,
+            retry_base_delay_ms: 100,
+            startup_drain_batch_size: 1,
+            ..Settings::default()
+        };
+        least.validate().unwrap();
+        for (field, bad) in [
+            ("polling_interval_ms", Settings { polling_interval_ms: 99, ..least.clone() }),
+            ("idle_polling_interval_ms", Settings { polling_interval_ms: 101, ..least.clone() }),
+            ("batch_size", Settings { batch_size: 0, ..least.clone() }),
+            ("max_attempts", Settings { max_attempts: 0, ..least.clone() }),
+            ("processing_lease_ms", Settings { processing_lease_ms: 999, ..least.clone() }),
+            ("retry_base_delay_ms", Settings { retry_base_delay_ms: 99, ..least.clone() }),
+            ("startup_drain_batch_size", Settings { startup_drain_batch_size: 0, ..least.clone() }),
+        ] {
+            match bad.validate() {
+                Err(Error::Invalid { field: named, .. }) => assert_eq!(named, field),
+                other => panic!("{field}: {other:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The box in numbers.
+
+use serde::Serialize;
+
+use crate::core::Core;
+use crate::error::Result;
+use crate::outbox;
+
+/// The box in numbers, of one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Events that wait to be due or claimed, held ones included.
+    pub pending: u64,
+    /// Events that are claimed.
+    pub processing: u64,
+    /// Events that every consumer has processed or skipped.
+    pub processed: u64,
+    /// Events whose attempts are used up, where dead letters are off.
+    pub failed: u64,
+    /// Events whose attempts are used up, or of which a handler said so.
+    pub dead_letter: u64,
+    /// All events in the file.
+    pub total: u64,
+    /// Subscriptions of this box.
+    pub handler_count: usize,
+    /// Whether this box has a running worker.
+    pub worker_running: bool,
+    /// How long ago the pending event that is due first was published, in milliseconds; `None` when none is pending.
+    pub oldest_pending_age_ms: Option<u64>,
+}
+
+pub(crate) fn stats(core: &Core) -> Result<Stats> {
+    let (counts, oldest) = core.db.read("stats", |conn| {
+        // One snapshot for both, unless the thread is inside a transaction, which is one.
+        let snapshot = if conn.is_autocommit() { Some(conn.unchecked_transaction()?) } else { None };
+        let read = (outbox::count(conn)?, outbox::oldest_pending(conn)?);
+        drop(snapshot);
+        Ok(read)
+    })?;
+    let now = core.clock.now();
+    let age_ms = |at: i64| u64::try_from(now.saturating_sub(at) / 1_000).unwrap_or(0);
+    Ok(Stats {
+        pending: counts.pending,
+        processing: counts.processing,
+        processed: counts.processed,
+        failed: counts.failed,
+        dead_letter: counts.dead_letter,
+        total: counts.total,
+        handler_count: core.registry.handler_count(),
+        worker_running: core.worker.is_running(),
+        oldest_pending_age_ms: oldest.map(age_ms),
+    })
+}

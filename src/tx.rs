@@ -1,0 +1,84 @@
+//! A write transaction of the box.
+
+use std::fmt;
+use std::ops::Deref;
+
+use rusqlite::Connection;
+
+use crate::core::Core;
+use crate::db::Writer;
+use crate::error::Result;
+use crate::event::{Event, EventId, NewEvent};
+use crate::links::{IntegrationLink, NewLink};
+use crate::outbox::insert;
+use crate::services::{Access, Inbox, Links, Outbox};
+
+/// A write transaction of the box: everything that [`rusqlite::Connection`] can do, plus these.
+///
+/// It begins as IMMEDIATE and cannot be ended from within: `COMMIT`, `ROLLBACK` and `BEGIN` are refused, and so are
+/// savepoints whose name begins with `postbox`. Other savepoints are the application's. Committing it wakes the worker.
+pub struct Tx<'a> {
+    writer: &'a Writer,
+    core: &'a Core,
+    /// The event whose transactional handler has this transaction.
+    cause: Option<&'a Event>,
+}
+
+impl<'a> Tx<'a> {
+    pub(crate) fn new(writer: &'a Writer, core: &'a Core, cause: Option<&'a Event>) -> Self {
+        Tx { writer, core, cause }
+    }
+
+    /// Publishes an event that is delivered if and only if this transaction commits. In a transactional handler it is a
+    /// follow-up: it carries the correlation id and trace of the event on and names it as its cause.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) and [`Error::PayloadTooLarge`](crate::Error::PayloadTooLarge) before
+    /// anything is written. The transaction stays usable.
+    pub fn publish(&self, event: NewEvent) -> Result<EventId> {
+        let event = self.core.prepare(event, self.cause)?;
+        self.writer.note_event_written();
+        insert::insert(self.writer.conn(), &event, self.core.clock.now())
+    }
+
+    /// Creates a link in this transaction.
+    ///
+    /// # Errors
+    /// As [`Links::create`].
+    pub fn create_link(&self, link: NewLink) -> Result<IntegrationLink> {
+        self.links().create(link)
+    }
+
+    /// Events, as this transaction sees them.
+    pub fn outbox(&self) -> Outbox<'_> {
+        Outbox::new(self.access())
+    }
+
+    /// Inbox rows, in this transaction.
+    pub fn inbox(&self) -> Inbox<'_> {
+        Inbox::new(self.access())
+    }
+
+    /// Links, in this transaction.
+    pub fn links(&self) -> Links<'_> {
+        Links::new(self.access())
+    }
+
+    fn access(&self) -> Access<'_> {
+        Access::Within(self.core, self.writer.conn())
+    }
+}
+
+impl Deref for Tx<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.writer.conn()
+    }
+}
+
+impl fmt::Debug for Tx<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tx").field("cause", &self.cause.map(Event::id)).finish_non_exhaustive()
+    }
+}

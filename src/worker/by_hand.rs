@@ -1,0 +1,134 @@
+//! Processing on the caller's thread.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::delivery::Report;
+use super::dispatch::{self, Unit};
+use super::scope;
+use super::turn::{Outcome, Turn};
+use crate::core::Core;
+use crate::error::Result;
+use crate::outbox;
+use crate::outbox::claim::Claim;
+use crate::postbox::Postbox;
+use crate::settings::Settings;
+
+pub(crate) fn process_batch(postbox: &Postbox) -> Result<usize> {
+    let Some(mut by_hand) = ByHand::begin(postbox, "process_batch")? else { return Ok(0) };
+    let claimed = by_hand.settle_and_claim()?;
+    by_hand.deliver(claimed);
+    by_hand.settle()?;
+    Ok(by_hand.processed)
+}
+
+pub(crate) fn drain(postbox: &Postbox) -> Result<usize> {
+    let mut processed = 0;
+    // Settings are read anew for each round: an operator can stop a long drain.
+    while let Some(mut by_hand) = ByHand::begin(postbox, "drain")? {
+        for _ in 0..ROUNDS {
+            let claimed = by_hand.settle_and_claim()?;
+            if claimed.claimed == 0 {
+                return Ok(processed + by_hand.processed);
+            }
+            by_hand.deliver(claimed);
+        }
+        by_hand.settle()?;
+        processed += by_hand.processed;
+    }
+    Ok(processed)
+}
+
+/// Batches between two looks at the settings.
+const ROUNDS: usize = 16;
+
+struct ByHand<'a> {
+    postbox: &'a Postbox,
+    core: &'a Core,
+    settings: Settings,
+    /// Never set: a caller stops by not calling again.
+    stopping: Arc<AtomicBool>,
+    /// What has been delivered and is not settled.
+    reports: Vec<Report>,
+    /// What this run has claimed; forgotten when it ends, however it ends.
+    claims: Vec<Claim>,
+    processed: usize,
+}
+
+impl<'a> ByHand<'a> {
+    /// `None`: processing is off, or nothing is due.
+    fn begin(postbox: &'a Postbox, operation: &'static str) -> Result<Option<Self>> {
+        let core = postbox.core();
+        core.db.refuse_reentry(operation)?;
+        scope::refuse_inside_handler(core, operation)?;
+        let (settings, due) = core.db.read(operation, |conn| {
+            let settings = core.reload_settings(conn)?;
+            // Clear, before the write lock is taken for nothing.
+            let due = outbox::next_due(conn, |seq| core.in_flight().contains_key(&seq))?;
+            Ok((settings, due.is_some_and(|due| due <= core.clock.now()) || outbox::settle::any_held(conn)?))
+        })?;
+        if !settings.enabled || !due {
+            return Ok(None);
+        }
+        Ok(Some(ByHand {
+            postbox,
+            core,
+            settings,
+            stopping: Arc::new(AtomicBool::new(false)),
+            reports: Vec::new(),
+            claims: Vec::new(),
+            processed: 0,
+        }))
+    }
+
+    fn settle_and_claim(&mut self) -> Result<Outcome> {
+        let claim_max = usize::try_from(self.settings.batch_size).unwrap_or(usize::MAX);
+        let outcome = self.turn(claim_max, true)?;
+        self.claims.extend(outcome.deliveries.iter().map(|delivery| delivery.claim));
+        Ok(outcome)
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        self.turn(0, false).map(|_| ())
+    }
+
+    fn turn(&mut self, claim_max: usize, release_held: bool) -> Result<Outcome> {
+        let turn = Turn {
+            settings: &self.settings,
+            reports: &self.reports,
+            renew: &[],
+            claim_max,
+            release_held,
+            stopping: &self.stopping,
+        };
+        let outcome = turn.run(self.core)?;
+        self.reports.clear();
+        self.claims.clear();
+        self.processed += outcome.processed;
+        Ok(outcome)
+    }
+
+    /// In order of `seq`, so that a caller sees handlers run in the order of publishing.
+    fn deliver(&mut self, claimed: Outcome) {
+        let mut units = dispatch::group(claimed.deliveries, true);
+        units.reverse();
+        while let Some(unit) = units.pop() {
+            let mut goes_on = None;
+            dispatch::run(self.postbox, &self.settings, unit, &mut |report| match report {
+                Report::Continues(delivery) => goes_on.get_or_insert_with(Vec::new).push(delivery),
+                report => self.reports.push(report),
+            });
+            // What goes on to a plain consumer does so before later events.
+            units.extend(goes_on.into_iter().flatten().rev().map(Unit::One));
+        }
+    }
+}
+
+impl Drop for ByHand<'_> {
+    fn drop(&mut self) {
+        // After an error some are still claimed: their leases run out, and then they are anybody's.
+        for claim in self.claims.drain(..) {
+            self.core.no_longer_in_flight(claim);
+        }
+    }
+}

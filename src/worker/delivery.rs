@@ -1,0 +1,156 @@
+//! One claimed event on its way through its consumers, and what its attempt comes to.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::backoff::Backoff;
+use crate::clock;
+use crate::event::Event;
+use crate::handler::{Cancellation, HandlerError, HandlerResult, Verdict};
+use crate::inbox::Mark;
+use crate::outbox::claim::Claim;
+use crate::outbox::settle::Settlement;
+use crate::registry::Subscription;
+use crate::settings::Settings;
+use crate::validate;
+
+/// A claimed event and the consumers that it still has to reach in this attempt.
+pub(crate) struct Delivery {
+    pub(crate) claim: Claim,
+    pub(crate) event: Event,
+    /// Those that run in this attempt, in order.
+    pub(crate) consumers: Vec<Consumer>,
+    /// The first that has not run.
+    pub(crate) next: usize,
+    pub(crate) attempt: Attempt,
+    /// Outcomes of this attempt that nobody has written yet.
+    pub(crate) marks: Vec<(String, Mark)>,
+    pub(crate) cancellation: Arc<Cancellation>,
+    /// The consumer whose handler ended the transaction that it shared with others.
+    pub(crate) ended_transaction: Option<usize>,
+}
+
+pub(crate) struct Consumer {
+    pub(crate) subscription: Arc<Subscription>,
+    /// How often it failed for this event before.
+    pub(crate) failures_before: u32,
+}
+
+impl Delivery {
+    pub(crate) fn next_consumer(&self) -> Option<&Consumer> {
+        self.consumers.get(self.next)
+    }
+
+    pub(crate) fn next_is_transactional(&self) -> bool {
+        self.next_consumer().is_some_and(|consumer| consumer.subscription.is_transactional())
+    }
+
+    /// Whether a transactional consumer is still to come: it will settle, and write what is not written yet.
+    pub(crate) fn has_transactional_ahead(&self) -> bool {
+        self.consumers[self.next..].iter().any(|consumer| consumer.subscription.is_transactional())
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.cancellation.lost.load(Ordering::Relaxed)
+    }
+}
+
+/// What is known of an attempt so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Attempt {
+    /// Some consumer may try again: after the longest of the delays.
+    retry_after: Option<Duration>,
+    /// Some consumer has failed for good, in this attempt or before.
+    pub(crate) gave_up: bool,
+    /// Failures of this attempt: consumer and error.
+    failures: Vec<(String, String)>,
+    /// Failures of earlier attempts of consumers that have given up.
+    pub(crate) earlier: Vec<(String, String)>,
+}
+
+impl Attempt {
+    /// One consumer's outcome: what its inbox row will say.
+    pub(crate) fn note(&mut self, consumer: &Consumer, result: HandlerResult, settings: &Settings) -> Mark {
+        let Err(HandlerError { verdict, message }) = result else { return Mark::Processed };
+        let error = validate::error_text(&message);
+        if verdict == Verdict::Skip {
+            return Mark::Skipped { why: error };
+        }
+        let subscription = &consumer.subscription;
+        let gave_up = verdict == Verdict::DeadLetter
+            || consumer.failures_before.saturating_add(1) >= max_attempts(subscription, settings);
+        if gave_up {
+            self.gave_up = true;
+        } else {
+            let delay = match verdict {
+                Verdict::RetryAfter(after) => after,
+                _ => backoff(subscription, settings).delay(consumer.failures_before, random_fraction),
+            };
+            self.retry_after = Some(self.retry_after.unwrap_or_default().max(delay));
+        }
+        self.failures.push((subscription.consumer_name.clone(), error.clone()));
+        Mark::Failed { error, gave_up }
+    }
+
+    /// What the attempt comes to for the event, once every consumer has had its turn.
+    pub(crate) fn settlement(&self, settings: &Settings, now: i64) -> Settlement {
+        let error = || {
+            let of = if self.failures.is_empty() { &self.earlier } else { &self.failures };
+            validate::error_text(&join(of))
+        };
+        match self.retry_after {
+            Some(delay) => Settlement::Retry { available_at: clock::add(now, delay), error: error() },
+            None if !self.gave_up => Settlement::Processed,
+            None if settings.dead_letter_enabled => Settlement::DeadLetter { error: error() },
+            None => Settlement::Failed { error: error() },
+        }
+    }
+}
+
+pub(crate) fn max_attempts(subscription: &Subscription, settings: &Settings) -> u32 {
+    subscription.max_attempts.unwrap_or(settings.max_attempts)
+}
+
+fn backoff(subscription: &Subscription, settings: &Settings) -> Backoff {
+    subscription
+        .backoff
+        .unwrap_or_else(|| Backoff::exponential(Duration::from_millis(settings.retry_base_delay_ms)))
+}
+
+/// One error stands as it is; of several, each says whose it is.
+fn join(failures: &[(String, String)]) -> String {
+    match failures {
+        [(_, error)] => error.clone(),
+        several => {
+            let parts: Vec<_> =
+                several.iter().map(|(consumer, error)| format!("{consumer}: {error}")).collect();
+            parts.join("; ")
+        }
+    }
+}
+
+/// From 0.0 to 1.0, out of the 53 lowest of a random UUID's bits.
+#[expect(clippy::cast_precision_loss, reason = "53 bits fit an f64 exactly")]
+fn random_fraction() -> f64 {
+    const BITS: u64 = (1 << 53) - 1;
+    (Uuid::new_v4().as_u64_pair().1 & BITS) as f64 / BITS as f64
+}
+
+/// What the threads that deliver tell whoever settles.
+pub(crate) enum Report {
+    /// One consumer of several is done: its mark is written without waiting for the others.
+    Marked { claim: Claim, consumer: String, mark: Mark },
+    /// Every consumer has had its turn.
+    Finished { claim: Claim, marks: Vec<(String, Mark)>, attempt: Attempt },
+    /// Settled already, in the transaction of its handler.
+    Settled { claim: Claim, processed: bool },
+    /// The lease was lost: nothing of it may be written.
+    Lost { claim: Claim },
+    /// It was not begun, or a fault that is not its handlers' kept it from ending.
+    GivenBack { claim: Claim },
+    /// Its next consumer is for another thread.
+    Continues(Box<Delivery>),
+}

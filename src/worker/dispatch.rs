@@ -1,0 +1,103 @@
+//! Runs a delivery's handlers, on whichever thread it was handed to.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::batch;
+use super::delivery::{Delivery, Report};
+use super::scope::HandlerScope;
+use crate::handler::{Context, HandlerError, HandlerResult};
+use crate::postbox::Postbox;
+use crate::registry::Kind;
+use crate::settings::Settings;
+
+/// What one thread takes at a time.
+pub(crate) enum Unit {
+    /// Its next consumer is plain.
+    One(Box<Delivery>),
+    /// Their next consumers are transactional, so that they may share commits.
+    Together(Vec<Delivery>),
+}
+
+/// Groups deliveries into units. In order of `seq`: neighbours alone are put together, or else all that can be.
+pub(crate) fn group(deliveries: Vec<Delivery>, keep_order: bool) -> Vec<Unit> {
+    let mut units = Vec::with_capacity(deliveries.len());
+    let mut together: Option<usize> = None;
+    for delivery in deliveries {
+        if !delivery.next_is_transactional() {
+            if keep_order {
+                together = None;
+            }
+            units.push(Unit::One(Box::new(delivery)));
+            continue;
+        }
+        if let Some(Unit::Together(group)) = together.and_then(|at| units.get_mut(at)) {
+            group.push(delivery);
+        } else {
+            together = Some(units.len());
+            units.push(Unit::Together(vec![delivery]));
+        }
+    }
+    units
+}
+
+/// Runs a unit; every event in it is reported once as over, or once as going on elsewhere.
+pub(crate) fn run(postbox: &Postbox, settings: &Settings, unit: Unit, report: &mut dyn FnMut(Report)) {
+    match unit {
+        Unit::One(delivery) => run_one(postbox, settings, delivery, report),
+        Unit::Together(deliveries) => batch::run(postbox, settings, deliveries, report),
+    }
+}
+
+/// Runs plain consumers until none is left, or a transactional one comes.
+fn run_one(
+    postbox: &Postbox,
+    settings: &Settings,
+    mut delivery: Box<Delivery>,
+    report: &mut dyn FnMut(Report),
+) {
+    let claim = delivery.claim;
+    while let Some(consumer) = delivery.next_consumer() {
+        if delivery.is_lost() {
+            return report(Report::Lost { claim });
+        }
+        let Kind::Plain(handler) = &consumer.subscription.handler else {
+            return batch::run(postbox, settings, vec![*delivery], report);
+        };
+        let name = consumer.subscription.consumer_name.clone();
+        let result = caught(|| {
+            let _inside = HandlerScope::enter(postbox.core());
+            let context = Context {
+                postbox,
+                event: &delivery.event,
+                consumer_name: &consumer.subscription.consumer_name,
+                cancellation: &delivery.cancellation,
+            };
+            handler.handle(&delivery.event, &context)
+        });
+        let mark = delivery.attempt.note(&delivery.consumers[delivery.next], result, settings);
+        delivery.next += 1;
+        if delivery.next < delivery.consumers.len() && !delivery.has_transactional_ahead() {
+            // Written at once: its neighbours may be slow, and it must not run again for their sake.
+            report(Report::Marked { claim, consumer: name, mark });
+        } else {
+            delivery.marks.push((name, mark));
+        }
+    }
+    report(Report::Finished { claim, marks: delivery.marks, attempt: delivery.attempt });
+}
+
+/// A panic is a failed attempt like any other.
+pub(crate) fn caught(handle: impl FnOnce() -> HandlerResult) -> HandlerResult {
+    catch_unwind(AssertUnwindSafe(handle))
+        .unwrap_or_else(|panic| Err(HandlerError::retry(panic_message(&*panic))))
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let message =
+        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    match message {
+        Some(message) => format!("panicked: {message}"),
+        None => "panicked with something that is no text".to_owned(),
+    }
+}

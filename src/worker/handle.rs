@@ -1,0 +1,196 @@
+//! Starting and stopping a worker.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::pool::Pool;
+use super::run::Run;
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::postbox::Postbox;
+
+/// How long running handlers have when a [`Worker`] is dropped or the box is closed.
+pub(crate) const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a shutdown came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShutdownReport {
+    /// Every handler that ran came to its end, and its outcome is recorded.
+    pub clean: bool,
+    /// Events whose handlers still ran at the limit, or whose outcome could not be recorded. They are delivered again
+    /// once their lease has run out; what such a handler says later is refused.
+    pub unfinished: usize,
+}
+
+/// A running worker. Dropping it stops it and waits as [`shutdown`](Worker::shutdown) does, for at most ten seconds.
+#[must_use = "dropping a worker stops it"]
+#[derive(Debug)]
+pub struct Worker {
+    control: Arc<Control>,
+    // The box stays open for as long as its worker is held.
+    _postbox: Postbox,
+}
+
+impl Worker {
+    /// Whether its thread runs.
+    pub fn is_running(&self) -> bool {
+        !self.control.is_over()
+    }
+
+    /// Waits until the startup drain is over: everything that was due when the worker started has been tried once. True
+    /// at once where there is none to wait for; false when the limit came first, or the worker ended.
+    pub fn wait_for_startup_drain(&self, limit: Duration) -> bool {
+        wait_for_end_of(&self.control.drained, limit) && self.control.has_drained.load(Ordering::Acquire)
+    }
+
+    /// Stops claiming, gives back what no handler has begun (no attempt is spent), lets running handlers end within the
+    /// limit, and records their outcomes.
+    ///
+    /// # Errors
+    /// [`Error::Panicked`] when the worker's thread had died.
+    pub fn shutdown(self, limit: Duration) -> Result<ShutdownReport> {
+        self.control.stop_and_wait(limit).ok_or(Error::Panicked { operation: "shutdown" })
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if !self.control.is_over() {
+            self.control.stop_and_wait(SHUTDOWN_LIMIT);
+        }
+    }
+}
+
+/// The worker's side of [`Control`].
+pub(crate) struct Signals {
+    pub(crate) stop: Receiver<()>,
+    pub(crate) control: Arc<Control>,
+    /// Dropped when the startup drain is over.
+    pub(crate) drained: Option<Sender<()>>,
+    /// Dropped when the thread ends.
+    over: Sender<()>,
+}
+
+impl Signals {
+    pub(crate) fn startup_drain_is_over(&mut self) {
+        if self.drained.is_some() {
+            self.control.has_drained.store(true, Ordering::Release);
+            self.drained = None;
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Control {
+    /// Dropped to stop.
+    stop: Mutex<Option<Sender<()>>>,
+    /// Seen by handlers.
+    pub(crate) stopping: Arc<AtomicBool>,
+    pub(crate) deadline: Mutex<Option<Instant>>,
+    has_drained: AtomicBool,
+    drained: Receiver<()>,
+    over: Receiver<()>,
+    pub(crate) report: Mutex<Option<ShutdownReport>>,
+}
+
+impl Control {
+    fn new() -> (Arc<Self>, Signals) {
+        let (stop, stopped) = bounded(0);
+        let (drained_sender, drained) = bounded(0);
+        let (over_sender, over) = bounded(0);
+        let control = Arc::new(Control {
+            stop: Mutex::new(Some(stop)),
+            stopping: Arc::default(),
+            deadline: Mutex::new(None),
+            has_drained: AtomicBool::new(false),
+            drained,
+            over,
+            report: Mutex::new(None),
+        });
+        let signals = Signals {
+            stop: stopped,
+            control: Arc::clone(&control),
+            drained: Some(drained_sender),
+            over: over_sender,
+        };
+        (control, signals)
+    }
+
+    fn is_over(&self) -> bool {
+        wait_for_end_of(&self.over, Duration::ZERO)
+    }
+
+    /// `None`: the thread died without a report.
+    fn stop_and_wait(&self, limit: Duration) -> Option<ShutdownReport> {
+        {
+            let mut deadline = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+            let wanted = Instant::now().checked_add(limit);
+            // The first to stop it sets the limit.
+            if deadline.is_none() {
+                *deadline = wanted.or_else(|| Instant::now().checked_add(Duration::from_secs(86_400 * 365)));
+            }
+        }
+        self.stopping.store(true, Ordering::Release);
+        drop(self.stop.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let _ = self.over.recv(); // an error is what is waited for: the sender was dropped
+        *self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// True when the other side was dropped.
+fn wait_for_end_of(signal: &Receiver<()>, limit: Duration) -> bool {
+    matches!(signal.recv_timeout(limit), Err(crossbeam_channel::RecvTimeoutError::Disconnected))
+}
+
+/// Where a box keeps its worker, if it has one.
+#[derive(Default)]
+pub(crate) struct WorkerSlot {
+    control: Mutex<Option<Arc<Control>>>,
+}
+
+impl WorkerSlot {
+    pub(crate) fn is_running(&self) -> bool {
+        self.control().as_ref().is_some_and(|control| !control.is_over())
+    }
+
+    pub(crate) fn stop_and_wait(&self, limit: Duration) {
+        let control = self.control().take();
+        if let Some(control) = control.filter(|control| !control.is_over()) {
+            control.stop_and_wait(limit);
+        }
+    }
+
+    fn control(&self) -> std::sync::MutexGuard<'_, Option<Arc<Control>>> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(crate) fn start(postbox: &Postbox) -> Result<Worker> {
+    let core: &Core = postbox.core();
+    let mut slot = core.worker.control();
+    core.refuse_closed("start")?; // inside the slot's lock: `close` looks for a worker after it has closed the box
+    if slot.as_ref().is_some_and(|control| !control.is_over()) {
+        return Err(Error::WorkerRunning);
+    }
+    let (control, signals) = Control::new();
+    let pool = Pool::start(postbox, core.handler_threads)?;
+    let run = Run::new(postbox.clone(), pool, signals)?;
+    thread::Builder::new()
+        .name("postbox-worker".to_owned())
+        .spawn(move || run.run())
+        .map_err(|error| Error::io("start the thread", "postbox-worker", error))?;
+    *slot = Some(Arc::clone(&control));
+    Ok(Worker { control, _postbox: postbox.clone() })
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        // Said before `over` is dropped, so that whoever waits for the end finds it said.
+        let _ = &self.over;
+    }
+}

@@ -1,0 +1,17 @@
+//! Processing: claim, deliver, settle. On the worker's threads ([`start`]), or on the caller's ([`process_batch`]).
+
+mod batch;
+mod by_hand;
+mod delivery;
+mod dispatch;
+mod handle;
+mod plan;
+mod pool;
+mod run;
+mod scope;
+mod turn;
+
+pub(crate) use self::by_hand::{drain, process_batch};
+pub(crate) use self::handle::{SHUTDOWN_LIMIT, WorkerSlot, start};
+pub use self::handle::{ShutdownReport, Worker};
+pub(crate) use self::scope::refuse_inside_handler;

@@ -1,0 +1,149 @@
+//! From a claimed row to a delivery: who is to receive it, and who is done with it.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use rusqlite::Connection;
+
+use super::delivery::{Attempt, Consumer, Delivery, max_attempts};
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::event::EventId;
+use crate::handler::Cancellation;
+use crate::inbox::{self, Mark, Standing};
+use crate::outbox::claim::Claimed;
+use crate::outbox::settle::{Settlement, settle};
+use crate::registry::{Consumers, Subscription};
+use crate::settings::{Settings, UnhandledEvents};
+
+/// What becomes of a row that was just claimed.
+pub(crate) enum Plan {
+    Deliver(Box<Delivery>),
+    /// It is settled at once: nobody has to see it.
+    Settled {
+        id: EventId,
+        settlement: Settlement,
+    },
+}
+
+/// Inside the transaction that claimed the row.
+pub(crate) fn plan(
+    core: &Core,
+    conn: &Connection,
+    row: Claimed,
+    settings: &Settings,
+    stopping: &Arc<AtomicBool>,
+    now: i64,
+) -> Result<Plan> {
+    let claim = row.claim;
+    let settle_now = |settlement: Settlement| {
+        settle(conn, claim.seq, claim.lease, &settlement, now)?;
+        Ok(Plan::Settled { id: claim.id, settlement })
+    };
+    let poisoned = |error: String| {
+        let error = crate::validate::error_text(&error);
+        log::warn!(target: "postbox::delivery", "event {} cannot be delivered to anybody: {error}", claim.id);
+        settle_now(if settings.dead_letter_enabled {
+            Settlement::DeadLetter { error }
+        } else {
+            Settlement::Failed { error }
+        })
+    };
+
+    let event = match row.event {
+        Ok(event) => event,
+        Err(error) => return poisoned(error),
+    };
+    let consumers = match wanted(core.registry.consumers_of(&row.name), row.deliver_to.as_deref()) {
+        Ok(consumers) => consumers,
+        Err(error) => return poisoned(error),
+    };
+    if consumers.is_empty() {
+        return settle_now(unhandled(core, &row.name, settings));
+    }
+    let standings = match inbox::standings(conn, claim.seq) {
+        Ok(standings) => standings,
+        // No code of SQLite's: a value in the row is not one of ours.
+        Err(Error::Sqlite(error)) if error.sqlite_error_code().is_none() => {
+            return poisoned(
+                "an inbox row of the event cannot be read: it was not written by postbox".to_owned(),
+            );
+        }
+        Err(error) => return Err(error),
+    };
+
+    let mut attempt = Attempt::default();
+    let mut open = Vec::with_capacity(consumers.len());
+    for subscription in consumers.iter() {
+        let standing = standings.iter().find(|standing| standing.consumer_name == subscription.consumer_name);
+        if standing.is_some_and(|standing| standing.status.is_done()) {
+            continue;
+        }
+        let lost = row.taken_over.then(|| lost_attempt(event.attempt));
+        if let Some(error) = &lost {
+            let gave_up = failures(standing) + 1 >= max_attempts(subscription, settings);
+            let mark = Mark::Failed { error: error.clone(), gave_up };
+            inbox::record(conn, claim.seq, &subscription.consumer_name, &mark, now)?;
+        }
+        let failures_before = failures(standing) + u32::from(lost.is_some());
+        let gave_up = standing.is_some_and(|standing| standing.gave_up)
+            || failures_before >= max_attempts(subscription, settings);
+        if gave_up {
+            attempt.gave_up = true;
+            let error = lost.or_else(|| standing.and_then(|standing| standing.last_error.clone()));
+            attempt.earlier.push((subscription.consumer_name.clone(), error.unwrap_or_default()));
+        } else {
+            open.push(Consumer { subscription: Arc::clone(subscription), failures_before });
+        }
+    }
+    if open.is_empty() {
+        return settle_now(attempt.settlement(settings, now));
+    }
+    Ok(Plan::Deliver(Box::new(Delivery {
+        claim,
+        event,
+        consumers: open,
+        next: 0,
+        attempt,
+        marks: Vec::new(),
+        cancellation: Arc::new(Cancellation { stopping: Arc::clone(stopping), lost: AtomicBool::new(false) }),
+        ended_transaction: None,
+    })))
+}
+
+fn failures(standing: Option<&Standing>) -> u32 {
+    standing.map_or(0, |standing| standing.failed_attempts)
+}
+
+/// `attempt` is the one that begins now.
+fn lost_attempt(attempt: u32) -> String {
+    format!(
+        "attempt {} was lost: its lease ran out before it ended (the process died, or the handler hung)",
+        attempt.saturating_sub(1)
+    )
+}
+
+fn wanted(all: Consumers, deliver_to: Option<&str>) -> std::result::Result<Vec<Arc<Subscription>>, String> {
+    let Some(names) = deliver_to else { return Ok(all.to_vec()) };
+    let names: Vec<String> = serde_json::from_str(names)
+        .map_err(|_| "the row's deliver_to is no JSON array of names".to_owned())?;
+    Ok(all.iter().filter(|subscription| names.contains(&subscription.consumer_name)).cloned().collect())
+}
+
+fn unhandled(core: &Core, event_name: &str, settings: &Settings) -> Settlement {
+    let first = core.first_warning_of(event_name);
+    match settings.unhandled_events {
+        UnhandledEvents::Complete => {
+            if first {
+                log::warn!(target: "postbox::delivery", "nobody subscribes to `{event_name}`: its events are processed without a handler");
+            }
+            Settlement::Processed
+        }
+        UnhandledEvents::Hold => {
+            if first {
+                log::warn!(target: "postbox::delivery", "nobody subscribes to `{event_name}`: its events are held until somebody does");
+            }
+            Settlement::Held
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! The threads that run a worker's handlers.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use super::delivery::Report;
+use super::dispatch::{self, Unit};
+use crate::error::{Error, Result};
+use crate::postbox::Postbox;
+use crate::settings::Settings;
+
+/// A unit and the settings under which it was claimed.
+pub(crate) type Work = (Arc<Settings>, Unit);
+
+/// Both channels are bounded by what is in flight, which the worker keeps at or below `batch_size`.
+pub(crate) struct Pool {
+    work: Sender<Work>,
+    /// For taking back what no thread has begun.
+    not_begun: Receiver<Work>,
+    reports: Receiver<Report>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    pub(crate) fn start(postbox: &Postbox, size: usize) -> Result<Self> {
+        let (work, not_begun) = unbounded::<Work>();
+        let (report, reports) = unbounded();
+        let mut pool = Pool { work, not_begun, reports, threads: Vec::with_capacity(size) };
+        for number in 1..=size {
+            let (postbox, inbox, report) = (postbox.clone(), pool.not_begun.clone(), report.clone());
+            let name = format!("postbox-handler-{number}");
+            let thread = thread::Builder::new()
+                .name(name.clone())
+                .spawn(move || {
+                    for (settings, unit) in inbox {
+                        // Nobody listens any more: the worker has given up waiting. The leases will run out.
+                        dispatch::run(&postbox, &settings, unit, &mut |said| drop(report.send(said)));
+                    }
+                })
+                .map_err(|error| Error::io("start the thread", name, error))?;
+            pool.threads.push(thread);
+        }
+        Ok(pool)
+    }
+
+    pub(crate) fn hand_out(&self, settings: &Arc<Settings>, unit: Unit) {
+        // Fails only once the pool is gone.
+        let _ = self.work.send((Arc::clone(settings), unit));
+    }
+
+    pub(crate) fn reports(&self) -> &Receiver<Report> {
+        &self.reports
+    }
+
+    /// Takes back what no thread has begun.
+    pub(crate) fn take_back(&self) -> Vec<Unit> {
+        self.not_begun.try_iter().map(|(_, unit)| unit).collect()
+    }
+
+    /// Ends the threads: waits for them if all of their work is done, or else leaves them to end by themselves.
+    pub(crate) fn end(self, idle: bool) {
+        let Pool { work, not_begun, reports, threads } = self;
+        drop((work, not_begun, reports));
+        if idle {
+            for thread in threads {
+                if thread.join().is_err() {
+                    log::error!(target: "postbox::worker", "a handler thread panicked");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Which boxes' handlers this thread is inside: what would wait for the handler itself is an error there.
+
+use std::cell::RefCell;
+
+use crate::core::Core;
+use crate::error::{Error, Result};
+
+thread_local! {
+    /// Addresses of cores: compared, never followed.
+    static INSIDE: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Marks the thread as inside a handler of this box until it is dropped.
+pub(crate) struct HandlerScope;
+
+impl HandlerScope {
+    pub(crate) fn enter(core: &Core) -> Self {
+        INSIDE.with_borrow_mut(|inside| inside.push(address(core)));
+        HandlerScope
+    }
+}
+
+impl Drop for HandlerScope {
+    fn drop(&mut self) {
+        INSIDE.with_borrow_mut(|inside| inside.pop());
+    }
+}
+
+pub(crate) fn refuse_inside_handler(core: &Core, operation: &'static str) -> Result<()> {
+    if INSIDE.with_borrow(|inside| inside.contains(&address(core))) {
+        return Err(Error::Reentrant {
+            operation,
+            inside: "a handler",
+            instead: "let the handler return first",
+        });
+    }
+    Ok(())
+}
+
+fn address(core: &Core) -> usize {
+    std::ptr::from_ref(core).addr()
+}

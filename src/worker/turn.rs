@@ -1,0 +1,210 @@
+//! One turn of processing: settle what came back, renew what runs, claim what is due, in one transaction.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use super::delivery::{Delivery, Report};
+use super::plan::{Plan, plan};
+use crate::clock;
+use crate::core::Core;
+use crate::db::{Synchronous, Writer};
+use crate::error::Result;
+use crate::event::EventId;
+use crate::inbox;
+use crate::outbox::claim::{self, Claim, ClaimRequest};
+use crate::outbox::settle::{self, Settlement};
+use crate::settings::Settings;
+
+/// How many held events a turn lets go at the most.
+const RELEASE_MAX: usize = 1_000;
+
+/// What a turn is to do.
+pub(crate) struct Turn<'a> {
+    pub(crate) settings: &'a Settings,
+    /// Settled first. They stay the caller's, for another try, when the turn fails.
+    pub(crate) reports: &'a [Report],
+    /// Claims that are still worked on.
+    pub(crate) renew: &'a [Claim],
+    /// How many events may be claimed.
+    pub(crate) claim_max: usize,
+    /// Whether events that were held may have found a subscriber.
+    pub(crate) release_held: bool,
+    pub(crate) stopping: &'a Arc<AtomicBool>,
+}
+
+/// What a turn has done.
+#[derive(Default)]
+pub(crate) struct Outcome {
+    pub(crate) deliveries: Vec<Delivery>,
+    /// Rows that were claimed, those settled at once included.
+    pub(crate) claimed: usize,
+    /// The latest time at which a claimed row was due.
+    pub(crate) latest_due_at: i64,
+    /// Events that reached `processed`.
+    pub(crate) processed: usize,
+    /// Leases that were found lost while they were renewed.
+    pub(crate) lost: Vec<Claim>,
+    /// More held events wait to be let go.
+    pub(crate) more_held: bool,
+}
+
+impl Turn<'_> {
+    pub(crate) fn run(&self, core: &Core) -> Result<Outcome> {
+        let outcome = {
+            let writer = core.db.lock("process")?;
+            match self.attempt(core, &writer, core.acks)? {
+                Some(outcome) => outcome,
+                // Before a plain handler starts, its event must be on the disk, and `synchronous` cannot change inside
+                // a transaction: begin again, synced, which carries every earlier commit with it.
+                None => self.attempt(core, &writer, Synchronous::Full)?.unwrap_or_default(),
+            }
+        };
+        for report in self.reports {
+            if let Some(claim) = report.ends() {
+                core.no_longer_in_flight(claim);
+            }
+        }
+        core.in_flight().extend(outcome.deliveries.iter().map(|d| (d.claim.seq, d.claim.lease)));
+        Ok(outcome)
+    }
+
+    /// `None`: it has to be synced and is not. Nothing was done.
+    fn attempt(&self, core: &Core, writer: &Writer, synchronous: Synchronous) -> Result<Option<Outcome>> {
+        let open = writer.begin(synchronous, "process")?;
+        let unsynced =
+            self.claim_max > 0 && core.registry.has_plain_handlers() && writer.may_hold_unsynced_events()?;
+        if unsynced && synchronous != Synchronous::Full {
+            return Ok(None);
+        }
+        let outcome = self.work(core, writer.conn())?;
+        let wrote = outcome.claimed > 0;
+        open.commit()?;
+        if unsynced && wrote {
+            writer.note_all_synced()?;
+        }
+        Ok(Some(outcome))
+    }
+
+    fn work(&self, core: &Core, conn: &Connection) -> Result<Outcome> {
+        let now = core.clock.now();
+        let mut outcome = Outcome::default();
+        for report in self.reports {
+            if settle_report(conn, report, self.settings, now)? {
+                outcome.processed += 1;
+            }
+        }
+        let lease_until = clock::add(now, Duration::from_millis(self.settings.processing_lease_ms));
+        for claim in self.renew {
+            if !settle::renew(conn, claim.seq, claim.lease, lease_until)? {
+                outcome.lost.push(*claim);
+            }
+        }
+        if self.release_held {
+            let released =
+                settle::release_held(conn, now, RELEASE_MAX, |name| core.registry.has_handlers(name))?;
+            outcome.more_held = released >= RELEASE_MAX;
+        }
+        if self.claim_max > 0 {
+            self.claim(core, conn, now, lease_until, &mut outcome)?;
+        }
+        Ok(outcome)
+    }
+
+    fn claim(
+        &self,
+        core: &Core,
+        conn: &Connection,
+        now: i64,
+        lease_until: i64,
+        outcome: &mut Outcome,
+    ) -> Result<()> {
+        let request = ClaimRequest { now, lease: core.leases.next(), lease_until, limit: self.claim_max };
+        let rows = {
+            let in_flight = core.in_flight();
+            let settled = |seq| self.reports.iter().any(|r| r.ends().is_some_and(|claim| claim.seq == seq));
+            claim::claim(conn, &request, |seq| in_flight.contains_key(&seq) && !settled(seq))?
+        };
+        outcome.claimed = rows.len();
+        for row in rows {
+            outcome.latest_due_at = outcome.latest_due_at.max(row.due_at);
+            match plan(core, conn, row, self.settings, self.stopping, now)? {
+                Plan::Deliver(delivery) => outcome.deliveries.push(*delivery),
+                Plan::Settled { id, settlement } => {
+                    log_settlement(id, &settlement);
+                    outcome.processed += usize::from(settlement == Settlement::Processed);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    /// The claim that is over with this report.
+    pub(crate) fn ends(&self) -> Option<Claim> {
+        match self {
+            Report::Finished { claim, .. }
+            | Report::Settled { claim, .. }
+            | Report::Lost { claim }
+            | Report::GivenBack { claim } => Some(*claim),
+            Report::Marked { .. } | Report::Continues(_) => None,
+        }
+    }
+}
+
+/// True when the event reached `processed`.
+fn settle_report(conn: &Connection, report: &Report, settings: &Settings, now: i64) -> Result<bool> {
+    match report {
+        Report::Marked { claim, consumer, mark } => {
+            if settle::holds_lease(conn, claim.seq, claim.lease)? {
+                inbox::record(conn, claim.seq, consumer, mark, now)?;
+            }
+            Ok(false)
+        }
+        Report::Finished { claim, marks, attempt } => {
+            let settlement = attempt.settlement(settings, now);
+            // The fence comes first: what is written after a lease was lost is refused whole.
+            if !settle::settle(conn, claim.seq, claim.lease, &settlement, now)? {
+                log_lost(*claim);
+                return Ok(false);
+            }
+            for (consumer, mark) in marks {
+                inbox::record(conn, claim.seq, consumer, mark, now)?;
+            }
+            log_settlement(claim.id, &settlement);
+            Ok(settlement == Settlement::Processed)
+        }
+        Report::GivenBack { claim } => {
+            settle::settle(conn, claim.seq, claim.lease, &Settlement::GivenBack, now)?;
+            Ok(false)
+        }
+        Report::Lost { claim } => {
+            log_lost(*claim);
+            Ok(false)
+        }
+        Report::Settled { processed, .. } => Ok(*processed),
+        Report::Continues(_) => Ok(false),
+    }
+}
+
+pub(crate) fn log_settlement(id: EventId, settlement: &Settlement) {
+    match settlement {
+        Settlement::DeadLetter { .. } => {
+            log::warn!(target: "postbox::delivery", "event {id} is a dead letter: its last_error says why");
+        }
+        Settlement::Failed { .. } => {
+            log::warn!(target: "postbox::delivery", "event {id} failed for good: its last_error says why");
+        }
+        Settlement::Retry { .. } => {
+            log::info!(target: "postbox::delivery", "event {id} failed and will be tried again: its last_error says why");
+        }
+        Settlement::Processed | Settlement::Held | Settlement::GivenBack => {}
+    }
+}
+
+fn log_lost(claim: Claim) {
+    log::warn!(target: "postbox::delivery", "the lease on event {} was lost before its attempt ended: its outcome is refused", claim.id);
+}

@@ -105,7 +105,7 @@ impl Builder {
         if !(2..=256 << 20).contains(&options.payload_bytes_max) {
             return Err(Error::invalid("max_payload_bytes", "must be from 2 bytes to 256 MiB"));
         }
-        if !(Duration::from_millis(1)..=Duration::from_secs(3_600)).contains(&options.wait_max) {
+        if !(Duration::from_millis(1)..=Duration::from_hours(1)).contains(&options.wait_max) {
             return Err(Error::invalid("busy_timeout", "must be from 1 ms to an hour"));
         }
         Ok(())

@@ -10,12 +10,14 @@ use rusqlite::Connection;
 use uuid::{ContextV7, Timestamp, Uuid};
 
 use crate::clock::{BoxClock, Clock};
+use crate::db::owner::{self, OwnerLock};
 use crate::db::{Database, Synchronous};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventId, NewEvent};
 use crate::outbox;
 use crate::outbox::claim::{Claim, LeaseId, Leases};
 use crate::outbox::insert::{self, InsertJob, PreparedEvent};
+use crate::outbox::settle;
 use crate::registry::Registry;
 use crate::settings::{self, Settings};
 use crate::worker::WorkerSlot;
@@ -48,6 +50,8 @@ pub(crate) struct Core {
     in_flight: Mutex<HashMap<i64, LeaseId>>,
     warned_of: Mutex<HashSet<String>>,
     closed: AtomicBool,
+    /// Proves to other processes that this box lives. `None` in memory, and once closed.
+    owner_lock: Mutex<Option<OwnerLock>>,
 }
 
 impl Core {
@@ -59,12 +63,17 @@ impl Core {
             clock.start_at(outbox::newest_time(guard.conn())?);
             settings::load(guard.conn(), &options.settings)?
         };
-        Ok(Core {
+        let leases = Leases::new();
+        let owner_lock = match db.path() {
+            Some(path) => OwnerLock::take(path, leases.owner())?,
+            None => None,
+        };
+        let core = Core {
             db,
             clock: Arc::new(clock),
             registry: Registry::new(),
             bell: Bell::new(),
-            leases: Leases::new(),
+            leases,
             worker: WorkerSlot::default(),
             handler_threads: options.handler_threads,
             payload_bytes_max: options.payload_bytes_max,
@@ -75,7 +84,29 @@ impl Core {
             in_flight: Mutex::new(HashMap::new()),
             warned_of: Mutex::new(HashSet::new()),
             closed: AtomicBool::new(false),
-        })
+            owner_lock: Mutex::new(owner_lock),
+        };
+        core.take_over_from_the_dead()?;
+        Ok(core)
+    }
+
+    /// Makes the claims of boxes whose process has died due at once. True when there were any.
+    pub(crate) fn take_over_from_the_dead(&self) -> Result<bool> {
+        let Some(path) = self.db.path() else { return Ok(false) };
+        let mut any = false;
+        for dead in owner::find_dead(path) {
+            let now = self.clock.now();
+            let ended = self.db.write("take over", |conn| settle::end_leases_of(conn, dead.owner, now))?;
+            log::info!(target: "postbox::worker", "took {ended} claims over from a box that died");
+            dead.bury();
+            any |= ended > 0;
+        }
+        Ok(any)
+    }
+
+    /// After the file is closed.
+    pub(crate) fn let_go_of_ownership(&self) {
+        drop(self.owner_lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// A UUIDv7 of the box's own time: later ones sort behind earlier ones.

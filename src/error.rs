@@ -195,15 +195,6 @@ impl Error {
         Error::Io { operation, path: path.into(), source }
     }
 
-    /// Whether trying the whole transaction again may help.
-    pub(crate) fn is_busy(&self) -> bool {
-        match self {
-            Error::Busy { .. } => true,
-            Error::Sqlite(error) => is_busy(error),
-            _ => false,
-        }
-    }
-
     /// A second copy, for the followers of a group commit: what SQLite said reaches everyone whose work it was.
     pub(crate) fn replicate(&self) -> Self {
         match self {

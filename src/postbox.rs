@@ -285,6 +285,7 @@ impl Postbox {
         let now = core.clock.now();
         let marked = core.db.write(OPERATION, |conn| crate::outbox::mark_time(conn, now));
         let closed = core.db.close(OPERATION);
+        core.let_go_of_ownership();
         // Handlers often hold a clone of the box: without this the two would keep each other alive.
         core.registry.clear();
         marked.and(closed)

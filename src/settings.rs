@@ -150,14 +150,14 @@ pub(crate) fn load(conn: &Connection, defaults: &Settings) -> Result<Settings> {
     match overlay(&settings, &stored) {
         Ok(all) => return Ok(all),
         Err(error) => {
-            log::warn!(target: "postbox::settings", "the file's settings are not sound together: {error}")
+            log::warn!(target: "postbox::settings", "the file's settings are not sound together: {error}");
         }
     }
     for pair in &stored {
         match overlay(&settings, std::slice::from_ref(pair)) {
             Ok(with) => settings = with,
             Err(_) => {
-                log::warn!(target: "postbox::settings", "setting {} in the file is passed over", pair.0)
+                log::warn!(target: "postbox::settings", "setting {} in the file is passed over", pair.0);
             }
         }
     }

@@ -175,7 +175,7 @@ fn percent_encoded(path: &Path) -> String {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' | b'~' | b':' => {
                 encoded.push(char::from(byte));
             }
-            other => encoded.push_str(&format!("%{other:02X}")),
+            other => encoded.extend(["%".to_owned(), format!("{other:02X}")]),
         }
     }
     encoded

@@ -4,6 +4,7 @@ pub(crate) mod backup;
 mod connection;
 mod gate;
 mod identity;
+pub(crate) mod owner;
 mod schema;
 mod writer;
 

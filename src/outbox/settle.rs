@@ -150,18 +150,6 @@ pub(crate) fn any_held(conn: &Connection) -> Result<bool> {
         .is_some())
 }
 
-/// The boxes that own claims whose lease has not run out.
-pub(crate) fn owners(conn: &Connection, now: i64) -> Result<Vec<u32>> {
-    Ok(conn
-        .prepare_cached(
-            "SELECT DISTINCT lease_id >> 32 FROM main.outbox_event INDEXED BY outbox_event_live
-             WHERE status IN ('pending', 'processing') AND available_at > ?1 AND available_at < ?2
-               AND status = 'processing' AND lease_id > 0",
-        )?
-        .query_map([now, HELD_UNTIL], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?)
-}
-
 /// Ends the leases of a box that is gone: its claims are due at once. How many.
 pub(crate) fn end_leases_of(conn: &Connection, owner: u32, now: i64) -> Result<usize> {
     Ok(conn

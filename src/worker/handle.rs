@@ -72,8 +72,8 @@ pub(crate) struct Signals {
     pub(crate) control: Arc<Control>,
     /// Dropped when the startup drain is over.
     pub(crate) drained: Option<Sender<()>>,
-    /// Dropped when the thread ends.
-    over: Sender<()>,
+    /// Dropped when the thread ends, after everything else.
+    _over: Sender<()>,
 }
 
 impl Signals {
@@ -116,7 +116,7 @@ impl Control {
             stop: stopped,
             control: Arc::clone(&control),
             drained: Some(drained_sender),
-            over: over_sender,
+            _over: over_sender,
         };
         (control, signals)
     }
@@ -132,7 +132,7 @@ impl Control {
             let wanted = Instant::now().checked_add(limit);
             // The first to stop it sets the limit.
             if deadline.is_none() {
-                *deadline = wanted.or_else(|| Instant::now().checked_add(Duration::from_secs(86_400 * 365)));
+                *deadline = wanted.or_else(|| Instant::now().checked_add(Duration::from_hours(24 * 365)));
             }
         }
         self.stopping.store(true, Ordering::Release);
@@ -186,11 +186,4 @@ pub(crate) fn start(postbox: &Postbox) -> Result<Worker> {
         .map_err(|error| Error::io("start the thread", "postbox-worker", error))?;
     *slot = Some(Arc::clone(&control));
     Ok(Worker { control, _postbox: postbox.clone() })
-}
-
-impl Drop for Signals {
-    fn drop(&mut self) {
-        // Said before `over` is dropped, so that whoever waits for the end finds it said.
-        let _ = &self.over;
-    }
 }

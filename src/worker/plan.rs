@@ -13,7 +13,7 @@ use crate::handler::Cancellation;
 use crate::inbox::{self, Mark, Standing};
 use crate::outbox::claim::Claimed;
 use crate::outbox::settle::{Settlement, settle};
-use crate::registry::{Consumers, Subscription};
+use crate::registry::Consumers;
 use crate::settings::{Settings, UnhandledEvents};
 
 /// What becomes of a row that was just claimed.
@@ -54,7 +54,7 @@ pub(crate) fn plan(
         Ok(event) => event,
         Err(error) => return poisoned(error),
     };
-    let consumers = match wanted(core.registry.consumers_of(&row.name), row.deliver_to.as_deref()) {
+    let consumers = match wanted(&core.registry.consumers_of(&row.name), row.deliver_to.as_deref()) {
         Ok(consumers) => consumers,
         Err(error) => return poisoned(error),
     };
@@ -123,8 +123,8 @@ fn lost_attempt(attempt: u32) -> String {
     )
 }
 
-fn wanted(all: Consumers, deliver_to: Option<&str>) -> std::result::Result<Vec<Arc<Subscription>>, String> {
-    let Some(names) = deliver_to else { return Ok(all.to_vec()) };
+fn wanted(all: &Consumers, deliver_to: Option<&str>) -> std::result::Result<Consumers, String> {
+    let Some(names) = deliver_to else { return Ok(Arc::clone(all)) };
     let names: Vec<String> = serde_json::from_str(names)
         .map_err(|_| "the row's deliver_to is no JSON array of names".to_owned())?;
     Ok(all.iter().filter(|subscription| names.contains(&subscription.consumer_name)).cloned().collect())

@@ -81,7 +81,7 @@ impl Run {
         Ok(Run {
             pool,
             signals,
-            settings,
+            settings: Arc::clone(&settings),
             reader,
             seen_version: None,
             released_for: None,
@@ -89,7 +89,8 @@ impl Run {
             reports: Vec::new(),
             expect_work: true,
             startup,
-            next_poll: now,
+            // Opening has just done what a poll does.
+            next_poll: now + Duration::from_millis(settings.polling_interval_ms),
             found_nothing: false,
             next_renewal: now,
             faults: 0,
@@ -155,9 +156,8 @@ impl Run {
     /// One turn, if there is anything to do in one.
     fn look_and_turn(&mut self) -> Result<()> {
         self.look_for_changes()?;
-        let claims = self.settings.enabled && self.settings.processor_enabled;
-        let free = if claims { self.slots().saturating_sub(self.in_flight.len()) } else { 0 };
-        let release_held = claims && self.released_for != Some(self.core().registry.generation());
+        let free = self.free_slots();
+        let release_held = free > 0 && self.released_for != Some(self.core().registry.generation());
         let renews = !self.in_flight.is_empty() && Instant::now() >= self.next_renewal;
         let due = free > 0 && (self.expect_work || release_held) && (release_held || self.is_due()?);
         if self.reports.is_empty() && !due && !renews {
@@ -206,17 +206,10 @@ impl Run {
         if free == 0 {
             return; // nothing was looked for
         }
-        // A full claim means that more may be due; so does a slot that is free now and was not.
-        self.expect_work = outcome.claimed >= free || outcome.more_held || !outcome.deliveries.is_empty();
+        // A full claim means that more may be due.
+        self.expect_work = outcome.claimed >= free || outcome.more_held;
         if outcome.claimed > 0 {
             self.found_nothing = false;
-        }
-        if outcome.claimed < free {
-            self.nothing_left_at_startup();
-        } else if let Startup::Claiming { began_at } = self.startup
-            && outcome.latest_due_at > began_at
-        {
-            self.nothing_left_at_startup();
         }
         if self.in_flight.is_empty() {
             self.next_renewal = Instant::now() + Duration::from_millis(self.settings.processing_lease_ms / 3);
@@ -225,6 +218,12 @@ impl Run {
             let in_flight =
                 InFlight { claim: delivery.claim, cancellation: Arc::clone(&delivery.cancellation) };
             self.in_flight.insert(delivery.claim.seq, in_flight);
+        }
+        // Claims come in the order in which they were due: one from after the start has all of the backlog before it.
+        if let Startup::Claiming { began_at } = self.startup
+            && (outcome.claimed < free || outcome.latest_due_at > began_at)
+        {
+            self.nothing_left_at_startup();
         }
         self.hand_out(outcome.deliveries);
     }
@@ -244,6 +243,15 @@ impl Run {
         usize::try_from(slots).unwrap_or(usize::MAX)
     }
 
+    fn processes(&self) -> bool {
+        self.settings.enabled && self.settings.processor_enabled
+    }
+
+    /// How many events may be claimed now.
+    fn free_slots(&self) -> usize {
+        if self.processes() { self.slots().saturating_sub(self.in_flight.len()) } else { 0 }
+    }
+
     fn nothing_left_at_startup(&mut self) {
         if matches!(self.startup, Startup::Claiming { .. }) {
             self.startup = Startup::Ending(self.in_flight.keys().copied().collect());
@@ -252,7 +260,7 @@ impl Run {
 
     fn startup_is_over(&self) -> bool {
         match &self.startup {
-            Startup::Claiming { .. } => !(self.settings.enabled && self.settings.processor_enabled),
+            Startup::Claiming { .. } => !self.processes(),
             Startup::Ending(under_way) => {
                 self.reports.is_empty() && !under_way.iter().any(|seq| self.in_flight.contains_key(seq))
             }
@@ -280,6 +288,7 @@ impl Run {
         }
         if polls {
             self.expect_work = true;
+            self.core().take_over_from_the_dead()?;
             if self.any_held()? {
                 self.released_for = None; // held by another process, for one
             }
@@ -316,7 +325,7 @@ impl Run {
 
     /// False: stop.
     fn sleep(&mut self) -> bool {
-        if self.expect_work || !self.reports.is_empty() {
+        if (self.expect_work && self.free_slots() > 0) || !self.reports.is_empty() {
             return !self.signals.control.stopping.load(std::sync::atomic::Ordering::Acquire);
         }
         let timeout = self.time_to_sleep();

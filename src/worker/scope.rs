@@ -22,7 +22,7 @@ impl HandlerScope {
 
 impl Drop for HandlerScope {
     fn drop(&mut self) {
-        INSIDE.with_borrow_mut(|inside| inside.pop());
+        INSIDE.with_borrow_mut(Vec::pop);
     }
 }
 

@@ -195,6 +195,34 @@ impl Error {
         Error::Io { operation, path: path.into(), source }
     }
 
+    /// Whether the file, the machine or other connections are at fault. Otherwise it is the work itself, which would
+    /// fail again: a constraint or a trigger of the application.
+    pub(crate) fn is_fault_of_file(&self) -> bool {
+        use rusqlite::ErrorCode as Code;
+        match self {
+            Error::Sqlite(error) => matches!(
+                error.sqlite_error_code(),
+                Some(
+                    Code::SystemIoFailure
+                        | Code::DiskFull
+                        | Code::DatabaseCorrupt
+                        | Code::NotADatabase
+                        | Code::CannotOpen
+                        | Code::ReadOnly
+                        | Code::OutOfMemory
+                        | Code::DatabaseBusy
+                        | Code::DatabaseLocked
+                        | Code::OperationInterrupted
+                        | Code::FileLockingProtocolFailed
+                        | Code::NoLargeFileSupport
+                        | Code::PermissionDenied
+                )
+            ),
+            Error::NotStored { .. } => false,
+            _ => true,
+        }
+    }
+
     /// A second copy, for the followers of a group commit: what SQLite said reaches everyone whose work it was.
     pub(crate) fn replicate(&self) -> Self {
         match self {

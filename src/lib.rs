@@ -1,4 +1,94 @@
-//! A durable transactional outbox, idempotent inbox and entity-link store for the SQLite file that an application has.
+//! A durable **transactional outbox**, **idempotent inbox** and **entity-link store** for the SQLite file that an
+//! application already has. No server, no async runtime: rows in that file, one worker thread, a bounded pool of handler
+//! threads.
+//!
+//! Modules publish events in the same transaction as their own data. Other modules' handlers receive them later, with
+//! retries, across crashes, each as often as it should.
+//!
+//! ```
+//! use postbox::{Event, NewEvent, Postbox, Result, Subscription, Tx};
+//! use serde_json::json;
+//!
+//! # fn main() -> Result<()> {
+//! let postbox = Postbox::open_in_memory()?; // or Postbox::open("app.db")
+//! postbox.transaction(|tx| -> Result<()> {
+//!     Ok(tx.execute_batch("CREATE TABLE invoice (id TEXT, total REAL); CREATE TABLE task (title TEXT);")?)
+//! })?;
+//!
+//! // Operations reacts to invoices: its effect happens exactly once.
+//! postbox.subscribe(Subscription::transactional("invoice.created", "operations.tasks", |event: &Event, tx: &Tx<'_>| {
+//!     tx.execute("INSERT INTO task VALUES (?1)", [format!("check {}", event.aggregate_id())])?;
+//!     Ok(())
+//! }))?;
+//!
+//! // Finance commits an invoice and its event in one transaction.
+//! postbox.transaction(|tx| -> Result<()> {
+//!     tx.execute("INSERT INTO invoice VALUES ('inv-1', 12.5)", [])?;
+//!     tx.publish(NewEvent::new("invoice.created", "finance", "Invoice", "inv-1").payload(json!({ "total": 12.5 })))?;
+//!     Ok(())
+//! })?;
+//!
+//! // A program calls `start` once and lets the worker run. A test delivers what is due with `drain`.
+//! assert_eq!(postbox.drain()?, 1);
+//! # let tasks: u64 = postbox.transaction(|tx| -> Result<u64> { Ok(tx.query_row("SELECT count(*) FROM task", [], |row| row.get(0))?) })?;
+//! # assert_eq!(tasks, 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # A tour
+//!
+//! - **Open** a box with [`Postbox::open`], [`Postbox::open_in_memory`] or a [`Builder`]. It is a cheap clone for every
+//!   module and thread.
+//! - **Publish** with [`Postbox::publish`], many at once with [`Postbox::publish_all`], together with other writes in
+//!   [`Postbox::transaction`], or on the application's own connection with [`Postbox::publish_in`]. What can be said
+//!   about an event is on [`NewEvent`].
+//! - **Subscribe** with a [`Subscription`]: a [`TransactionalHandler`] for effects in the same file (exactly once), a
+//!   plain [`Handler`] for all others (at least once). A failure says what is to be done: [`HandlerError`].
+//! - **Process** with [`Postbox::start`], or by hand with [`Postbox::process_batch`] and [`Postbox::drain`].
+//! - **Link** entities of different modules with [`Links`]; look at [`Outbox`], [`Inbox`] and [`Stats`].
+//! - **Tune** while it runs with [`Postbox::update_settings`].
+//! - **Copy** with [`Postbox::backup`], [`Postbox::with_quiesced_file`] and [`restore`].
+//!
+//! # What it promises
+//!
+//! 1. [`publish`](Postbox::publish) returned `Ok`: the event survives `kill -9` and power loss, and reaches every consumer
+//!    subscribed to it at least once.
+//! 2. Published inside a transaction, it is delivered if and only if that transaction commits, and never seen before.
+//! 3. A plain handler runs at least once; [`Event::id`] is the stable key for the outside world's own dedupe.
+//! 4. A transactional handler's SQL writes, links and follow-up events commit together with its inbox mark, or not at all.
+//! 5. A consumer whose inbox row is `processed` or `skipped` never runs again for that event.
+//! 6. No event is dropped silently: it is pending, processing, processed, failed or a dead letter with its last error.
+//! 7. A failed attempt is not due before its backoff has passed. Attempts are counted when claimed, so that an event that
+//!    kills the process ends as a dead letter.
+//! 8. A lease has one owner: what is written after losing it is refused.
+//! 9. `user_version`, `application_id` and everything else that is the application's is left alone.
+//!
+//! There is no promise of order between events while a worker runs: it delivers several at once. One event's consumers run
+//! one after the other, by priority.
+//!
+//! # Time
+//!
+//! Times are the box's own, to the microsecond, from its [`Clock`]. The box's time never goes back, also across restarts:
+//! when the clock steps back, the difference is added from then on. [`testing::ManualClock`] makes tests deterministic.
+//!
+//! # Logging
+//!
+//! Through the [`log`](https://docs.rs/log) crate. No payload, metadata, idempotency key or text of a handler's error is
+//! ever logged: the row's `last_error` has that.
+//!
+//! | target | error | warn | info | debug |
+//! |---|---|---|---|---|
+//! | `postbox::db` | a rollback failed; a copy was found damaged | a temporary file is left behind; no lock beside the database | the schema was upgraded | a read connection could not be opened |
+//! | `postbox::worker` | a thread of the library panicked | processing pauses after a fault of the file, once per fault | started, ended, took over from a dead process | |
+//! | `postbox::delivery` | | dead letter, failed for good, a lost lease, nobody subscribes (once per name), a row that cannot be read | an attempt failed and will be retried | |
+//! | `postbox::settings` | | a setting in the file cannot be used | | |
+//!
+//! # Features
+//!
+//! `bundled` (default): builds SQLite from the source that rusqlite ships. Without it the host's SQLite is linked, and
+//! opening fails with [`Error::UnsupportedSqlite`] where that is older than 3.51.3.
+
 pub use rusqlite;
 
 mod backoff;
@@ -22,19 +112,24 @@ mod tx;
 mod validate;
 mod worker;
 
-pub use backoff::Backoff;
-pub use builder::Builder;
-pub use clock::Clock;
-pub use error::{Error, Result};
-pub use event::{Event, EventId, NewEvent};
-pub use handler::{Context, Handler, HandlerError, HandlerResult, TransactionalHandler};
-pub use inbox::{InboxEvent, InboxId, InboxStatus};
-pub use links::{EntityRef, IntegrationLink, LinkType, NewLink};
-pub use outbox::{OutboxEvent, OutboxStatus};
-pub use postbox::{Postbox, restore};
-pub use registry::{Registry, Subscription};
-pub use services::{Inbox, Links, Outbox};
-pub use settings::{Settings, UnhandledEvents};
-pub use stats::Stats;
-pub use tx::Tx;
-pub use worker::{ShutdownReport, Worker};
+pub use crate::backoff::Backoff;
+pub use crate::builder::Builder;
+pub use crate::clock::Clock;
+pub use crate::error::{Error, Result};
+pub use crate::event::{Event, EventId, NewEvent};
+pub use crate::handler::{Context, Handler, HandlerError, HandlerResult, TransactionalHandler};
+pub use crate::inbox::{InboxEvent, InboxId, InboxStatus};
+pub use crate::links::{EntityRef, IntegrationLink, LinkType, NewLink};
+pub use crate::outbox::{OutboxEvent, OutboxStatus};
+pub use crate::postbox::{Postbox, restore};
+pub use crate::registry::{Registry, Subscription};
+pub use crate::services::{Inbox, Links, Outbox};
+pub use crate::settings::{Settings, UnhandledEvents};
+pub use crate::stats::Stats;
+pub use crate::tx::Tx;
+pub use crate::worker::{ShutdownReport, Worker};
+
+/// The README's snippets are compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -159,6 +159,17 @@ pub(crate) struct PreparedLink {
 }
 
 pub(crate) fn prepare(link: NewLink, metadata_bytes_max: usize) -> Result<PreparedLink> {
+    match check(&link, metadata_bytes_max) {
+        Ok(metadata) => Ok(PreparedLink { link, metadata }),
+        Err(error) => {
+            link.metadata.map(validate::take_apart);
+            Err(error)
+        }
+    }
+}
+
+/// The metadata as JSON.
+fn check(link: &NewLink, metadata_bytes_max: usize) -> Result<Option<String>> {
     let ends = [
         (&link.source, ["source_module", "source_entity_type", "source_entity_id"]),
         (&link.target, ["target_module", "target_entity_type", "target_entity_id"]),
@@ -168,12 +179,7 @@ pub(crate) fn prepare(link: NewLink, metadata_bytes_max: usize) -> Result<Prepar
         validate::name(entity_type, &end.entity_type, validate::TYPE_MAX)?;
         validate::name(entity_id, &end.entity_id, validate::ENTITY_ID_MAX)?;
     }
-    let metadata = link
-        .metadata
-        .as_ref()
-        .map(|value| validate::json("metadata", value, metadata_bytes_max))
-        .transpose()?;
-    Ok(PreparedLink { link, metadata })
+    link.metadata.as_ref().map(|value| validate::json("metadata", value, metadata_bytes_max)).transpose()
 }
 
 pub(crate) fn create(conn: &Connection, link: PreparedLink, id: Uuid, now: i64) -> Result<IntegrationLink> {

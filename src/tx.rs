@@ -37,6 +37,7 @@ impl<'a> Tx<'a> {
     /// anything is written. The transaction stays usable.
     pub fn publish(&self, event: NewEvent) -> Result<EventId> {
         let event = self.core.prepare(event, self.cause)?;
+        self.writer.refuse_ended()?;
         self.writer.note_event_written();
         insert::insert(self.writer.conn(), &event, self.core.clock.now())
     }

@@ -128,15 +128,31 @@ fn depth_exceeds(value: &Value, max: usize) -> bool {
     while let Some((value, depth)) = open.pop() {
         match value {
             Value::Array(_) | Value::Object(_) if depth > max => return true,
-            Value::Array(items) => open.extend(items.iter().filter(nests).map(|item| (item, depth + 1))),
-            Value::Object(fields) => open.extend(fields.values().filter(nests).map(|item| (item, depth + 1))),
+            Value::Array(items) => {
+                open.extend(items.iter().filter(|item| nests(item)).map(|item| (item, depth + 1)))
+            }
+            Value::Object(fields) => {
+                open.extend(fields.values().filter(|item| nests(item)).map(|item| (item, depth + 1)))
+            }
             _ => {}
         }
     }
     false
 }
 
-fn nests(value: &&Value) -> bool {
+/// Drops a value that was refused. Its own `drop` recurses, and a deep enough value would exhaust the stack.
+pub(crate) fn take_apart(value: Value) {
+    let mut open = vec![value];
+    while let Some(value) = open.pop() {
+        match value {
+            Value::Array(items) => open.extend(items.into_iter().filter(nests)),
+            Value::Object(fields) => open.extend(fields.into_iter().map(|(_, item)| item).filter(nests)),
+            _ => {}
+        }
+    }
+}
+
+fn nests(value: &Value) -> bool {
     matches!(value, Value::Array(_) | Value::Object(_))
 }
 

@@ -43,6 +43,10 @@ impl Writer {
         let lent = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&lent);
         conn.authorizer(Some(move |context: AuthContext<'_>| authorize(&seen, &context)))?;
+        // Nothing is committed while the application has the connection: after `ON CONFLICT ROLLBACK` its further
+        // statements would each commit by themselves. True turns a commit into a rollback.
+        let seen = Arc::clone(&lent);
+        conn.commit_hook(Some(move || seen.load(Ordering::Relaxed)))?;
         Ok(Writer {
             conn,
             synchronous: Cell::new(Synchronous::Full),
@@ -136,6 +140,17 @@ impl Writer {
         self.event_written.set(true);
     }
 
+    /// Inside a transaction: whether the application's SQL has ended it, as `ON CONFLICT ROLLBACK` does, or a full disk.
+    pub(crate) fn refuse_ended(&self) -> Result<()> {
+        if self.conn.is_autocommit() {
+            return Err(Error::Sqlite(rusqlite::Error::SqliteFailure(
+                rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT_ROLLBACK),
+                Some("a statement rolled the whole transaction back".to_owned()),
+            )));
+        }
+        Ok(())
+    }
+
     pub(crate) fn is_broken(&self) -> bool {
         // A database in memory lives in its connection: it is never given up.
         self.broken.get() && !self.in_memory
@@ -174,13 +189,7 @@ pub(crate) struct OpenTransaction<'w> {
 impl OpenTransaction<'_> {
     pub(crate) fn commit(self) -> Result<()> {
         let conn = &self.writer.conn;
-        if conn.is_autocommit() {
-            // The application's SQL ended it: `ON CONFLICT ROLLBACK`, or a full disk.
-            return Err(Error::Sqlite(rusqlite::Error::SqliteFailure(
-                rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT_ROLLBACK),
-                Some("a statement rolled the whole transaction back".to_owned()),
-            )));
-        }
+        self.writer.refuse_ended()?;
         let start = Instant::now();
         loop {
             match conn.prepare_cached("COMMIT /* postbox */")?.execute([]) {
@@ -230,9 +239,12 @@ fn authorize(lent: &AtomicBool, context: &AuthContext<'_>) -> Authorization {
     }
     match context.action {
         AuthAction::Transaction { .. } => Authorization::Deny,
-        AuthAction::Savepoint { savepoint_name, .. } if savepoint_name.starts_with("postbox") => {
-            Authorization::Deny
-        }
+        AuthAction::Savepoint { savepoint_name, .. } if is_reserved(savepoint_name) => Authorization::Deny,
         _ => Authorization::Allow,
     }
+}
+
+/// Names of savepoints are the same to SQLite in any case of letters.
+fn is_reserved(savepoint: &str) -> bool {
+    savepoint.as_bytes().get(..7).is_some_and(|start| start.eq_ignore_ascii_case(b"postbox"))
 }

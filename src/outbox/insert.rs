@@ -43,6 +43,24 @@ pub(crate) fn prepare(
     cause: Option<&Event>,
     new_id: impl FnOnce() -> Uuid,
 ) -> Result<PreparedEvent> {
+    match check(&event, payload_bytes_max) {
+        Ok(checked) => Ok(assemble(event, checked, cause, new_id)),
+        Err(error) => {
+            validate::take_apart(event.payload);
+            event.metadata.map(validate::take_apart);
+            Err(error)
+        }
+    }
+}
+
+/// What checking has made already.
+struct Checked {
+    payload: String,
+    metadata: Option<String>,
+    keyed_id: Option<Uuid>,
+}
+
+fn check(event: &NewEvent, payload_bytes_max: usize) -> Result<Checked> {
     validate::event_name(&event.event_name)?;
     validate::name("source_module", &event.source_module, validate::MODULE_MAX)?;
     validate::name("aggregate_type", &event.aggregate_type, validate::TYPE_MAX)?;
@@ -62,27 +80,37 @@ pub(crate) fn prepare(
         return Err(Error::invalid("delay", "is longer than a thousand years"));
     }
     let json = |field, value: &Value| validate::json(field, value, payload_bytes_max);
-    let payload = json("payload", &event.payload)?;
-    let metadata = event.metadata.as_ref().map(|metadata| json("metadata", metadata)).transpose()?;
-    let id = match &event.idempotency_key {
-        None => new_id(),
-        Some(key) => keyed_id(&event.source_module, key)?,
-    };
-    Ok(PreparedEvent {
-        id: EventId(id),
-        keyed: event.idempotency_key.is_some(),
+    Ok(Checked {
+        payload: json("payload", &event.payload)?,
+        metadata: event.metadata.as_ref().map(|metadata| json("metadata", metadata)).transpose()?,
+        keyed_id: match &event.idempotency_key {
+            None => None,
+            Some(key) => Some(keyed_id(&event.source_module, key)?),
+        },
+    })
+}
+
+fn assemble(
+    event: NewEvent,
+    checked: Checked,
+    cause: Option<&Event>,
+    new_id: impl FnOnce() -> Uuid,
+) -> PreparedEvent {
+    PreparedEvent {
+        id: EventId(checked.keyed_id.unwrap_or_else(new_id)),
+        keyed: checked.keyed_id.is_some(),
         event_name: event.event_name,
         source_module: event.source_module,
         aggregate_type: event.aggregate_type,
         aggregate_id: event.aggregate_id,
-        payload,
-        metadata,
+        payload: checked.payload,
+        metadata: checked.metadata,
         correlation_id: event.correlation_id.or_else(|| cause?.correlation_id.clone()),
         causation_id: cause.map(|cause| cause.id),
         trace_parent: event.trace_parent.or_else(|| cause?.trace_parent.clone()),
         version: event.version,
         due: event.due,
-    })
+    }
 }
 
 const MAX_DELAY_SECONDS: u64 = 1_000 * 366 * 86_400;

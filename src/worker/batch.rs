@@ -9,7 +9,7 @@ use super::scope::HandlerScope;
 use super::turn::log_settlement;
 use crate::core::Core;
 use crate::db::Writer;
-use crate::error::Result;
+use crate::error::Error;
 use crate::handler::{HandlerError, HandlerResult};
 use crate::inbox::{self, Mark};
 use crate::outbox::claim::Claim;
@@ -37,24 +37,56 @@ pub(crate) fn run(
     let core = postbox.core();
     let mut waiting = VecDeque::from(deliveries);
     let mut faults = 0;
+    // So many of the next are committed one consumer at a time, to find the one whose work cannot be.
+    let mut alone = 0_usize;
     while !waiting.is_empty() {
-        match commit_some(core, settings, &mut waiting) {
+        match commit_some(core, settings, &mut waiting, alone > 0) {
             Ok(done) => {
-                if !done.is_empty() {
-                    core.bell.ring(); // follow-ups may be among what was committed
-                }
+                alone = alone.saturating_sub(done.len());
+                core.bell.ring(); // follow-ups may be among what was committed
                 done.into_iter().for_each(&mut *report);
             }
-            Err(error) => {
+            Err(Failure::Refused { consumer, why }) => refuse(&mut waiting, consumer, why, report),
+            Err(Failure::Commit { error, tried }) if error.is_fault_of_file() => {
                 faults += 1;
-                log::warn!(target: "postbox::delivery", "a transaction of {} deliveries failed and is tried again: {error}", waiting.len());
+                log::warn!(target: "postbox::delivery", "a transaction of {tried} deliveries failed and is tried again: {error}");
                 if faults >= FAULTS_MAX {
+                    let mut fault = Some(error);
                     for delivery in waiting.drain(..) {
-                        report(Report::GivenBack { claim: delivery.claim });
+                        report(Report::GivenBack { claim: delivery.claim, fault: fault.take() });
                     }
                 }
             }
+            Err(Failure::Commit { error, .. }) if alone > 0 => {
+                let consumer = waiting.front().map_or(0, |delivery| delivery.next);
+                refuse(&mut waiting, consumer, format!("its work cannot be committed: {error}"), report);
+            }
+            Err(Failure::Commit { tried, .. }) => alone = tried,
         }
+    }
+}
+
+/// Why a shared transaction was not committed. Every delivery is back in the line, as it was.
+enum Failure {
+    /// The work of this consumer, of the delivery that is first in the line, cannot be part of any transaction.
+    Refused {
+        consumer: usize,
+        why: String,
+    },
+    Commit {
+        error: Error,
+        tried: usize,
+    },
+}
+
+/// The first delivery in the line begins again without this consumer's work. Where even the refusal could not be
+/// recorded, the event is set aside.
+fn refuse(waiting: &mut VecDeque<Delivery>, consumer: usize, why: String, report: &mut dyn FnMut(Report)) {
+    let Some(delivery) = waiting.front_mut() else { return };
+    if delivery.refusal_of(consumer).is_none() {
+        delivery.refused.push((consumer, why));
+    } else if let Some(delivery) = waiting.pop_front() {
+        report(Report::Broken { claim: delivery.claim, error: why });
     }
 }
 
@@ -68,76 +100,86 @@ struct Step {
 enum End {
     Lost,
     Settled(Settlement),
-    /// A plain consumer is next.
+    /// More consumers are to come, plain ones as a rule.
     Continues,
 }
 
-/// One shared transaction. On any failure every delivery is back in `waiting`, as it was.
-fn commit_some(core: &Core, settings: &Settings, waiting: &mut VecDeque<Delivery>) -> Result<Vec<Report>> {
+/// One shared transaction; `alone`: of one consumer of one delivery.
+fn commit_some(
+    core: &Core,
+    settings: &Settings,
+    waiting: &mut VecDeque<Delivery>,
+    alone: bool,
+) -> std::result::Result<Vec<Report>, Failure> {
     let mut stepped: Vec<(Delivery, Step)> = Vec::new();
-    let result = fill_and_commit(core, settings, waiting, &mut stepped);
-    match result {
-        Ok(true) => Ok(stepped.into_iter().map(|(delivery, step)| conclude(core, delivery, step)).collect()),
-        outcome => {
+    match fill_and_commit(core, settings, waiting, &mut stepped, alone) {
+        Ok(()) => Ok(stepped.into_iter().map(|(delivery, step)| conclude(core, delivery, step)).collect()),
+        Err(fault) => {
+            let tried = stepped.len();
+            // What was refused is first in the line: it is what the caller looks at.
+            let refused = if matches!(fault, Fault::Consumer { .. }) { waiting.pop_front() } else { None };
             for (delivery, _) in stepped.into_iter().rev() {
                 waiting.push_front(delivery);
             }
-            outcome.map(|_| Vec::new())
+            if let Some(delivery) = refused {
+                waiting.push_front(delivery);
+            }
+            Err(match fault {
+                Fault::Consumer { consumer, why } => Failure::Refused { consumer, why },
+                Fault::File(error) => Failure::Commit { error, tried },
+            })
         }
     }
 }
 
-/// False: a handler ended the transaction. It is noted, and the others begin again without it.
 fn fill_and_commit(
     core: &Core,
     settings: &Settings,
     waiting: &mut VecDeque<Delivery>,
     stepped: &mut Vec<(Delivery, Step)>,
-) -> Result<bool> {
+    alone: bool,
+) -> std::result::Result<(), Fault> {
     let writer = core.db.lock("deliver")?;
     let open = writer.begin(core.acks, "deliver")?;
     let begun = Instant::now();
-    while stepped.len() < EVENTS_MAX
+    let events_max = if alone { 1 } else { EVENTS_MAX };
+    while stepped.len() < events_max
         && (stepped.is_empty() || begun.elapsed() < TIME_MAX)
-        && let Some(mut delivery) = waiting.pop_front()
+        && let Some(delivery) = waiting.pop_front()
     {
-        match deliver(core, settings, &writer, &delivery) {
+        match deliver(core, settings, &writer, &delivery, alone) {
             Ok(step) => stepped.push((delivery, step)),
-            Err(Fault::EndedTransaction { consumer }) => {
-                delivery.ended_transaction = Some(consumer);
+            Err(fault) => {
                 waiting.push_front(delivery);
-                return Ok(false);
-            }
-            Err(Fault::File(error)) => {
-                waiting.push_front(delivery);
-                return Err(error);
+                return Err(fault);
             }
         }
     }
-    open.commit()?;
-    Ok(true)
+    Ok(open.commit()?)
 }
 
 enum Fault {
-    /// The handler of this consumer did.
-    EndedTransaction {
+    /// The work of this consumer cannot be part of the transaction.
+    Consumer {
         consumer: usize,
+        why: String,
     },
-    File(crate::error::Error),
+    File(Error),
 }
 
-impl<E: Into<crate::error::Error>> From<E> for Fault {
+impl<E: Into<Error>> From<E> for Fault {
     fn from(error: E) -> Self {
         Fault::File(error.into())
     }
 }
 
-/// Runs the delivery's next consumers, as long as they are transactional.
+/// Runs the delivery's next consumers, as long as they are transactional; `alone`: one of them.
 fn deliver(
     core: &Core,
     settings: &Settings,
     writer: &Writer,
     delivery: &Delivery,
+    alone: bool,
 ) -> std::result::Result<Step, Fault> {
     let mut step = Step { next: delivery.next, attempt: delivery.attempt.clone(), end: End::Continues };
     let Claim { seq, lease, .. } = delivery.claim;
@@ -146,51 +188,76 @@ fn deliver(
         step.end = End::Lost;
         return Ok(step);
     }
-    for (consumer, mark) in &delivery.marks {
-        inbox::record(writer.conn(), seq, consumer, mark, core.clock.now())?;
-    }
-    while let Some(consumer) = delivery.consumers.get(step.next) {
-        let Kind::Transactional(handler) = &consumer.subscription.handler else { return Ok(step) };
-        let name = &consumer.subscription.consumer_name;
-        let conn = writer.conn();
-        conn.prepare_cached("SAVEPOINT postbox_delivery")?.execute([])?;
-        inbox::record(conn, seq, name, &Mark::Processed, core.clock.now())?;
-
-        let result: HandlerResult = if delivery.ended_transaction == Some(step.next) {
-            Err(HandlerError::retry(
-                "the handler's SQL rolled back the transaction that it shares with others",
-            ))
-        } else {
-            let _inside = HandlerScope::enter(core);
-            writer.lend(|| {
-                caught(|| handler.handle(&delivery.event, &Tx::new(writer, core, Some(&delivery.event))))
-            })
-        };
-        if conn.is_autocommit() {
-            return Err(Fault::EndedTransaction { consumer: step.next });
-        }
-
-        let succeeded = result.is_ok();
-        let mark = step.attempt.note(consumer, result, settings);
-        let now = core.clock.now();
-        if !succeeded {
-            conn.prepare_cached("ROLLBACK TO postbox_delivery")?.execute([])?;
-            inbox::record(conn, seq, name, &mark, now)?;
-        }
-        step.next += 1;
-        if step.next == delivery.consumers.len() {
-            let settlement = step.attempt.settlement(settings, now);
-            if settle::settle(conn, seq, lease, &settlement, now)? {
-                step.end = End::Settled(settlement);
-            } else {
-                // The handler itself changed or deleted the event's row.
-                conn.prepare_cached("ROLLBACK TO postbox_delivery")?.execute([])?;
-                step.end = End::Lost;
+    while delivery.consumers.get(step.next).is_some_and(|consumer| consumer.subscription.is_transactional()) {
+        let consumer = step.next;
+        run_consumer(core, settings, writer, delivery, &mut step).map_err(|fault| match fault {
+            // A constraint or a trigger of the application: it would fail again and again.
+            Fault::File(error) if !error.is_fault_of_file() => {
+                Fault::Consumer { consumer, why: format!("its outcome cannot be recorded: {error}") }
             }
+            fault => fault,
+        })?;
+        if alone {
+            break;
         }
-        conn.prepare_cached("RELEASE postbox_delivery")?.execute([])?;
     }
     Ok(step)
+}
+
+/// One transactional consumer, in a savepoint of its own: {inbox mark, handler, and the settle after the last one}.
+fn run_consumer(
+    core: &Core,
+    settings: &Settings,
+    writer: &Writer,
+    delivery: &Delivery,
+    step: &mut Step,
+) -> std::result::Result<(), Fault> {
+    let conn = writer.conn();
+    let Claim { seq, lease, .. } = delivery.claim;
+    let consumer = &delivery.consumers[step.next];
+    let Kind::Transactional(handler) = &consumer.subscription.handler else { return Ok(()) };
+    let name = &consumer.subscription.consumer_name;
+    if step.next == delivery.next {
+        for (consumer, mark) in &delivery.marks {
+            inbox::record(conn, seq, consumer, mark, core.clock.now())?;
+        }
+    }
+
+    conn.prepare_cached("SAVEPOINT postbox_delivery")?.execute([])?;
+    let result: HandlerResult = if let Some(why) = delivery.refusal_of(step.next) {
+        Err(HandlerError::retry(why))
+    } else {
+        inbox::record(conn, seq, name, &Mark::Processed, core.clock.now())?;
+        let _inside = HandlerScope::enter(core);
+        let tx = Tx::new(writer, core, Some(&delivery.event));
+        writer.lend(|| caught(|| handler.handle(&delivery.event, &tx)))
+    };
+    if conn.is_autocommit() {
+        let why =
+            "a statement of the handler rolled back the transaction that it shares with others".to_owned();
+        return Err(Fault::Consumer { consumer: step.next, why });
+    }
+
+    let succeeded = result.is_ok();
+    let mark = step.attempt.note(consumer, result, settings);
+    let now = core.clock.now();
+    if !succeeded {
+        conn.prepare_cached("ROLLBACK TO postbox_delivery")?.execute([])?;
+        inbox::record(conn, seq, name, &mark, now)?;
+    }
+    step.next += 1;
+    if step.next == delivery.consumers.len() {
+        let settlement = step.attempt.settlement(settings, now);
+        if settle::settle(conn, seq, lease, &settlement, now)? {
+            step.end = End::Settled(settlement);
+        } else {
+            // The handler itself changed or deleted the event's row.
+            conn.prepare_cached("ROLLBACK TO postbox_delivery")?.execute([])?;
+            step.end = End::Lost;
+        }
+    }
+    conn.prepare_cached("RELEASE postbox_delivery")?.execute([])?;
+    Ok(())
 }
 
 /// After the commit.

@@ -8,7 +8,7 @@ use super::dispatch::{self, Unit};
 use super::scope;
 use super::turn::{Outcome, Turn};
 use crate::core::Core;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::outbox;
 use crate::outbox::claim::Claim;
 use crate::postbox::Postbox;
@@ -53,6 +53,8 @@ struct ByHand<'a> {
     /// What this run has claimed; forgotten when it ends, however it ends.
     claims: Vec<Claim>,
     processed: usize,
+    /// Why something was given back: the caller is told, or it would be claimed again and again.
+    fault: Option<Error>,
 }
 
 impl<'a> ByHand<'a> {
@@ -78,11 +80,14 @@ impl<'a> ByHand<'a> {
             reports: Vec::new(),
             claims: Vec::new(),
             processed: 0,
+            fault: None,
         }))
     }
 
     fn settle_and_claim(&mut self) -> Result<Outcome> {
-        let claim_max = usize::try_from(self.settings.batch_size).unwrap_or(usize::MAX);
+        // After a fault nothing new is begun: what there is is settled, and the caller told.
+        let batch_size = usize::try_from(self.settings.batch_size).unwrap_or(usize::MAX);
+        let claim_max = if self.fault.is_some() { 0 } else { batch_size };
         let outcome = self.turn(claim_max, true)?;
         self.claims.extend(outcome.deliveries.iter().map(|delivery| delivery.claim));
         Ok(outcome)
@@ -105,7 +110,7 @@ impl<'a> ByHand<'a> {
         self.reports.clear();
         self.claims.clear();
         self.processed += outcome.processed;
-        Ok(outcome)
+        self.fault.take().map_or(Ok(outcome), Err)
     }
 
     /// In order of `seq`, so that a caller sees handlers run in the order of publishing.
@@ -115,6 +120,10 @@ impl<'a> ByHand<'a> {
         while let Some(unit) = units.pop() {
             let mut goes_on = None;
             dispatch::run(self.postbox, &self.settings, unit, &mut |report| match report {
+                Report::GivenBack { claim, fault } => {
+                    self.fault = fault.or_else(|| self.fault.take());
+                    self.reports.push(Report::GivenBack { claim, fault: None });
+                }
                 Report::Continues(delivery) => goes_on.get_or_insert_with(Vec::new).push(delivery),
                 report => self.reports.push(report),
             });

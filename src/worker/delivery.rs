@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::backoff::Backoff;
 use crate::clock;
+use crate::error::Error;
 use crate::event::Event;
 use crate::handler::{Cancellation, HandlerError, HandlerResult, Verdict};
 use crate::inbox::Mark;
@@ -29,8 +30,8 @@ pub(crate) struct Delivery {
     /// Outcomes of this attempt that nobody has written yet.
     pub(crate) marks: Vec<(String, Mark)>,
     pub(crate) cancellation: Arc<Cancellation>,
-    /// The consumer whose handler ended the transaction that it shared with others.
-    pub(crate) ended_transaction: Option<usize>,
+    /// Transactional consumers whose work could not be committed in this attempt, and why: they are not run again in it.
+    pub(crate) refused: Vec<(usize, String)>,
 }
 
 pub(crate) struct Consumer {
@@ -51,6 +52,10 @@ impl Delivery {
     /// Whether a transactional consumer is still to come: it will settle, and write what is not written yet.
     pub(crate) fn has_transactional_ahead(&self) -> bool {
         self.consumers[self.next..].iter().any(|consumer| consumer.subscription.is_transactional())
+    }
+
+    pub(crate) fn refusal_of(&self, consumer: usize) -> Option<&str> {
+        self.refused.iter().find(|(refused, _)| *refused == consumer).map(|(_, why)| why.as_str())
     }
 
     pub(crate) fn is_lost(&self) -> bool {
@@ -150,7 +155,9 @@ pub(crate) enum Report {
     /// The lease was lost: nothing of it may be written.
     Lost { claim: Claim },
     /// It was not begun, or a fault that is not its handlers' kept it from ending.
-    GivenBack { claim: Claim },
+    GivenBack { claim: Claim, fault: Option<Error> },
+    /// Its outcome cannot be recorded, whatever it is: something of the application's in the file forbids it.
+    Broken { claim: Claim, error: String },
     /// Its next consumer is for another thread.
     Continues(Box<Delivery>),
 }

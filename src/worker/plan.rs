@@ -79,15 +79,15 @@ pub(crate) fn plan(
         if standing.is_some_and(|standing| standing.status.is_done()) {
             continue;
         }
-        let lost = row.taken_over.then(|| lost_attempt(event.attempt));
+        let had_given_up = standing.is_some_and(|standing| standing.gave_up);
+        let lost = (row.taken_over && !had_given_up).then(|| lost_attempt(event.attempt));
         if let Some(error) = &lost {
             let gave_up = failures(standing) + 1 >= max_attempts(subscription, settings);
             let mark = Mark::Failed { error: error.clone(), gave_up };
             inbox::record(conn, claim.seq, &subscription.consumer_name, &mark, now)?;
         }
         let failures_before = failures(standing) + u32::from(lost.is_some());
-        let gave_up = standing.is_some_and(|standing| standing.gave_up)
-            || failures_before >= max_attempts(subscription, settings);
+        let gave_up = had_given_up || failures_before >= max_attempts(subscription, settings);
         if gave_up {
             attempt.gave_up = true;
             let error = lost.or_else(|| standing.and_then(|standing| standing.last_error.clone()));
@@ -107,7 +107,7 @@ pub(crate) fn plan(
         attempt,
         marks: Vec::new(),
         cancellation: Arc::new(Cancellation { stopping: Arc::clone(stopping), lost: AtomicBool::new(false) }),
-        ended_transaction: None,
+        refused: Vec::new(),
     })))
 }
 

@@ -50,6 +50,8 @@ pub(crate) struct Run {
     found_nothing: bool,
     next_renewal: Instant,
     faults: u32,
+    /// Why handlers' work was given back.
+    fault: Option<Error>,
 }
 
 struct InFlight {
@@ -94,6 +96,7 @@ impl Run {
             found_nothing: false,
             next_renewal: now,
             faults: 0,
+            fault: None,
             postbox,
         })
     }
@@ -122,7 +125,8 @@ impl Run {
     fn work_until_stopped(&mut self) {
         loop {
             self.take_reports();
-            if let Err(error) = self.look_and_turn() {
+            let turn = self.look_and_turn();
+            if let Some(error) = turn.err().or_else(|| self.fault.take()) {
                 self.pause_after(&error);
             }
             if self.startup_is_over() {
@@ -144,9 +148,14 @@ impl Run {
     fn take(&mut self, report: Report) {
         match report {
             Report::Continues(delivery) => self.pool.hand_out(&self.settings, Unit::One(delivery)),
-            report => {
+            mut report => {
                 if let Some(claim) = report.ends() {
                     self.in_flight.remove(&claim.seq);
+                }
+                if let Report::GivenBack { fault, .. } = &mut report
+                    && let Some(fault) = fault.take()
+                {
+                    self.fault = Some(fault);
                 }
                 self.reports.push(report);
             }
@@ -392,7 +401,7 @@ impl Run {
             };
             for delivery in not_begun {
                 if delivery.next == 0 {
-                    self.take(Report::GivenBack { claim: delivery.claim });
+                    self.take(Report::GivenBack { claim: delivery.claim, fault: None });
                 } else {
                     // Half of it is done: it goes on, within the limit.
                     self.pool.hand_out(&self.settings, Unit::One(Box::new(delivery)));

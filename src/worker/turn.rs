@@ -11,12 +11,13 @@ use super::plan::{Plan, plan};
 use crate::clock;
 use crate::core::Core;
 use crate::db::{Synchronous, Writer};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::EventId;
 use crate::inbox;
 use crate::outbox::claim::{self, Claim, ClaimRequest};
 use crate::outbox::settle::{self, Settlement};
 use crate::settings::Settings;
+use crate::validate;
 
 /// How many held events a turn lets go at the most.
 const RELEASE_MAX: usize = 1_000;
@@ -53,14 +54,12 @@ pub(crate) struct Outcome {
 
 impl Turn<'_> {
     pub(crate) fn run(&self, core: &Core) -> Result<Outcome> {
-        let outcome = {
-            let writer = core.db.lock("process")?;
-            match self.attempt(core, &writer, core.acks)? {
-                Some(outcome) => outcome,
-                // Before a plain handler starts, its event must be on the disk, and `synchronous` cannot change inside
-                // a transaction: begin again, synced, which carries every earlier commit with it.
-                None => self.attempt(core, &writer, Synchronous::Full)?.unwrap_or_default(),
+        let outcome = match self.run_with(core, Care::Together) {
+            Err(error) if !error.is_fault_of_file() => {
+                log::warn!(target: "postbox::delivery", "an outcome cannot be recorded; each is recorded by itself: {error}");
+                self.run_with(core, Care::OneByOne)?
             }
+            outcome => outcome?,
         };
         for report in self.reports {
             if let Some(claim) = report.ends() {
@@ -71,15 +70,31 @@ impl Turn<'_> {
         Ok(outcome)
     }
 
+    fn run_with(&self, core: &Core, care: Care) -> Result<Outcome> {
+        let writer = core.db.lock("process")?;
+        match self.attempt(core, &writer, core.acks, care)? {
+            Some(outcome) => Ok(outcome),
+            // Before a plain handler starts, its event must be on the disk, and `synchronous` cannot change inside a
+            // transaction: begin again, synced, which carries every earlier commit with it.
+            None => Ok(self.attempt(core, &writer, Synchronous::Full, care)?.unwrap_or_default()),
+        }
+    }
+
     /// `None`: it has to be synced and is not. Nothing was done.
-    fn attempt(&self, core: &Core, writer: &Writer, synchronous: Synchronous) -> Result<Option<Outcome>> {
+    fn attempt(
+        &self,
+        core: &Core,
+        writer: &Writer,
+        synchronous: Synchronous,
+        care: Care,
+    ) -> Result<Option<Outcome>> {
         let open = writer.begin(synchronous, "process")?;
         let unsynced =
             self.claim_max > 0 && core.registry.has_plain_handlers() && writer.may_hold_unsynced_events()?;
         if unsynced && synchronous != Synchronous::Full {
             return Ok(None);
         }
-        let outcome = self.work(core, writer.conn())?;
+        let outcome = self.work(core, writer.conn(), care)?;
         let wrote = outcome.claimed > 0;
         open.commit()?;
         if unsynced && wrote {
@@ -88,13 +103,18 @@ impl Turn<'_> {
         Ok(Some(outcome))
     }
 
-    fn work(&self, core: &Core, conn: &Connection) -> Result<Outcome> {
+    fn work(&self, core: &Core, conn: &Connection, care: Care) -> Result<Outcome> {
         let now = core.clock.now();
         let mut outcome = Outcome::default();
         for report in self.reports {
-            if settle_report(conn, report, self.settings, now)? {
-                outcome.processed += 1;
-            }
+            let settled = care.with(conn, || settle_report(conn, report, self.settings, now))?;
+            let processed = settled.unwrap_or_else(|error| {
+                if let Some(claim) = report.ends() {
+                    self.set_aside_or_leave(conn, claim, &error, now);
+                }
+                false
+            });
+            outcome.processed += usize::from(processed);
         }
         let lease_until = clock::add(now, Duration::from_millis(self.settings.processing_lease_ms));
         for claim in self.renew {
@@ -108,7 +128,7 @@ impl Turn<'_> {
             outcome.more_held = released >= RELEASE_MAX;
         }
         if self.claim_max > 0 {
-            self.claim(core, conn, now, lease_until, &mut outcome)?;
+            self.claim(core, conn, care, now, lease_until, &mut outcome)?;
         }
         Ok(outcome)
     }
@@ -117,6 +137,7 @@ impl Turn<'_> {
         &self,
         core: &Core,
         conn: &Connection,
+        care: Care,
         now: i64,
         lease_until: i64,
         outcome: &mut Outcome,
@@ -130,15 +151,55 @@ impl Turn<'_> {
         outcome.claimed = rows.len();
         for row in rows {
             outcome.latest_due_at = outcome.latest_due_at.max(row.due_at);
-            match plan(core, conn, row, self.settings, self.stopping, now)? {
-                Plan::Deliver(delivery) => outcome.deliveries.push(*delivery),
-                Plan::Settled { id, settlement } => {
+            let claim = row.claim;
+            match care.with(conn, || plan(core, conn, row, self.settings, self.stopping, now))? {
+                Ok(Plan::Deliver(delivery)) => outcome.deliveries.push(*delivery),
+                Ok(Plan::Settled { id, settlement }) => {
                     log_settlement(id, &settlement);
                     outcome.processed += usize::from(settlement == Settlement::Processed);
                 }
+                Err(error) => self.set_aside_or_leave(conn, claim, &error, now),
             }
         }
         Ok(())
+    }
+
+    /// Where even that is forbidden the row stays claimed, and is tried again when its lease has run out.
+    fn set_aside_or_leave(&self, conn: &Connection, claim: Claim, error: &Error, now: i64) {
+        let why = format!("its outcome cannot be recorded: {error}");
+        if let Err(error) = set_aside(conn, claim, &why, self.settings, now) {
+            log::error!(target: "postbox::delivery", "event {} can be neither settled nor set aside: {error}", claim.id);
+        }
+    }
+}
+
+/// How a turn deals with work that something of the application's in the file forbids.
+#[derive(Clone, Copy)]
+enum Care {
+    /// It fails the turn: the usual way, which costs nothing.
+    Together,
+    /// Each piece has a savepoint of its own, and fails alone.
+    OneByOne,
+}
+
+impl Care {
+    /// The outer error ends the turn, the inner one is this piece's alone.
+    fn with<T>(self, conn: &Connection, work: impl FnOnce() -> Result<T>) -> Result<Result<T>> {
+        match self {
+            Care::Together => work().map(Ok),
+            Care::OneByOne => {
+                conn.prepare_cached("SAVEPOINT postbox_piece")?.execute([])?;
+                let done = work();
+                if done.is_err() {
+                    conn.prepare_cached("ROLLBACK TO postbox_piece")?.execute([])?;
+                }
+                conn.prepare_cached("RELEASE postbox_piece")?.execute([])?;
+                match done {
+                    Err(error) if error.is_fault_of_file() => Err(error),
+                    done => Ok(done),
+                }
+            }
+        }
     }
 }
 
@@ -149,10 +210,24 @@ impl Report {
             Report::Finished { claim, .. }
             | Report::Settled { claim, .. }
             | Report::Lost { claim }
-            | Report::GivenBack { claim } => Some(*claim),
+            | Report::GivenBack { claim, .. }
+            | Report::Broken { claim, .. } => Some(*claim),
             Report::Marked { .. } | Report::Continues(_) => None,
         }
     }
+}
+
+/// A dead letter whose consumers' outcomes are not recorded.
+fn set_aside(conn: &Connection, claim: Claim, why: &str, settings: &Settings, now: i64) -> Result<()> {
+    let error = validate::error_text(why);
+    let settlement = if settings.dead_letter_enabled {
+        Settlement::DeadLetter { error }
+    } else {
+        Settlement::Failed { error }
+    };
+    settle::settle(conn, claim.seq, claim.lease, &settlement, now)?;
+    log_settlement(claim.id, &settlement);
+    Ok(())
 }
 
 /// True when the event reached `processed`.
@@ -177,7 +252,11 @@ fn settle_report(conn: &Connection, report: &Report, settings: &Settings, now: i
             log_settlement(claim.id, &settlement);
             Ok(settlement == Settlement::Processed)
         }
-        Report::GivenBack { claim } => {
+        Report::Broken { claim, error } => {
+            set_aside(conn, *claim, error, settings, now)?;
+            Ok(false)
+        }
+        Report::GivenBack { claim, .. } => {
             settle::settle(conn, claim.seq, claim.lease, &Settlement::GivenBack, now)?;
             Ok(false)
         }

@@ -1,0 +1,30 @@
+# Everyday commands. `just` alone lists them.
+
+default:
+    @just --list
+
+# What the gate runs.
+ci:
+    bash .ci/run
+
+# The tests, as the README says.
+test:
+    cargo test
+
+# The main job.
+quickstart:
+    cargo run --example quickstart
+
+fmt:
+    cargo fmt
+
+lint:
+    cargo fmt --check
+    cargo clippy --all-targets --all-features --locked -- -D warnings
+
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features --locked --open
+
+# Licences, bans and sources of the dependencies (`cargo install cargo-deny --locked`).
+deny:
+    cargo deny --all-features check licenses bans sources

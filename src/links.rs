@@ -162,7 +162,7 @@ pub(crate) fn prepare(link: NewLink, metadata_bytes_max: usize) -> Result<Prepar
     match check(&link, metadata_bytes_max) {
         Ok(metadata) => Ok(PreparedLink { link, metadata }),
         Err(error) => {
-            link.metadata.map(validate::take_apart);
+            link.metadata.into_iter().for_each(validate::take_apart);
             Err(error)
         }
     }

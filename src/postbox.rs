@@ -12,7 +12,7 @@ use crate::core::Core;
 use crate::db::{self, Synchronous};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventId, NewEvent};
-use crate::outbox::{insert, settle};
+use crate::outbox::{self, insert, settle};
 use crate::registry::{Registry, Subscription};
 use crate::services::{Access, Inbox, Links, Outbox};
 use crate::settings::Settings;
@@ -283,12 +283,11 @@ impl Postbox {
         }
         core.worker.stop_and_wait(worker::SHUTDOWN_LIMIT);
         let now = core.clock.now();
-        let marked = core.db.write(OPERATION, |conn| crate::outbox::mark_time(conn, now));
-        let closed = core.db.close(OPERATION);
+        let closed = core.db.close(OPERATION, |conn| outbox::mark_time(conn, now));
         core.let_go_of_ownership();
         // Handlers often hold a clone of the box: without this the two would keep each other alive.
         core.registry.clear();
-        marked.and(closed)
+        closed
     }
 }
 

@@ -129,10 +129,10 @@ fn depth_exceeds(value: &Value, max: usize) -> bool {
         match value {
             Value::Array(_) | Value::Object(_) if depth > max => return true,
             Value::Array(items) => {
-                open.extend(items.iter().filter(|item| nests(item)).map(|item| (item, depth + 1)))
+                open.extend(items.iter().filter(|item| nests(item)).map(|item| (item, depth + 1)));
             }
             Value::Object(fields) => {
-                open.extend(fields.values().filter(|item| nests(item)).map(|item| (item, depth + 1)))
+                open.extend(fields.values().filter(|item| nests(item)).map(|item| (item, depth + 1)));
             }
             _ => {}
         }

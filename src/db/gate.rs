@@ -127,9 +127,8 @@ impl<J: Job> Gate<J> {
         Ok(())
     }
 
-    /// Lets nobody in any more, fails those who wait, and gives out the connection for the last time.
-    pub(crate) fn close(&self, operation: &'static str) -> Result<Writer> {
-        let mut guard = self.lock(operation)?;
+    /// Lets nobody in any more, and fails those who wait.
+    pub(crate) fn shut(&self) {
         let waiting = {
             let mut line = self.line();
             line.closed = true;
@@ -138,6 +137,15 @@ impl<J: Job> Gate<J> {
         for ticket in waiting {
             ticket.advance(Stage::Closed);
         }
+    }
+
+    /// Waits for whoever holds the gate still, and gives out the connection for the last time.
+    pub(crate) fn take_last(&self, operation: &'static str) -> Result<Writer> {
+        self.shut();
+        if let Some(ticket) = self.join_always(&mut Stage::Alone) {
+            self.wait(&ticket, operation)?;
+        }
+        let mut guard = self.take_up(operation)?;
         guard.withdraw().ok_or(Error::Closed { operation })
     }
 
@@ -147,18 +155,23 @@ impl<J: Job> Gate<J> {
 
     /// Takes the gate if it is free, and otherwise moves `stage` to the end of the line.
     fn join(&self, operation: &'static str, stage: &mut Stage<J>) -> Result<Option<Arc<Ticket<J>>>> {
-        let mut line = self.line();
-        if line.closed {
-            return Err(Error::Closed { operation });
-        }
+        let line = self.line();
+        if line.closed { Err(Error::Closed { operation }) } else { Ok(Self::enter(line, stage)) }
+    }
+
+    fn join_always(&self, stage: &mut Stage<J>) -> Option<Arc<Ticket<J>>> {
+        Self::enter(self.line(), stage)
+    }
+
+    fn enter(mut line: MutexGuard<'_, Line<J>>, stage: &mut Stage<J>) -> Option<Arc<Ticket<J>>> {
         if !line.held {
             line.held = true;
-            return Ok(None);
+            return None;
         }
         let stage = Mutex::new(std::mem::replace(stage, Stage::Taken));
         let ticket = Arc::new(Ticket { thread: thread::current(), stage });
         line.waiting.push_back(Arc::clone(&ticket));
-        Ok(Some(ticket))
+        Some(ticket)
     }
 
     /// Parks until the gate is granted or a leader has done the work: `Granted` or `Done`.

@@ -159,19 +159,27 @@ impl<J: Job> Database<J> {
         }
     }
 
-    /// Leaves one complete file. Callers that wait fail with [`Error::Closed`], and so does everything from then on.
-    pub(crate) fn close(&self, operation: &'static str) -> Result<()> {
-        let writer = self.gate.close(operation)?;
+    /// Leaves one complete file, with what `last` writes. From the start of it callers get [`Error::Closed`], those who
+    /// wait included.
+    pub(crate) fn close(
+        &self,
+        operation: &'static str,
+        last: impl FnOnce(&Connection) -> Result<()>,
+    ) -> Result<()> {
+        self.gate.shut();
         if let Some(file) = &self.file {
             // Before the last connection closes: it is the one that removes the -wal.
             drop(file.readers.write().unwrap_or_else(PoisonError::into_inner).take());
         }
+        let writer = self.gate.take_last(operation)?;
+        let written = writer.transaction(Synchronous::Full, operation, last);
         let conn = writer.into_conn();
         if self.file.is_some() {
             // Complete even where the application's own connections stay open and keep the -wal.
             conn.query_row("PRAGMA main.wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         }
-        conn.close().map_err(|(_, error)| Error::Sqlite(error))
+        conn.close().map_err(|(_, error)| Error::Sqlite(error))?;
+        written
     }
 }
 

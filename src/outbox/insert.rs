@@ -47,7 +47,7 @@ pub(crate) fn prepare(
         Ok(checked) => Ok(assemble(event, checked, cause, new_id)),
         Err(error) => {
             validate::take_apart(event.payload);
-            event.metadata.map(validate::take_apart);
+            event.metadata.into_iter().for_each(validate::take_apart);
             Err(error)
         }
     }

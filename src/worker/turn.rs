@@ -54,10 +54,10 @@ pub(crate) struct Outcome {
 
 impl Turn<'_> {
     pub(crate) fn run(&self, core: &Core) -> Result<Outcome> {
-        let outcome = match self.run_with(core, Care::Together) {
+        let outcome = match self.run_with(core, Pieces::Together) {
             Err(error) if !error.is_fault_of_file() => {
                 log::warn!(target: "postbox::delivery", "an outcome cannot be recorded; each is recorded by itself: {error}");
-                self.run_with(core, Care::OneByOne)?
+                self.run_with(core, Pieces::OneByOne)?
             }
             outcome => outcome?,
         };
@@ -70,13 +70,13 @@ impl Turn<'_> {
         Ok(outcome)
     }
 
-    fn run_with(&self, core: &Core, care: Care) -> Result<Outcome> {
+    fn run_with(&self, core: &Core, pieces: Pieces) -> Result<Outcome> {
         let writer = core.db.lock("process")?;
-        match self.attempt(core, &writer, core.acks, care)? {
+        match self.attempt(core, &writer, core.acks, pieces)? {
             Some(outcome) => Ok(outcome),
             // Before a plain handler starts, its event must be on the disk, and `synchronous` cannot change inside a
             // transaction: begin again, synced, which carries every earlier commit with it.
-            None => Ok(self.attempt(core, &writer, Synchronous::Full, care)?.unwrap_or_default()),
+            None => Ok(self.attempt(core, &writer, Synchronous::Full, pieces)?.unwrap_or_default()),
         }
     }
 
@@ -86,7 +86,7 @@ impl Turn<'_> {
         core: &Core,
         writer: &Writer,
         synchronous: Synchronous,
-        care: Care,
+        pieces: Pieces,
     ) -> Result<Option<Outcome>> {
         let open = writer.begin(synchronous, "process")?;
         let unsynced =
@@ -94,7 +94,7 @@ impl Turn<'_> {
         if unsynced && synchronous != Synchronous::Full {
             return Ok(None);
         }
-        let outcome = self.work(core, writer.conn(), care)?;
+        let outcome = self.work(core, writer.conn(), pieces)?;
         let wrote = outcome.claimed > 0;
         open.commit()?;
         if unsynced && wrote {
@@ -103,11 +103,11 @@ impl Turn<'_> {
         Ok(Some(outcome))
     }
 
-    fn work(&self, core: &Core, conn: &Connection, care: Care) -> Result<Outcome> {
+    fn work(&self, core: &Core, conn: &Connection, pieces: Pieces) -> Result<Outcome> {
         let now = core.clock.now();
         let mut outcome = Outcome::default();
         for report in self.reports {
-            let settled = care.with(conn, || settle_report(conn, report, self.settings, now))?;
+            let settled = pieces.with(conn, || settle_report(conn, report, self.settings, now))?;
             let processed = settled.unwrap_or_else(|error| {
                 if let Some(claim) = report.ends() {
                     self.set_aside_or_leave(conn, claim, &error, now);
@@ -128,7 +128,7 @@ impl Turn<'_> {
             outcome.more_held = released >= RELEASE_MAX;
         }
         if self.claim_max > 0 {
-            self.claim(core, conn, care, now, lease_until, &mut outcome)?;
+            self.claim(core, conn, pieces, now, lease_until, &mut outcome)?;
         }
         Ok(outcome)
     }
@@ -137,7 +137,7 @@ impl Turn<'_> {
         &self,
         core: &Core,
         conn: &Connection,
-        care: Care,
+        pieces: Pieces,
         now: i64,
         lease_until: i64,
         outcome: &mut Outcome,
@@ -152,7 +152,7 @@ impl Turn<'_> {
         for row in rows {
             outcome.latest_due_at = outcome.latest_due_at.max(row.due_at);
             let claim = row.claim;
-            match care.with(conn, || plan(core, conn, row, self.settings, self.stopping, now))? {
+            match pieces.with(conn, || plan(core, conn, row, self.settings, self.stopping, now))? {
                 Ok(Plan::Deliver(delivery)) => outcome.deliveries.push(*delivery),
                 Ok(Plan::Settled { id, settlement }) => {
                     log_settlement(id, &settlement);
@@ -175,19 +175,19 @@ impl Turn<'_> {
 
 /// How a turn deals with work that something of the application's in the file forbids.
 #[derive(Clone, Copy)]
-enum Care {
+enum Pieces {
     /// It fails the turn: the usual way, which costs nothing.
     Together,
     /// Each piece has a savepoint of its own, and fails alone.
     OneByOne,
 }
 
-impl Care {
+impl Pieces {
     /// The outer error ends the turn, the inner one is this piece's alone.
     fn with<T>(self, conn: &Connection, work: impl FnOnce() -> Result<T>) -> Result<Result<T>> {
         match self {
-            Care::Together => work().map(Ok),
-            Care::OneByOne => {
+            Pieces::Together => work().map(Ok),
+            Pieces::OneByOne => {
                 conn.prepare_cached("SAVEPOINT postbox_piece")?.execute([])?;
                 let done = work();
                 if done.is_err() {

@@ -230,22 +230,33 @@ impl<J: Job> Gate<J> {
         let mut followers = Followers { operation, of: self.take_followers() };
 
         let mut own = None;
-        let committed = guard.transaction(Synchronous::Full, operation, |conn| {
+        let together = guard.transaction(Synchronous::Full, operation, |conn| {
             own = Some(run_job(conn, &mut job)?);
             for follower in &mut followers.of {
                 follower.result = Some(run_job(conn, &mut follower.job)?);
             }
             Ok(())
         });
+        let committed = match together {
+            // One of them ended the transaction for all (a trigger of the application can): each by itself, then.
+            Err(error) if !error.is_fault_of_file() && !followers.of.is_empty() => {
+                let mut by_itself =
+                    |job: &mut J| guard.transaction(Synchronous::Full, operation, |conn| job.run(conn));
+                own = Some(by_itself(&mut job));
+                for follower in &mut followers.of {
+                    follower.result = Some(by_itself(&mut follower.job));
+                }
+                Ok(())
+            }
+            committed => committed,
+        };
         drop(guard); // promotes the next in line
 
-        match committed {
-            Ok(()) => followers.wake(),
-            Err(error) => {
-                followers.fail(&error);
-                return Err(error);
-            }
+        if let Err(error) = committed {
+            followers.fail(&error);
+            return Err(error);
         }
+        followers.wake();
         own.unwrap_or(Err(Error::Panicked { operation }))
     }
 

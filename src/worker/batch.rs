@@ -61,7 +61,7 @@ pub(crate) fn run(
                 let consumer = waiting.front().map_or(0, |delivery| delivery.next);
                 refuse(&mut waiting, consumer, format!("its work cannot be committed: {error}"), report);
             }
-            Err(Failure::Commit { tried, .. }) => alone = tried,
+            Err(Failure::Commit { tried, .. }) => alone = tried.max(1),
         }
     }
 }

@@ -277,7 +277,10 @@ pub(crate) fn describe_json(error: &serde_json::Error) -> String {
     let what = match error.classify() {
         serde_json::error::Category::Io => "reading or writing failed",
         serde_json::error::Category::Syntax => "not well-formed, or nested too deeply",
-        serde_json::error::Category::Data => "a value does not fit the type",
+        serde_json::error::Category::Data => match missing_field(error) {
+            Some(missing) => return missing,
+            None => "a value does not fit the type",
+        },
         serde_json::error::Category::Eof => "it ends too early",
     };
     if error.line() == 0 {
@@ -285,6 +288,13 @@ pub(crate) fn describe_json(error: &serde_json::Error) -> String {
     } else {
         format!("{what}, at line {} column {}", error.line(), error.column())
     }
+}
+
+/// The name of a field that is missing is the type's, not the payload's.
+fn missing_field(error: &serde_json::Error) -> Option<String> {
+    let text = error.to_string();
+    let name = text.strip_prefix("missing field `")?.split('`').next()?;
+    Some(format!("the field `{name}` is missing"))
 }
 
 fn describe_detail(detail: &str) -> String {

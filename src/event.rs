@@ -231,7 +231,7 @@ impl Event {
         self.timestamp
     }
 
-    /// 1 the first time.
+    /// 1 the first time. It counts the event's claims, also those in which this consumer had nothing left to do.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }

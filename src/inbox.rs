@@ -235,6 +235,11 @@ pub(crate) struct Standing {
     pub(crate) last_error: Option<String>,
 }
 
+/// The newest event (its `seq`) that has an inbox row.
+pub(crate) fn newest_event(conn: &Connection) -> Result<Option<i64>> {
+    Ok(conn.prepare_cached("SELECT max(event) FROM main.inbox_event")?.query_row([], |row| row.get(0))?)
+}
+
 pub(crate) fn standings(conn: &Connection, seq: i64) -> Result<Vec<Standing>> {
     let mut statement = conn.prepare_cached(
         "SELECT consumer_name, status, attempt_count, gave_up, last_error FROM main.inbox_event WHERE event = ?1",

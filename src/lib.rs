@@ -64,6 +64,8 @@
 //! 8. A lease has one owner: what is written after losing it is refused.
 //! 9. `user_version`, `application_id` and everything else that is the application's is left alone.
 //!
+//! A process that dies costs every event that it had claimed an attempt, begun or not: at most `batch_size` of them.
+//!
 //! There is no promise of order between events while a worker runs: it delivers several at once. One event's consumers run
 //! one after the other, by priority.
 //!
@@ -89,7 +91,7 @@
 //! `bundled` (default): builds SQLite from the source that rusqlite ships. Without it the host's SQLite is linked, and
 //! opening fails with [`Error::UnsupportedSqlite`] where that is older than 3.51.3.
 
-pub use rusqlite;
+pub use {rusqlite, serde_json, time, uuid};
 
 mod backoff;
 mod builder;

@@ -128,6 +128,11 @@ impl Settings {
         within("startup_drain_batch_size", self.startup_drain_batch_size.into(), 1, BATCH_MAX.into())
     }
 
+    /// Whether events may be claimed: by a worker, or by hand.
+    pub(crate) fn allow_processing(&self, by_worker: bool) -> bool {
+        self.enabled && (self.processor_enabled || !by_worker)
+    }
+
     fn to_fields(&self) -> Result<Map<String, Value>> {
         match serde_json::to_value(self)? {
             Value::Object(fields) => Ok(fields),

@@ -117,9 +117,9 @@ fn copy_whole(source: &Connection, dest: &Path) -> Result<()> {
 
 /// `blame` is the file that the caller knows.
 fn check_integrity(conn: &Connection, path: &Path, blame: &Path) -> Result<()> {
-    let mut statement = conn.prepare("SELECT * FROM pragma_integrity_check(?1, 'main')")?;
+    let mut statement = conn.prepare(&format!("PRAGMA main.integrity_check({FINDINGS_MAX})"))?;
     let findings: Vec<String> =
-        statement.query_map([FINDINGS_MAX], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     if findings == ["ok"] {
         return Ok(());
     }

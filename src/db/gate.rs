@@ -240,7 +240,7 @@ impl<J: Job> Gate<J> {
         let committed = match together {
             // One of them ended the transaction for all (a trigger of the application can): each by itself, then.
             Err(error) if !error.is_fault_of_file() && !followers.of.is_empty() => {
-                let mut by_itself =
+                let by_itself =
                     |job: &mut J| guard.transaction(Synchronous::Full, operation, |conn| job.run(conn));
                 own = Some(by_itself(&mut job));
                 for follower in &mut followers.of {

@@ -57,7 +57,22 @@ pub(crate) struct Claimed {
     /// The only consumers that are asked, as JSON; all when there is none.
     pub(crate) deliver_to: Option<String>,
     /// Or why nobody can handle it: a row that no box wrote so.
-    pub(crate) event: std::result::Result<Event, String>,
+    pub(crate) event: std::result::Result<(Event, Unparsed), String>,
+}
+
+/// The JSON of a claimed row: parsed where its handlers run, outside the write lock.
+pub(crate) struct Unparsed {
+    payload: Vec<u8>,
+    metadata: Option<Vec<u8>>,
+}
+
+impl Unparsed {
+    /// Completes the event. The error names the column that is no JSON, and never its content.
+    pub(crate) fn parse_into(self, event: &mut Event) -> std::result::Result<(), String> {
+        event.payload = json("payload", &self.payload)?;
+        event.metadata = self.metadata.map(|metadata| json("metadata", &metadata)).transpose()?;
+        Ok(())
+    }
 }
 
 /// What a claim takes.
@@ -123,8 +138,8 @@ fn read_claimed(row: &Row<'_>, seq: i64, lease: LeaseId) -> Result<Claimed> {
 }
 
 /// The error names the column that cannot be read, and never its content.
-fn read_event(row: &Row<'_>) -> std::result::Result<Event, String> {
-    Ok(Event {
+fn read_event(row: &Row<'_>) -> std::result::Result<(Event, Unparsed), String> {
+    let event = Event {
         id: EventId(column(row, "id", 1)?),
         attempt: column(row, "attempt_count", 3)?,
         timestamp: from_micros(column(row, "created_at", 5)?),
@@ -136,22 +151,26 @@ fn read_event(row: &Row<'_>) -> std::result::Result<Event, String> {
         causation_id: column::<Option<Uuid>>(row, "causation_id", 11)?.map(EventId),
         correlation_id: column(row, "correlation_id", 12)?,
         trace_parent: column(row, "traceparent", 13)?,
-        payload: json(row, "payload", 15)?.unwrap_or(Value::Null),
-        metadata: json(row, "metadata", 16)?,
-    })
+        payload: Value::Null,
+        metadata: None,
+    };
+    let payload = text(row, "payload", 15)?.ok_or_else(|| "the row has no payload".to_owned())?;
+    Ok((event, Unparsed { payload, metadata: text(row, "metadata", 16)? }))
 }
 
 fn column<T: FromSql>(row: &Row<'_>, name: &str, index: usize) -> std::result::Result<T, String> {
     row.get(index).map_err(|_| format!("the row's {name} cannot be read: it was not written by postbox"))
 }
 
-fn json(row: &Row<'_>, name: &str, index: usize) -> std::result::Result<Option<Value>, String> {
-    let text = match row.get_ref(index) {
-        Ok(ValueRef::Null) => return Ok(None),
-        Ok(ValueRef::Text(text)) => text,
-        _ => return Err(format!("the row's {name} is no text")),
-    };
+fn text(row: &Row<'_>, name: &str, index: usize) -> std::result::Result<Option<Vec<u8>>, String> {
+    match row.get_ref(index) {
+        Ok(ValueRef::Null) => Ok(None),
+        Ok(ValueRef::Text(text)) => Ok(Some(text.to_vec())),
+        _ => Err(format!("the row's {name} is no text")),
+    }
+}
+
+fn json(name: &str, text: &[u8]) -> std::result::Result<Value, String> {
     serde_json::from_slice(text)
-        .map(Some)
         .map_err(|error| format!("the row's {name} is no JSON: {}", describe_json(&error)))
 }

@@ -69,7 +69,7 @@ impl<'a> ByHand<'a> {
             let due = outbox::next_due(conn, |seq| core.in_flight().contains_key(&seq))?;
             Ok((settings, due.is_some_and(|due| due <= core.clock.now()) || outbox::settle::any_held(conn)?))
         })?;
-        if !settings.enabled || !due {
+        if !settings.allow_processing(false) || !due {
             return Ok(None);
         }
         Ok(Some(ByHand {
@@ -105,6 +105,7 @@ impl<'a> ByHand<'a> {
             claim_max,
             release_held,
             stopping: &self.stopping,
+            by_worker: false,
         };
         let outcome = turn.run(self.core)?;
         self.reports.clear();

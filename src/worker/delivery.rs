@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::event::Event;
 use crate::handler::{Cancellation, HandlerError, HandlerResult, Verdict};
 use crate::inbox::Mark;
-use crate::outbox::claim::Claim;
+use crate::outbox::claim::{Claim, Unparsed};
 use crate::outbox::settle::Settlement;
 use crate::registry::Subscription;
 use crate::settings::Settings;
@@ -22,6 +22,8 @@ use crate::validate;
 pub(crate) struct Delivery {
     pub(crate) claim: Claim,
     pub(crate) event: Event,
+    /// What the event still lacks, until it is first run.
+    pub(crate) unparsed: Option<Unparsed>,
     /// Those that run in this attempt, in order.
     pub(crate) consumers: Vec<Consumer>,
     /// The first that has not run.
@@ -41,6 +43,11 @@ pub(crate) struct Consumer {
 }
 
 impl Delivery {
+    /// Before the first handler sees it: completes the event, or says why nobody can handle it.
+    pub(crate) fn make_ready(&mut self) -> std::result::Result<(), String> {
+        self.unparsed.take().map_or(Ok(()), |unparsed| unparsed.parse_into(&mut self.event))
+    }
+
     pub(crate) fn next_consumer(&self) -> Option<&Consumer> {
         self.consumers.get(self.next)
     }

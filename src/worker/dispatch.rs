@@ -43,9 +43,23 @@ pub(crate) fn group(deliveries: Vec<Delivery>, keep_order: bool) -> Vec<Unit> {
 
 /// Runs a unit; every event in it is reported once as over, or once as going on elsewhere.
 pub(crate) fn run(postbox: &Postbox, settings: &Settings, unit: Unit, report: &mut dyn FnMut(Report)) {
+    let mut is_ready = |delivery: &mut Delivery| match delivery.make_ready() {
+        Ok(()) => true,
+        Err(error) => {
+            report(Report::Broken { claim: delivery.claim, error });
+            false
+        }
+    };
     match unit {
-        Unit::One(delivery) => run_one(postbox, settings, delivery, report),
-        Unit::Together(deliveries) => batch::run(postbox, settings, deliveries, report),
+        Unit::One(mut delivery) => {
+            if is_ready(&mut delivery) {
+                run_one(postbox, settings, delivery, report);
+            }
+        }
+        Unit::Together(mut deliveries) => {
+            deliveries.retain_mut(is_ready);
+            batch::run(postbox, settings, deliveries, report);
+        }
     }
 }
 

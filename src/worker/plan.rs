@@ -26,7 +26,7 @@ pub(crate) enum Plan {
     },
 }
 
-/// Inside the transaction that claimed the row.
+/// Inside the transaction that claimed the row. `may_have_standings`: there may be inbox rows of the event.
 pub(crate) fn plan(
     core: &Core,
     conn: &Connection,
@@ -34,6 +34,7 @@ pub(crate) fn plan(
     settings: &Settings,
     stopping: &Arc<AtomicBool>,
     now: i64,
+    may_have_standings: bool,
 ) -> Result<Plan> {
     let claim = row.claim;
     let settle_now = |settlement: Settlement| {
@@ -50,7 +51,7 @@ pub(crate) fn plan(
         })
     };
 
-    let event = match row.event {
+    let (event, unparsed) = match row.event {
         Ok(event) => event,
         Err(error) => return poisoned(error),
     };
@@ -61,7 +62,8 @@ pub(crate) fn plan(
     if consumers.is_empty() {
         return settle_now(unhandled(core, &row.name, settings));
     }
-    let standings = match inbox::standings(conn, claim.seq) {
+    let standings = if may_have_standings { inbox::standings(conn, claim.seq) } else { Ok(Vec::new()) };
+    let standings = match standings {
         Ok(standings) => standings,
         // No code of SQLite's: a value in the row is not one of ours.
         Err(Error::Sqlite(error)) if error.sqlite_error_code().is_none() => {
@@ -102,6 +104,7 @@ pub(crate) fn plan(
     Ok(Plan::Deliver(Box::new(Delivery {
         claim,
         event,
+        unparsed: Some(unparsed),
         consumers: open,
         next: 0,
         attempt,

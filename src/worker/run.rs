@@ -77,7 +77,7 @@ impl Run {
             Some(conn) => core.reload_settings(conn)?,
             None => core.settings(),
         });
-        let drains = settings.startup_drain_enabled && settings.enabled && settings.processor_enabled;
+        let drains = settings.startup_drain_enabled && settings.allow_processing(true);
         let startup = if drains { Startup::Claiming { began_at: core.clock.now() } } else { Startup::Over };
         let now = Instant::now();
         Ok(Run {
@@ -192,6 +192,7 @@ impl Run {
             claim_max: if self.expect_work || release_held { free } else { 0 },
             release_held,
             stopping: &self.signals.control.stopping,
+            by_worker: true,
         }
         .run(self.core())?;
         self.reports.clear();
@@ -253,7 +254,7 @@ impl Run {
     }
 
     fn processes(&self) -> bool {
-        self.settings.enabled && self.settings.processor_enabled
+        self.settings.allow_processing(true)
     }
 
     /// How many events may be claimed now.
@@ -440,6 +441,7 @@ impl Run {
             claim_max: 0,
             release_held: false,
             stopping: &self.signals.control.stopping,
+            by_worker: true,
         };
         match turn.run(self.core()) {
             Ok(_) => {

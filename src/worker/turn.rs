@@ -34,6 +34,8 @@ pub(crate) struct Turn<'a> {
     /// Whether events that were held may have found a subscriber.
     pub(crate) release_held: bool,
     pub(crate) stopping: &'a Arc<AtomicBool>,
+    /// For a worker, which `processor_enabled` can stop; not by hand.
+    pub(crate) by_worker: bool,
 }
 
 /// What a turn has done.
@@ -127,7 +129,8 @@ impl Turn<'_> {
                 settle::release_held(conn, now, RELEASE_MAX, |name| core.registry.has_handlers(name))?;
             outcome.more_held = released >= RELEASE_MAX;
         }
-        if self.claim_max > 0 {
+        // Looked at again behind the write lock: what is published after an update that stops processing is not claimed.
+        if self.claim_max > 0 && core.settings().allow_processing(self.by_worker) {
             self.claim(core, conn, pieces, now, lease_until, &mut outcome)?;
         }
         Ok(outcome)
@@ -149,10 +152,16 @@ impl Turn<'_> {
             claim::claim(conn, &request, |seq| in_flight.contains_key(&seq) && !settled(seq))?
         };
         outcome.claimed = rows.len();
+        // New events have none, as a rule: one look for all of them.
+        let newest_in_inbox = if rows.is_empty() { None } else { inbox::newest_event(conn)? };
         for row in rows {
             outcome.latest_due_at = outcome.latest_due_at.max(row.due_at);
             let claim = row.claim;
-            match pieces.with(conn, || plan(core, conn, row, self.settings, self.stopping, now))? {
+            let may_have_standings = newest_in_inbox.is_some_and(|newest| claim.seq <= newest);
+            let planned = pieces.with(conn, || {
+                plan(core, conn, row, self.settings, self.stopping, now, may_have_standings)
+            })?;
+            match planned {
                 Ok(Plan::Deliver(delivery)) => outcome.deliveries.push(*delivery),
                 Ok(Plan::Settled { id, settlement }) => {
                     log_settlement(id, &settlement);

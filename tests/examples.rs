@@ -1,0 +1,138 @@
+//! Runs every file in examples/ as its reader would, as a process of its own, and looks at what it says.
+//!
+//! A plain `cargo test` builds the examples first; for this file alone, run `cargo build --examples` before it.
+
+use std::env::{self, consts::EXE_SUFFIX};
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_mins(2);
+
+#[test]
+fn the_quickstart_does_the_whole_main_job() {
+    let said = run("quickstart");
+    for line in [
+        "finance     36 invoices, each committed together with its event",
+        "mail        inv-1022 went out at attempt 3, after two refusals",
+        "operations  inv-1010 was cancelled, and its task with it, found over their link",
+        "operations  inv-1034 was cancelled, and its task with it, found over their link",
+        "dead letter inv-1024 is due on 2026-02-30, which is no day",
+        "  events pending           0",
+        "  events processing        0",
+        "  events processed        37",
+        "  events failed            0",
+        "  events dead letter       1",
+        "  events in all           38",
+        "  tasks open              33",
+        "  tasks cancelled          2",
+        "  links to tasks          35",
+        "A plain copy of the file, opened again, shows the same numbers.",
+    ] {
+        has_line(&said, line);
+    }
+}
+
+#[test]
+fn the_applications_own_transaction_decides_whether_its_event_is_delivered() {
+    let said = run("app_transaction");
+    has_line(&said, "delivered    order-1");
+    has_line(&said, "delivered    order-3");
+    assert!(!said.contains("delivered    order-2"), "{said}");
+    has_line(&said, "in the file  2 orders, 2 events, 2 processed");
+}
+
+#[test]
+fn effects_of_transactional_handlers_happen_exactly_once_across_kill_9() {
+    let said = run("exactly_once");
+    assert!(said.contains("killed           in the ledger handler: "), "{said}");
+    assert!(said.contains("killed           in the receipts handler: "), "{said}");
+    assert!(said.contains("continued        to the end: 12 in the ledger, "), "{said}");
+    has_line(&said, "the ledger has   every payment exactly once");
+}
+
+#[test]
+fn settings_are_tuned_while_a_worker_runs_also_by_another_box() {
+    let said = run("settings_at_runtime");
+    has_line(&said, "switched off     5 labels wait");
+    has_line(&said, "switched on      5 labels printed");
+    has_line(&said, "batch_size 4     4 labels in one batch");
+    assert!(said.contains("refused          invalid batch_size: "), "{said}");
+    has_line(&said, "opened again     batch_size is still 100");
+}
+
+#[test]
+fn every_copy_is_whole_and_a_backup_comes_back_with_its_numbers() {
+    let said = run("backup_and_restore");
+    has_line(&said, "plain copy, once closed  300 events, 300 processed and booked");
+    let after = |what: &str| {
+        let line = said.lines().find(|line| line.starts_with(what));
+        line.unwrap_or_else(|| panic!("no {what} in: {said}"))[25..].to_owned()
+    };
+    assert_eq!(after("restored"), after("backup, while running"));
+}
+
+#[test]
+fn every_example_is_run_by_a_test() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            let call = format!("run({:?})", path.file_stem().unwrap());
+            assert!(include_str!("examples.rs").contains(&call), "no test calls {call}");
+        }
+    }
+}
+
+/// Runs the example and returns what it said. It must succeed, in time, and leave nothing behind.
+fn run(name: &str) -> String {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut child = Command::new(binary(name))
+        .env("TMPDIR", temporary.path())
+        .env("TMP", temporary.path()) // on Windows
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stdout = read_to_end(child.stdout.take().unwrap());
+    let stderr = read_to_end(child.stderr.take().unwrap());
+    let Ok(said) = stdout.recv_timeout(LIMIT) else {
+        child.kill().unwrap();
+        panic!("{name} still runs after {LIMIT:?}");
+    };
+    let status = child.wait().unwrap();
+    let complained = stderr.recv_timeout(LIMIT).unwrap();
+    assert!(status.success(), "{name}: {status}\n{said}\n{complained}");
+    let left: Vec<_> = fs::read_dir(temporary.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(left, [] as [PathBuf; 0], "{name} leaves files behind");
+    said
+}
+
+/// The profile's folder is above this test's own binary.
+fn binary(name: &str) -> PathBuf {
+    let this = env::current_exe().unwrap();
+    let file = format!("examples/{name}{EXE_SUFFIX}");
+    this.ancestors()
+        .map(|folder| folder.join(&file))
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| panic!("no {file} above {}: run `cargo build --examples` first", this.display()))
+}
+
+fn read_to_end(mut pipe: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = pipe.read_to_end(&mut bytes);
+        let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
+    });
+    receiver
+}
+
+fn has_line(said: &str, wanted: &str) {
+    assert!(said.lines().any(|line| line == wanted), "no line {wanted:?} in:\n{said}");
+}

@@ -38,7 +38,11 @@ impl FileIdentity {
 
     /// Whether the connection's main database is this file.
     pub(crate) fn is_main_of(&self, conn: &Connection) -> bool {
-        conn.path().filter(|path| !path.is_empty()).is_some_and(|path| self.is(Path::new(path)))
+        match conn.path() {
+            Some("") => false,
+            Some(path) => self.is(Path::new(path)),
+            None => path_in_bytes(conn).is_some_and(|path| self.is(&path)),
+        }
     }
 
     pub(crate) fn is(&self, path: &Path) -> bool {
@@ -56,6 +60,30 @@ fn node(path: &Path) -> io::Result<Node> {
 fn node(path: &Path) -> io::Result<Node> {
     fs::canonicalize(path).map(Node)
 }
+
+/// A path that is no UTF-8 comes out of SQL as the bytes that it is.
+fn path_in_bytes(conn: &Connection) -> Option<PathBuf> {
+    let sql = "SELECT file FROM pragma_database_list WHERE name = 'main'";
+    let bytes = conn.query_row(sql, [], |row| Ok(row.get_ref(0)?.as_bytes()?.to_vec())).ok()?;
+    #[cfg(unix)]
+    let path = PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(bytes));
+    #[cfg(not(unix))]
+    let path = PathBuf::from(String::from_utf8(bytes).ok()?);
+    (!path.as_os_str().is_empty()).then_some(path)
+}
+
+/// SQLite takes a few bytes for an empty database and writes over them.
+pub(crate) fn refuse_too_short(path: &Path) -> Result<()> {
+    let length = fs::metadata(path).map_err(|error| Error::io("look at", path, error))?.len();
+    if (1..SMALLEST_DATABASE).contains(&length) {
+        Err(Error::NotADatabase { path: path.to_owned() })
+    } else {
+        Ok(())
+    }
+}
+
+/// One page of the smallest size (<https://sqlite.org/fileformat2.html#pages>), in bytes.
+const SMALLEST_DATABASE: u64 = 512;
 
 /// The absolute path of a file that may not exist yet: its folder must.
 pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {

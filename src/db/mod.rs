@@ -13,7 +13,8 @@ use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use r2d2_sqlite::SqliteConnectionManager;
-use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode};
 
 use self::connection::Source;
 pub(crate) use self::gate::{Gate, Job, WriteGuard};
@@ -53,13 +54,17 @@ impl<J: Job> Database<J> {
         connection::refuse_unsound_sqlite()?;
         let path = identity::absolute(path)?;
         identity::create_private(&path)?;
+        identity::refuse_too_short(&path)?;
         let probe = connection::open_file(&path)?;
         probe.busy_timeout(wait_max)?;
-        schema::check(&probe, &path)?;
+        // A file that is refused keeps its -wal as it is; one that has none is left without.
+        let has_wal = identity::beside(&path, "-wal").exists();
+        probe.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_wal)?;
+        schema::check(&probe, &path).map_err(|error| say_read_only(error, &path))?;
         if probe.is_readonly("main")? {
             return Err(Error::CannotOpen { path, reason: "it is read-only".to_owned() });
         }
-        switch_to_wal(&probe, &path, wait_max)?;
+        switch_to_wal(&probe, &path, wait_max).map_err(|error| say_read_only(error, &path))?;
 
         let source = Source::File(path.clone());
         let writer = source.open_writer(wait_max)?;
@@ -180,6 +185,18 @@ impl<J: Job> Database<J> {
         }
         conn.close().map_err(|(_, error)| Error::Sqlite(error))?;
         written
+    }
+}
+
+fn say_read_only(error: Error, path: &Path) -> Error {
+    match error {
+        Error::Sqlite(error)
+            if matches!(error.sqlite_error_code(), Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen)) =>
+        {
+            let reason = format!("it, or its folder, is read-only ({error})");
+            Error::CannotOpen { path: path.to_owned(), reason }
+        }
+        error => error,
     }
 }
 

@@ -69,7 +69,7 @@ CREATE TABLE inbox_event (
 ) STRICT;
 
 -- A consumer's open work, without reading its history.
-CREATE INDEX inbox_event_open ON inbox_event (consumer_name) WHERE status IN ('received', 'processing', 'failed');
+CREATE INDEX inbox_event_open ON inbox_event (consumer_name) WHERE status = 'received' OR status = 'processing' OR status = 'failed';
 
 -- One row per link between entities of two modules. No foreign keys: modules do not know each other's tables.
 CREATE TABLE integration_link (

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Row, params};
 use serde::Serialize;
@@ -220,7 +221,7 @@ pub(crate) fn count_unprocessed(conn: &Connection, consumer: &str) -> Result<u64
     Ok(conn
         .prepare_cached(
             "SELECT count(*) FROM main.inbox_event INDEXED BY inbox_event_open
-             WHERE status IN ('received', 'processing', 'failed') AND consumer_name = ?1",
+             WHERE (status = 'received' OR status = 'processing' OR status = 'failed') AND consumer_name = ?1",
         )?
         .query_row([consumer], |row| row.get(0))?)
 }
@@ -267,21 +268,32 @@ pub(crate) enum Mark {
 }
 
 /// Records a consumer's outcome, whether it has a row already or not.
+///
+/// Not as one upsert: that is a statement of several writes, for which SQLite copies every page that it touches.
 pub(crate) fn record(conn: &Connection, seq: i64, consumer: &str, mark: &Mark, now: i64) -> Result<()> {
     let (status, error, failures, gave_up, processed_at) = match mark {
         Mark::Processed => (InboxStatus::Processed, None, 0, false, Some(now)),
         Mark::Skipped { why } => (InboxStatus::Skipped, Some(why), 0, false, Some(now)),
         Mark::Failed { error, gave_up } => (InboxStatus::Failed, Some(error), 1, *gave_up, None),
     };
-    let stored = conn
+    let values = params![seq, consumer, status, failures, gave_up, error, processed_at, now];
+    let inserted = conn
         .prepare_cached(
             "INSERT INTO main.inbox_event
                 (event, consumer_name, status, attempt_count, gave_up, last_error, processed_at, created_at, updated_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8)
-             ON CONFLICT (event, consumer_name) DO UPDATE
-             SET status = excluded.status, attempt_count = attempt_count + excluded.attempt_count, gave_up = excluded.gave_up,
-                 last_error = excluded.last_error, processed_at = excluded.processed_at, updated_at = excluded.updated_at",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8)",
         )?
-        .execute(params![seq, consumer, status, failures, gave_up, error, processed_at, now])?;
+        .execute(values);
+    let stored = match inserted {
+        Err(error) if error.sqlite_error().map(|e| e.extended_code) == Some(SQLITE_CONSTRAINT_UNIQUE) => conn
+            .prepare_cached(
+                "UPDATE main.inbox_event
+                 SET status = ?3, attempt_count = attempt_count + ?4, gave_up = ?5, last_error = ?6, processed_at = ?7,
+                     updated_at = ?8
+                 WHERE event = ?1 AND consumer_name = ?2",
+            )?
+            .execute(values)?,
+        inserted => inserted?,
+    };
     if stored == 1 { Ok(()) } else { Err(Error::NotStored { what: "the inbox row", table: "inbox_event" }) }
 }

@@ -32,7 +32,7 @@ impl<J: Job> Database<J> {
             ));
         }
         let copy = TemporaryFile::beside(&dest)?;
-        if let Some(reader) = self.open_reader()? {
+        if let Some(reader) = self.open_reader("backup")? {
             copy_whole(&reader, &copy.path)?;
         } else {
             copy_whole(self.lock("backup")?.conn(), &copy.path)?;

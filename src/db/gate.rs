@@ -127,6 +127,10 @@ impl<J: Job> Gate<J> {
         Ok(())
     }
 
+    pub(crate) fn refuse_closed(&self, operation: &'static str) -> Result<()> {
+        if self.line().closed { Err(Error::Closed { operation }) } else { Ok(()) }
+    }
+
     /// Lets nobody in any more, and fails those who wait.
     pub(crate) fn shut(&self) {
         let waiting = {

@@ -142,7 +142,8 @@ impl<J: Job> Database<J> {
     }
 
     /// A read connection for one thread's own use. `None` in memory, where the gate's connection is the only one.
-    pub(crate) fn open_reader(&self) -> Result<Option<Connection>> {
+    pub(crate) fn open_reader(&self, operation: &'static str) -> Result<Option<Connection>> {
+        self.gate.refuse_closed(operation)?;
         let Some(path) = self.path() else { return Ok(None) };
         let conn = connection::open_file(path)?;
         connection::configure_reader(&conn, self.wait_max)?;

@@ -1,10 +1,11 @@
 //! The library's tables in the application's file: made, upgraded, recognised.
 
 use std::path::Path;
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension};
 
-use crate::error::{Error, Result};
+use crate::error::{self, Error, Result};
 
 const SCHEMA: &str = include_str!("../../schema.sql");
 
@@ -57,6 +58,14 @@ pub(crate) fn check(conn: &Connection, path: &Path) -> Result<Option<u32>> {
         Error::Sqlite(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase) => {
             Error::NotADatabase { path: path.to_owned() }
         }
+        Error::Sqlite(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt) => {
+            Error::Damaged { path: path.to_owned(), report: error.to_string() }
+        }
+        Error::Sqlite(error) if error::is_busy(&error) => Error::Busy {
+            operation: "open",
+            waited: Duration::from_millis(busy_timeout_ms(conn)),
+            detail: "another connection has the file for itself".to_owned(),
+        },
         Error::Sqlite(rusqlite::Error::QueryReturnedNoRows) => Error::CannotOpen {
             path: path.to_owned(),
             reason: "its table postbox_schema is empty, so that its version is unknown".to_owned(),
@@ -88,6 +97,10 @@ fn upgrade(conn: &Connection, from: u32, to: u32, steps: &[Upgrade]) -> Result<(
     conn.execute("UPDATE main.postbox_schema SET version = ?1", [to])?;
     log::info!(target: "postbox::db", "upgraded the schema from version {from} to {to}");
     Ok(())
+}
+
+fn busy_timeout_ms(conn: &Connection) -> u64 {
+    conn.pragma_query_value(None, "busy_timeout", |row| row.get(0)).unwrap_or(0)
 }
 
 fn refuse_foreign_names(conn: &Connection, path: &Path) -> Result<()> {

@@ -92,7 +92,7 @@ pub(crate) fn claim(
     let mut claimed = Vec::new();
     {
         let mut select = conn.prepare_cached(
-            "SELECT seq, id, status = 'processing', attempt_count + 1, available_at, created_at, payload_version,
+            "SELECT seq, id, status = 'processing', min(attempt_count, 4294967295) + 1, available_at, created_at, payload_version,
                     event_name, source_module, aggregate_type, aggregate_id, causation_id, correlation_id, traceparent,
                     deliver_to, payload, metadata
              FROM main.outbox_event INDEXED BY outbox_event_live
@@ -112,7 +112,7 @@ pub(crate) fn claim(
     claimed.sort_unstable_by_key(|row| row.claim.seq);
     let mut update = conn.prepare_cached(
         "UPDATE main.outbox_event
-         SET status = 'processing', attempt_count = attempt_count + 1, lease_id = ?2, available_at = ?3, updated_at = ?4
+         SET status = 'processing', attempt_count = min(attempt_count, 4294967295) + 1, lease_id = ?2, available_at = ?3, updated_at = ?4
          WHERE seq = ?1",
     )?;
     for row in &claimed {
@@ -122,7 +122,10 @@ pub(crate) fn claim(
 }
 
 fn read_claimed(row: &Row<'_>, seq: i64, lease: LeaseId) -> Result<Claimed> {
-    let event = read_event(row);
+    let (event, deliver_to) = match column(row, "deliver_to", 14) {
+        Ok(deliver_to) => (read_event(row), deliver_to),
+        Err(error) => (Err(error), None),
+    };
     Ok(Claimed {
         claim: Claim { seq, lease, id: EventId(column(row, "id", 1).unwrap_or(Uuid::nil())) },
         name: row
@@ -132,7 +135,7 @@ fn read_claimed(row: &Row<'_>, seq: i64, lease: LeaseId) -> Result<Claimed> {
             .unwrap_or_default(),
         taken_over: row.get(2)?,
         due_at: row.get(4)?,
-        deliver_to: column(row, "deliver_to", 14).unwrap_or(None),
+        deliver_to,
         event,
     })
 }

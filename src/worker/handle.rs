@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -95,6 +95,7 @@ pub(crate) struct Control {
     has_drained: AtomicBool,
     drained: Receiver<()>,
     over: Receiver<()>,
+    thread: Mutex<Option<JoinHandle<()>>>,
     pub(crate) report: Mutex<Option<ShutdownReport>>,
 }
 
@@ -110,6 +111,7 @@ impl Control {
             has_drained: AtomicBool::new(false),
             drained,
             over,
+            thread: Mutex::new(None),
             report: Mutex::new(None),
         });
         let signals = Signals {
@@ -138,6 +140,11 @@ impl Control {
         self.stopping.store(true, Ordering::Release);
         drop(self.stop.lock().unwrap_or_else(PoisonError::into_inner).take());
         let _ = self.over.recv(); // an error is what is waited for: the sender was dropped
+        // Its last act is done; what is left is that the thread itself goes.
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id()) {
+            let _ = thread.join();
+        }
         *self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -180,10 +187,11 @@ pub(crate) fn start(postbox: &Postbox) -> Result<Worker> {
     let (control, signals) = Control::new();
     let pool = Pool::start(postbox, core.handler_threads)?;
     let run = Run::new(postbox.clone(), pool, signals)?;
-    thread::Builder::new()
+    let thread = thread::Builder::new()
         .name("postbox-worker".to_owned())
         .spawn(move || run.run())
         .map_err(|error| Error::io("start the thread", "postbox-worker", error))?;
+    *control.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
     *slot = Some(Arc::clone(&control));
     Ok(Worker { control, _postbox: postbox.clone() })
 }

@@ -72,7 +72,7 @@ enum Startup {
 impl Run {
     pub(crate) fn new(postbox: Postbox, pool: Pool, signals: Signals) -> Result<Self> {
         let core = postbox.core();
-        let reader = core.db.open_reader()?;
+        let reader = core.db.open_reader("start")?;
         let settings = Arc::new(match &reader {
             Some(conn) => core.reload_settings(conn)?,
             None => core.settings(),

@@ -58,11 +58,7 @@ impl Core {
     pub(crate) fn open(db: Database<InsertJob>, options: Options) -> Result<Self> {
         options.settings.validate()?;
         let clock = BoxClock::new(options.clock);
-        let settings = {
-            let guard = db.lock("open")?;
-            clock.start_at(outbox::newest_time(guard.conn())?);
-            settings::load(guard.conn(), &options.settings)?
-        };
+        clock.start_at(db.read("open", outbox::newest_time)?);
         let leases = Leases::new();
         let owner_lock = match db.path() {
             Some(path) => OwnerLock::take(path, leases.owner())?,
@@ -79,13 +75,14 @@ impl Core {
             payload_bytes_max: options.payload_bytes_max,
             acks: if options.synced_acks { Synchronous::Full } else { Synchronous::Normal },
             ids: Mutex::new(ContextV7::new()),
+            settings: RwLock::new(options.settings.clone()),
             defaults: options.settings,
-            settings: RwLock::new(settings),
             in_flight: Mutex::new(HashMap::new()),
             warned_of: Mutex::new(HashSet::new()),
             closed: AtomicBool::new(false),
             owner_lock: Mutex::new(owner_lock),
         };
+        core.db.read("open", |conn| core.reload_settings(conn))?;
         core.take_over_from_the_dead()?;
         Ok(core)
     }
@@ -139,7 +136,7 @@ impl Core {
     /// Takes over what the file says now. `conn` reads the file.
     pub(crate) fn reload_settings(&self, conn: &Connection) -> Result<Settings> {
         let mut current = self.settings.write().unwrap_or_else(PoisonError::into_inner);
-        *current = settings::load(conn, &self.defaults)?;
+        *current = settings::load(conn, &self.defaults, |key| self.first_warning_of(key))?;
         Ok(current.clone())
     }
 
@@ -152,7 +149,10 @@ impl Core {
         change(&mut wanted);
         wanted.validate()?;
         let now = self.clock.now();
-        self.db.write(OPERATION, |conn| settings::store(conn, &before, &wanted, now))?;
+        self.db.write(OPERATION, |conn| {
+            settings::merge(conn, &self.defaults, &before, &wanted)?;
+            settings::store(conn, &before, &wanted, now)
+        })?;
         let settings = self.db.read(OPERATION, |conn| self.reload_settings(conn))?;
         self.bell.ring();
         Ok(settings)

@@ -178,7 +178,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<InboxEvent> {
 pub(crate) fn change(conn: &Connection, id: InboxId, change: Change<'_>, now: i64) -> Result<InboxEvent> {
     let changed = match change {
         Change::Processing => conn
-            .prepare_cached("UPDATE main.inbox_event SET status = 'processing', updated_at = ?2 WHERE id = ?1")?
+            .prepare_cached("UPDATE main.inbox_event SET status = 'processing', processed_at = NULL, updated_at = ?2 WHERE id = ?1")?
             .execute(params![id.0, now])?,
         Change::Processed => conn
             .prepare_cached(
@@ -189,7 +189,8 @@ pub(crate) fn change(conn: &Connection, id: InboxId, change: Change<'_>, now: i6
         Change::Failed(error) => conn
             .prepare_cached(
                 "UPDATE main.inbox_event
-                 SET status = 'failed', attempt_count = attempt_count + 1, last_error = ?3, updated_at = ?2 WHERE id = ?1",
+                 SET status = 'failed', attempt_count = attempt_count + 1, last_error = ?3, processed_at = NULL, updated_at = ?2
+                 WHERE id = ?1",
             )?
             .execute(params![id.0, now, validate::error_text(error)])?,
         Change::Skipped => conn

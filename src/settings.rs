@@ -107,6 +107,19 @@ const BATCH_MAX: u32 = 100_000;
 
 impl Settings {
     pub(crate) fn validate(&self) -> Result<()> {
+        self.validate_each()?;
+        if self.idle_polling_interval_ms < self.polling_interval_ms {
+            let reason = format!(
+                "must be at least polling_interval_ms ({}), not {}",
+                self.polling_interval_ms, self.idle_polling_interval_ms
+            );
+            return Err(Error::invalid("idle_polling_interval_ms", reason));
+        }
+        Ok(())
+    }
+
+    /// Each value by itself.
+    fn validate_each(&self) -> Result<()> {
         let within = |field: &'static str, value: u64, least: u64, most: u64| {
             if (least..=most).contains(&value) {
                 Ok(())
@@ -115,12 +128,7 @@ impl Settings {
             }
         };
         within("polling_interval_ms", self.polling_interval_ms, 100, MILLIS_MAX)?;
-        within(
-            "idle_polling_interval_ms",
-            self.idle_polling_interval_ms,
-            self.polling_interval_ms,
-            MILLIS_MAX,
-        )?;
+        within("idle_polling_interval_ms", self.idle_polling_interval_ms, 100, MILLIS_MAX)?;
         within("batch_size", self.batch_size.into(), 1, BATCH_MAX.into())?;
         within("max_attempts", self.max_attempts.into(), 1, u32::MAX.into())?;
         within("processing_lease_ms", self.processing_lease_ms, 1_000, MILLIS_MAX)?;
@@ -133,6 +141,15 @@ impl Settings {
         self.enabled && (self.processor_enabled || !by_worker)
     }
 
+    /// With another value in one field, if that value is sound by itself.
+    fn with(&self, field: &str, value: Value) -> Result<Settings> {
+        let mut fields = self.to_fields()?;
+        fields.insert(field.to_owned(), value);
+        let settings: Settings = serde_json::from_value(Value::Object(fields))?;
+        settings.validate_each()?;
+        Ok(settings)
+    }
+
     fn to_fields(&self) -> Result<Map<String, Value>> {
         match serde_json::to_value(self)? {
             Value::Object(fields) => Ok(fields),
@@ -141,48 +158,58 @@ impl Settings {
     }
 }
 
-/// `defaults`, with what the file holds over them. A value that cannot be used is passed over with a warning.
-pub(crate) fn load(conn: &Connection, defaults: &Settings) -> Result<Settings> {
+/// `defaults`, with what the file holds over them. A value that cannot be used is passed over with a warning, alone.
+///
+/// `is_news` says whether a warning about a key is the first: the settings are loaded again and again.
+pub(crate) fn load(
+    conn: &Connection,
+    defaults: &Settings,
+    is_news: impl Fn(&str) -> bool,
+) -> Result<Settings> {
     let mut settings = defaults.clone();
     let mut statement =
         conn.prepare_cached("SELECT key, value FROM main.postbox_setting WHERE key >= ?1 AND key < ?2")?;
     let mut rows = statement.query([PREFIX, "core.integration.outbox/"])?;
-    let mut stored: Vec<(String, String)> = Vec::new();
     while let Some(row) = rows.next()? {
-        stored.push((row.get(0)?, row.get(1)?));
-    }
-    // Together first: two values may be sound only beside each other.
-    match overlay(&settings, &stored) {
-        Ok(all) => return Ok(all),
-        Err(error) => {
-            log::warn!(target: "postbox::settings", "the file's settings are not sound together: {error}");
-        }
-    }
-    for pair in &stored {
-        match overlay(&settings, std::slice::from_ref(pair)) {
-            Ok(with) => settings = with,
-            Err(_) => {
-                log::warn!(target: "postbox::settings", "setting {} in the file is passed over", pair.0);
+        let (key, value) = (row.get_ref(0)?.as_bytes(), row.get_ref(1)?.as_bytes());
+        let key = key.ok().map(String::from_utf8_lossy).unwrap_or_default();
+        // A key that this release does not know may be a later one's.
+        let Some((field, _)) = KEYS.iter().find(|(_, name)| key.strip_prefix(PREFIX) == Some(name)) else {
+            continue;
+        };
+        match value.ok().and_then(|value| settings.with(field, serde_json::from_slice(value).ok()?).ok()) {
+            Some(with) => settings = with,
+            None if is_news(&key) => {
+                log::warn!(target: "postbox::settings", "the file's value of {key} cannot be used and is passed over");
             }
+            None => {}
         }
+    }
+    if settings.idle_polling_interval_ms < settings.polling_interval_ms {
+        if is_news("idlePollingIntervalMs below pollingIntervalMs") {
+            log::warn!(target: "postbox::settings", "the file's idlePollingIntervalMs is below pollingIntervalMs, which is used for both");
+        }
+        settings.idle_polling_interval_ms = settings.polling_interval_ms;
     }
     Ok(settings)
 }
 
-fn overlay(settings: &Settings, stored: &[(String, String)]) -> Result<Settings> {
-    if stored.is_empty() {
-        return Ok(settings.clone());
-    }
-    let mut fields = settings.to_fields()?;
-    for (key, value) in stored {
-        // A key that this release does not know may be a later one's.
-        if let Some((field, _)) = KEYS.iter().find(|(_, name)| key.strip_prefix(PREFIX) == Some(name)) {
-            fields.insert((*field).to_owned(), serde_json::from_str(value)?);
+/// What `change` made of `before`, made of what the file holds now: others may have changed other settings meanwhile.
+pub(crate) fn merge(
+    conn: &Connection,
+    defaults: &Settings,
+    before: &Settings,
+    wanted: &Settings,
+) -> Result<Settings> {
+    let (old, new) = (before.to_fields()?, wanted.to_fields()?);
+    let mut merged = load(conn, defaults, |_| false)?;
+    for (field, _) in KEYS {
+        if let Some(value) = new.get(field).filter(|value| old.get(field) != Some(value)) {
+            merged = merged.with(field, value.clone())?;
         }
     }
-    let settings: Settings = serde_json::from_value(Value::Object(fields))?;
-    settings.validate()?;
-    Ok(settings)
+    merged.validate()?;
+    Ok(merged)
 }
 
 /// Stores what differs. The rest keeps following the application's defaults.

@@ -21,7 +21,8 @@ use postbox::{
 use serde_json::json;
 
 use crate::support::{
-    Calls, LEASE, SECOND, TestBox, boxes, boxes_with, event, inbox_rows, noting, outbox_row, start_time, status,
+    Calls, LEASE, SECOND, TestBox, boxes, boxes_with, event, inbox_rows, noting, outbox_row, start_time,
+    status,
 };
 
 #[test]
@@ -112,9 +113,9 @@ fn a_consumer_that_matches_twice_runs_once_by_its_exact_name() {
 
 #[test]
 fn events_are_delivered_in_the_order_of_publishing() {
-    for TestBox { kind, bus, .. } in &boxes_with(|builder| {
-        builder.settings(Settings { batch_size: 3, ..Settings::default() })
-    }) {
+    for TestBox { kind, bus, .. } in
+        &boxes_with(|builder| builder.settings(Settings { batch_size: 3, ..Settings::default() }))
+    {
         let calls = Calls::default();
         for name in ["plain", "tx"] {
             let calls = calls.clone();
@@ -295,9 +296,9 @@ fn follow_ups_of_follow_ups_are_delivered_in_the_same_drain() {
 
 #[test]
 fn process_batch_takes_one_batch_and_counts_what_reached_processed() {
-    for TestBox { kind, bus, .. } in &boxes_with(|builder| {
-        builder.settings(Settings { batch_size: 4, ..Settings::default() })
-    }) {
+    for TestBox { kind, bus, .. } in
+        &boxes_with(|builder| builder.settings(Settings { batch_size: 4, ..Settings::default() }))
+    {
         bus.subscribe(Subscription::new("bad", "c", |_: &Event, _: &Context<'_>| {
             Err(HandlerError::dead_letter("no"))
         }))

@@ -40,6 +40,13 @@ pub(crate) fn run(
     // So many of the next are committed one consumer at a time, to find the one whose work cannot be.
     let mut alone = 0_usize;
     while !waiting.is_empty() {
+        waiting.retain(|delivery| {
+            let give_back = delivery.is_stopping() && !delivery.is_begun();
+            if give_back {
+                report(Report::GivenBack { claim: delivery.claim, fault: None });
+            }
+            !give_back
+        });
         match commit_some(core, settings, &mut waiting, alone > 0) {
             Ok(done) => {
                 alone = alone.saturating_sub(done.len());
@@ -144,7 +151,7 @@ fn fill_and_commit(
     let begun = Instant::now();
     let events_max = if alone { 1 } else { EVENTS_MAX };
     while stepped.len() < events_max
-        && (stepped.is_empty() || begun.elapsed() < TIME_MAX)
+        && (stepped.is_empty() || (begun.elapsed() < TIME_MAX && !stepped[0].0.is_stopping()))
         && let Some(delivery) = waiting.pop_front()
     {
         match deliver(core, settings, &writer, &delivery, alone) {

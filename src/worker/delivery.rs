@@ -65,6 +65,16 @@ impl Delivery {
         self.refused.iter().find(|(refused, _)| *refused == consumer).map(|(_, why)| why.as_str())
     }
 
+    /// Whether any handler has run for it in this attempt.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.next > 0 || !self.refused.is_empty()
+    }
+
+    /// Whether the worker is stopping: nothing new is begun.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.cancellation.stopping.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn is_lost(&self) -> bool {
         self.cancellation.lost.load(Ordering::Relaxed)
     }

@@ -103,8 +103,14 @@ fn run_one(
 
 /// A panic is a failed attempt like any other.
 pub(crate) fn caught(handle: impl FnOnce() -> HandlerResult) -> HandlerResult {
-    catch_unwind(AssertUnwindSafe(handle))
-        .unwrap_or_else(|panic| Err(HandlerError::retry(panic_message(&*panic))))
+    catch_unwind(AssertUnwindSafe(handle)).unwrap_or_else(|panic| {
+        let message = panic_message(&*panic);
+        // What was thrown is the application's, and may panic in its own drop.
+        if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+            std::mem::forget(again);
+        }
+        Err(HandlerError::retry(message))
+    })
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {

@@ -1,12 +1,14 @@
 //! The threads that run a worker's handlers.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::delivery::Report;
 use super::dispatch::{self, Unit};
+use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::postbox::Postbox;
 use crate::settings::Settings;
@@ -20,6 +22,8 @@ pub(crate) struct Pool {
     /// For taking back what no thread has begun.
     not_begun: Receiver<Work>,
     reports: Receiver<Report>,
+    /// Nobody reads the reports any more.
+    deserted: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -27,16 +31,24 @@ impl Pool {
     pub(crate) fn start(postbox: &Postbox, size: usize) -> Result<Self> {
         let (work, not_begun) = unbounded::<Work>();
         let (report, reports) = unbounded();
-        let mut pool = Pool { work, not_begun, reports, threads: Vec::with_capacity(size) };
+        let mut pool =
+            Pool { work, not_begun, reports, deserted: Arc::default(), threads: Vec::with_capacity(size) };
         for number in 1..=size {
             let (postbox, inbox, report) = (postbox.clone(), pool.not_begun.clone(), report.clone());
+            let deserted = Arc::clone(&pool.deserted);
             let name = format!("postbox-handler-{number}");
             let thread = thread::Builder::new()
                 .name(name.clone())
                 .spawn(move || {
                     for (settings, unit) in inbox {
-                        // Nobody listens any more: the worker has given up waiting. The leases will run out.
-                        dispatch::run(&postbox, &settings, unit, &mut |said| drop(report.send(said)));
+                        dispatch::run(&postbox, &settings, unit, &mut |said| {
+                            let claim = said.claim();
+                            let sent = report.send(said).is_ok();
+                            // The worker has given up waiting: the lease will run out, and then it is anybody's.
+                            if !sent || deserted.load(Ordering::SeqCst) {
+                                postbox.core().no_longer_in_flight(claim);
+                            }
+                        });
                     }
                 })
                 .map_err(|error| Error::io("start the thread", name, error))?;
@@ -60,8 +72,13 @@ impl Pool {
     }
 
     /// Ends the threads: waits for them if all of their work is done, or else leaves them to end by themselves.
-    pub(crate) fn end(self, idle: bool) {
-        let Pool { work, not_begun, reports, threads } = self;
+    pub(crate) fn end(self, core: &Core, idle: bool) {
+        let Pool { work, not_begun, reports, deserted, threads } = self;
+        // In this order: a report that is sent before is found here, and one that is sent later sees the flag.
+        deserted.store(true, Ordering::SeqCst);
+        for report in reports.try_iter() {
+            core.no_longer_in_flight(report.claim());
+        }
         drop((work, not_begun, reports));
         if idle {
             for thread in threads {

@@ -110,7 +110,7 @@ impl Run {
         let unfinished = self.wind_down();
         let report = ShutdownReport { clean: unfinished == 0 && !panicked, unfinished };
         *self.signals.control.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
-        self.pool.end(unfinished == 0);
+        self.pool.end(self.postbox.core(), unfinished == 0);
         log::info!(target: "postbox::worker", "the worker ends, {unfinished} unfinished");
         // The box is let go before `signals` says that the worker is over: whoever waits for that may want to open the
         // file again.
@@ -401,11 +401,11 @@ impl Run {
                 Unit::Together(deliveries) => deliveries,
             };
             for delivery in not_begun {
-                if delivery.next == 0 {
-                    self.take(Report::GivenBack { claim: delivery.claim, fault: None });
-                } else {
+                if delivery.is_begun() {
                     // Half of it is done: it goes on, within the limit.
                     self.pool.hand_out(&self.settings, Unit::One(Box::new(delivery)));
+                } else {
+                    self.take(Report::GivenBack { claim: delivery.claim, fault: None });
                 }
             }
         }

@@ -213,15 +213,24 @@ impl Pieces {
 }
 
 impl Report {
-    /// The claim that is over with this report.
-    pub(crate) fn ends(&self) -> Option<Claim> {
+    /// The claim that it is about.
+    pub(crate) fn claim(&self) -> Claim {
         match self {
-            Report::Finished { claim, .. }
+            Report::Marked { claim, .. }
+            | Report::Finished { claim, .. }
             | Report::Settled { claim, .. }
             | Report::Lost { claim }
             | Report::GivenBack { claim, .. }
-            | Report::Broken { claim, .. } => Some(*claim),
+            | Report::Broken { claim, .. } => *claim,
+            Report::Continues(delivery) => delivery.claim,
+        }
+    }
+
+    /// The claim that is over with this report.
+    pub(crate) fn ends(&self) -> Option<Claim> {
+        match self {
             Report::Marked { .. } | Report::Continues(_) => None,
+            report => Some(report.claim()),
         }
     }
 }

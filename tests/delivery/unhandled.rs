@@ -1,13 +1,11 @@
 //! Events that nobody subscribes to, yet or at all.
 
-use postbox::{
-    Context, Event, EventId, HandlerError, OutboxStatus, Settings, Subscription, UnhandledEvents,
-};
+use postbox::{Context, Event, EventId, HandlerError, OutboxStatus, Settings, Subscription, UnhandledEvents};
 use time::OffsetDateTime;
 
 use crate::support::{
-    Calls, MICROSECOND, SECOND, TestBox, boxes, boxes_with, event, inbox_rows, noting, outbox_row, start_time,
-    status,
+    Calls, MICROSECOND, SECOND, TestBox, boxes, boxes_with, event, inbox_rows, noting, outbox_row,
+    start_time, status,
 };
 
 fn holding_boxes() -> [TestBox; 2] {

@@ -1,9 +1,12 @@
 //! Names and triggers of the application's that stand in the way of the library's tables.
 
-use postbox::{EntityRef, Error, LinkType, NewLink, OutboxStatus, Subscription};
+use postbox::{
+    Context, EntityRef, Error, Event, HandlerError, LinkType, NewLink, OutboxStatus, Subscription,
+};
 
 use crate::support::{
-    Calls, TestBox, boxes, effects, event, file_box, inbox_rows, noting, outbox_row, sql, status, writing,
+    Calls, SECOND, TestBox, boxes, effects, event, file_box, inbox_rows, noting, outbox_row, sql, status,
+    writing,
 };
 
 const SHADOWS: &str = "CREATE TEMP TABLE outbox_event (id BLOB PRIMARY KEY, available_at, created_at, updated_at,
@@ -137,5 +140,32 @@ fn a_delivery_whose_mark_a_trigger_swallows_is_a_dead_letter_that_says_so() {
         assert_eq!(bus.drain().unwrap(), 0);
         assert_eq!(calls.all(), ["ran"]);
         assert_eq!(effects(bus), [""; 0], "{kind}");
+    }
+}
+
+/// Failures are counted in the inbox: a consumer whose failures cannot be written there must not be tried for ever.
+#[test]
+fn an_event_with_a_consumer_whose_failures_a_trigger_swallows_comes_to_an_end() {
+    for TestBox { kind, bus, clock, .. } in &boxes() {
+        let calls = Calls::default();
+        let note = calls.clone();
+        bus.subscribe(Subscription::new("a", "one", move |_: &Event, _: &Context<'_>| {
+            note.add("ran");
+            Err(HandlerError::retry("no"))
+        }))
+        .unwrap();
+        bus.subscribe(Subscription::new("a", "two", noting(&calls, "two"))).unwrap();
+        sql(bus, |tx| {
+            tx.execute_batch(
+                "CREATE TRIGGER swallow BEFORE INSERT ON inbox_event WHEN NEW.consumer_name = 'one'
+                 BEGIN SELECT RAISE(IGNORE); END",
+            )
+        });
+        let id = bus.publish(event("a")).unwrap();
+        for _ in 0..12 {
+            bus.drain().unwrap();
+            clock.advance(3_600 * SECOND);
+        }
+        assert_eq!(status(bus, id), OutboxStatus::DeadLetter, "{kind}: {:?}", calls.all());
     }
 }

@@ -1,9 +1,6 @@
 //! Transactions of the box: all or nothing, ended by the box alone, and no deadlock with itself.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
 
 use postbox::{
     Context, EntityRef, Error, Event, InboxId, LinkType, NewLink, OutboxStatus, Postbox, Subscription, Tx,
@@ -11,8 +8,8 @@ use postbox::{
 use rusqlite::ErrorCode;
 
 use crate::support::{
-    Calls, SECOND, TestBox, add_effect, assert_reentrant, boxes, effects, event, make_effects, noting, sql,
-    status,
+    Calls, SECOND, TestBox, add_effect, assert_reentrant, boxes, effects, ends, event, make_effects, noting,
+    sql, status,
 };
 
 fn link() -> NewLink {
@@ -237,13 +234,6 @@ fn assert_writers_are_refused(bus: &Postbox, kind: &str, inbox_row: InboxId) {
     if kind == "file" {
         assert_reentrant(bus.with_quiesced_file::<()>(|_| panic!("it must not run")));
     }
-}
-
-/// Runs `f` on a thread and fails when it does not end: a deadlock must not hang the tests.
-fn ends<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
-    let (done, ended) = mpsc::channel();
-    thread::spawn(move || done.send(f()));
-    ended.recv_timeout(Duration::from_secs(3)).expect("it neither waits for itself nor panics")
 }
 
 #[test]

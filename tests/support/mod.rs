@@ -3,7 +3,9 @@
 
 use std::fmt::Debug;
 use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use postbox::testing::ManualClock;
@@ -101,7 +103,19 @@ pub(crate) fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < limit, "waited {limit:?} in vain");
-        std::thread::park_timeout(Duration::from_millis(1));
+        thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
+/// Runs `f` on a thread of its own and fails the test when it does not end: a deadlock must not hang all tests.
+#[track_caller]
+pub(crate) fn ends<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, ended) = mpsc::channel();
+    thread::spawn(move || drop(done.send(f())));
+    match ended.recv_timeout(Duration::from_secs(10)) {
+        Ok(value) => value,
+        Err(RecvTimeoutError::Timeout) => panic!("it waits for itself"),
+        Err(RecvTimeoutError::Disconnected) => panic!("it panicked: its message stands above"),
     }
 }
 

@@ -51,7 +51,9 @@ pub(crate) struct Core {
     warned_of: Mutex<HashSet<String>>,
     closed: AtomicBool,
     /// Proves to other processes that this box lives. `None` in memory, and once closed.
-    owner_lock: Mutex<Option<OwnerLock>>,
+    owner_lock: RwLock<Option<OwnerLock>>,
+    /// Slots of threads that process by hand; those of the worker's pool come before them.
+    slots_by_hand: Mutex<Vec<bool>>,
 }
 
 impl Core {
@@ -80,7 +82,8 @@ impl Core {
             in_flight: Mutex::new(HashMap::new()),
             warned_of: Mutex::new(HashSet::new()),
             closed: AtomicBool::new(false),
-            owner_lock: Mutex::new(owner_lock),
+            owner_lock: RwLock::new(owner_lock),
+            slots_by_hand: Mutex::default(),
         };
         core.db.read("open", |conn| core.reload_settings(conn))?;
         core.take_over_from_the_dead()?;
@@ -93,7 +96,8 @@ impl Core {
         let mut any = false;
         for dead in owner::find_dead(path) {
             let now = self.clock.now();
-            let ended = self.db.write("take over", |conn| settle::end_leases_of(conn, dead.owner, now))?;
+            let ended =
+                self.db.write("take over", |conn| settle::take_from(conn, dead.owner, &dead.begun, now))?;
             log::info!(target: "postbox::worker", "took {ended} claims over from a box that died");
             dead.bury();
             any |= ended > 0;
@@ -103,7 +107,34 @@ impl Core {
 
     /// After the file is closed.
     pub(crate) fn let_go_of_ownership(&self) {
-        drop(self.owner_lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.owner_lock.write().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// Before a handler starts: if the process dies in it, this event is the one to blame.
+    pub(crate) fn note_begun(&self, slot: u64, claim: Claim) {
+        if let Some(lock) = &*self.owner_lock.read().unwrap_or_else(PoisonError::into_inner) {
+            lock.note_begun(slot, claim.seq);
+        }
+    }
+
+    /// A slot for a thread that processes by hand, until it is given back.
+    pub(crate) fn take_slot(&self) -> u64 {
+        let mut taken = self.slots_by_hand.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = taken.iter().position(|taken| !taken).unwrap_or(taken.len());
+        if free == taken.len() {
+            taken.push(true);
+        } else {
+            taken[free] = true;
+        }
+        (self.handler_threads + free) as u64
+    }
+
+    pub(crate) fn give_slot_back(&self, slot: u64) {
+        let mut taken = self.slots_by_hand.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = usize::try_from(slot).unwrap_or(usize::MAX).saturating_sub(self.handler_threads);
+        if let Some(taken) = taken.get_mut(index) {
+            *taken = false;
+        }
     }
 
     /// A UUIDv7 of the box's own time: later ones sort behind earlier ones.

@@ -64,7 +64,9 @@
 //! 8. A lease has one owner: what is written after losing it is refused.
 //! 9. `user_version`, `application_id` and everything else that is the application's is left alone.
 //!
-//! A process that dies costs every event that it had claimed an attempt, begun or not: at most `batch_size` of them.
+//! A process that dies costs the events whose handlers it had begun an attempt; what it had only claimed is given back. An
+//! event that is taken over runs alone, so that one that kills the process takes nobody along. Where a death is not proved
+//! and only the lease runs out, every event under it has lost an attempt.
 //!
 //! There is no promise of order between events while a worker runs: it delivers several at once. One event's consumers run
 //! one after the other, by priority.

@@ -23,6 +23,7 @@ fn link() -> NewLink {
 }
 
 #[track_caller]
+#[expect(clippy::needless_pass_by_value, reason = "so that calls stand in one line")]
 fn assert_closed<T: Debug>(what: &str, result: Result<T>) {
     assert!(matches!(result, Err(Error::Closed { .. })), "{what}: {result:?}");
 }
@@ -99,7 +100,7 @@ fn closing_leaves_one_file_with_everything_in_it() {
     .unwrap();
     bus.publish_all((0..50).map(|_| event("done"))).unwrap();
     assert_eq!(bus.drain().unwrap(), 50);
-    bus.publish_all((0..30).map(|_| event("waiting").delay(Duration::from_secs(3_600)))).unwrap();
+    bus.publish_all((0..30).map(|_| event("waiting").delay(Duration::from_hours(1)))).unwrap();
     let clone = bus.clone();
     let stats = bus.stats().unwrap();
     bus.close().unwrap();

@@ -28,7 +28,7 @@ fn boxed(folder: &Path, name: &str) -> PathBuf {
 fn what_is_no_database_is_refused_and_left_byte_for_byte() {
     let dir = tempfile::tempdir().unwrap();
     let real = fs::read(boxed(dir.path(), "real.db")).unwrap();
-    let random: Vec<u8> = (0..8_192_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let random: Vec<u8> = (0..8_192_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[2]).collect();
     let cases: [(&str, Vec<u8>); 8] = [
         ("text", b"Dear diary, this is no database.\n".repeat(200)),
         ("short text", b"hello".to_vec()),

@@ -3,8 +3,8 @@
 mod support;
 
 use postbox::{
-    Context, Error, Event, EventId, HandlerError, Inbox, InboxEvent, InboxId, InboxStatus, OutboxStatus,
-    Subscription,
+    Clock, Context, Error, Event, EventId, HandlerError, Inbox, InboxEvent, InboxId, InboxStatus,
+    OutboxStatus, Subscription,
 };
 
 use crate::support::{
@@ -101,7 +101,6 @@ fn every_mark_gives_the_row_as_it_is_then() {
 }
 
 fn clock_seconds(test: &TestBox) -> u32 {
-    use postbox::Clock;
     u32::try_from((test.clock.now() - start_time()).whole_seconds()).unwrap()
 }
 
@@ -213,8 +212,8 @@ fn a_consumer_that_was_marked_as_done_by_hand_is_not_run() {
         let all = ["processed", "skipped", "received", "processing"];
         assert_eq!(calls.all(), [all.as_slice(), &["received", "processing"]].concat(), "{kind}");
         let statuses: Vec<_> = inbox_rows(bus, ids[1]).into_iter().map(|row| row.1).collect();
-        use InboxStatus::{Processed, Skipped};
-        assert_eq!(statuses, [Processed, Processed, Processed, Skipped]);
+        let processed = InboxStatus::Processed;
+        assert_eq!(statuses, [processed, processed, processed, InboxStatus::Skipped]);
     }
 }
 
@@ -272,14 +271,23 @@ fn rows_go_with_their_event() {
 
 #[test]
 fn states_are_stored_and_shown_under_the_names_of_the_schema() {
-    use InboxStatus::{Failed, Processed, Processing, Received, Skipped};
-    let names = [Received, Processing, Processed, Failed, Skipped].map(|status| status.to_string());
+    let of_inbox = [
+        InboxStatus::Received,
+        InboxStatus::Processing,
+        InboxStatus::Processed,
+        InboxStatus::Failed,
+        InboxStatus::Skipped,
+    ];
+    let names = of_inbox.map(|status| status.to_string());
     assert_eq!(names, ["received", "processing", "processed", "failed", "skipped"]);
-    use OutboxStatus as Outbox;
-    let all = [Outbox::Pending, Outbox::Processing, Outbox::Processed, Outbox::Failed, Outbox::DeadLetter];
-    assert_eq!(
-        all.map(|status| status.to_string()),
-        ["pending", "processing", "processed", "failed", "dead_letter"]
-    );
+    let of_outbox = [
+        OutboxStatus::Pending,
+        OutboxStatus::Processing,
+        OutboxStatus::Processed,
+        OutboxStatus::Failed,
+        OutboxStatus::DeadLetter,
+    ];
+    let names = of_outbox.map(|status| status.to_string());
+    assert_eq!(names, ["pending", "processing", "processed", "failed", "dead_letter"]);
     assert_eq!(InboxId::from(7).to_string(), "7");
 }

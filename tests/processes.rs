@@ -136,7 +136,9 @@ fn child_publishes() {
                 vec![id]
             }
         };
-        ids.iter().for_each(|id| say(&format!("id={id}")));
+        for id in ids {
+            say(&format!("id={id}"));
+        }
     }
 }
 
@@ -180,7 +182,7 @@ fn assert_effects(path: &Path, outside: &Path, ids: &[EventId]) -> usize {
     assert_eq!(count("effect"), expected, "effects were doubled");
     assert_eq!(count("outbox_event WHERE event_name = 'follow-up'"), expected);
     assert_eq!(count("outbox_event WHERE status = 'processed'"), 2 * expected);
-    assert_eq!(count("inbox_event WHERE status = 'processed'"), 2 * expected);
+    assert_eq!(count("inbox_event WHERE status = 'processed'"), 3 * expected);
     let lines = fs::read_to_string(outside).unwrap();
     let reached: HashSet<&str> = lines.lines().collect();
     assert!(ids.iter().all(|id| reached.contains(id.to_string().as_str())), "some never left the file");

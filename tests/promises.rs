@@ -15,8 +15,8 @@ use rusqlite::{Connection, params};
 
 use crate::support::{
     Calls, LEASE, MICROSECOND, SECOND, TestBox, add_effect, boxes, boxes_with, effects, event, file_box,
-    inbox_rows, lose_an_attempt, make_effects, noting, outbox_row, sql, start_time, status, wait_until,
-    writing,
+    inbox_rows, just_before, lose_an_attempt, make_effects, noting, outbox_row, sql, start_time, status,
+    wait_until, writing,
 };
 
 #[test]
@@ -219,15 +219,23 @@ fn promise_5_a_consumer_that_processed_or_skipped_never_runs_again_and_a_retry_r
         assert_eq!(effects(&test.bus), ["tx"], "{}", test.kind);
         assert_eq!(status(&test.bus, id), OutboxStatus::DeadLetter);
         let statuses: Vec<_> = inbox_rows(&test.bus, id).into_iter().map(|row| row.1).collect();
-        use InboxStatus::{Failed, Processed, Skipped};
-        assert_eq!(statuses, [Processed, Failed, Skipped, Processed]);
+        let expected =
+            [InboxStatus::Processed, InboxStatus::Failed, InboxStatus::Skipped, InboxStatus::Processed];
+        assert_eq!(statuses, expected);
     }
 }
 
+const STATES: [OutboxStatus; 5] = [
+    OutboxStatus::Pending,
+    OutboxStatus::Processing,
+    OutboxStatus::Processed,
+    OutboxStatus::Failed,
+    OutboxStatus::DeadLetter,
+];
+
 /// Every event that is there, by its state. The states add up: none is in no state.
 fn by_status(bus: &Postbox, ids: &[EventId]) -> [Vec<EventId>; 5] {
-    use OutboxStatus::{DeadLetter, Failed, Pending, Processed, Processing};
-    let lists = [Pending, Processing, Processed, Failed, DeadLetter].map(|wanted| {
+    let lists = STATES.map(|wanted| {
         let list: Vec<_> = ids.iter().copied().filter(|id| status(bus, *id) == wanted).collect();
         assert_eq!(bus.outbox().count_by_status(wanted).unwrap(), list.len() as u64);
         list
@@ -298,7 +306,7 @@ fn promise_7_a_failed_attempt_waits_to_the_microsecond_and_attempts_are_counted_
         bus.drain().unwrap();
         for (attempts, seconds) in [(1, 1), (2, 2)] {
             assert_eq!(calls.all().len(), attempts);
-            clock.advance(seconds * SECOND - MICROSECOND);
+            clock.advance(just_before(seconds * SECOND));
             bus.drain().unwrap();
             assert_eq!(calls.all().len(), attempts, "{kind}: a microsecond early");
             clock.advance(MICROSECOND);

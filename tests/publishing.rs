@@ -24,7 +24,7 @@ use postbox::{Context, Error, Event, EventId, HandlerError, OutboxStatus, Subscr
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use crate::support::{Calls, refused_field};
+use crate::support::{Calls, just_before, refused_field};
 use crate::support::{MICROSECOND, SECOND, TestBox, boxes, event, noting, outbox_row, start_time, status};
 
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -192,7 +192,7 @@ fn a_delayed_event_is_delivered_at_its_moment_and_not_a_microsecond_before() {
         let at = bus.publish(event("at").available_at(start_time() + 90 * SECOND)).unwrap();
         assert_eq!(outbox_row(bus, delayed).available_at, start_time() + 90 * SECOND);
         assert_eq!(outbox_row(bus, at).available_at, start_time() + 90 * SECOND);
-        clock.advance(90 * SECOND - MICROSECOND);
+        clock.advance(just_before(90 * SECOND));
         assert_eq!(bus.drain().unwrap(), 0, "{kind}");
         assert_eq!(status(bus, delayed), OutboxStatus::Pending);
         clock.advance(MICROSECOND);

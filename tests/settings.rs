@@ -98,7 +98,9 @@ fn the_least_values_are_taken_and_anything_less_is_refused_by_name_and_changes_n
             bus.update_settings(smallest).unwrap();
         }
         let mut all = Settings::default();
-        least.iter().for_each(|(_, smallest, _)| smallest(&mut all));
+        for (_, smallest, _) in least {
+            smallest(&mut all);
+        }
         assert_eq!(bus.settings(), all);
         bus.publish(event("a")).unwrap();
         assert_eq!(bus.drain().unwrap(), 1);

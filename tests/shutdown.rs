@@ -151,7 +151,7 @@ fn what_a_handler_says_after_the_limit_is_refused() {
     let (entered, latch, dropped) = (Tally::default(), Latch::default(), Arc::new(()));
     let (inside, wait, held) = (entered.clone(), latch.clone(), Arc::clone(&dropped));
     bus.subscribe(Subscription::new("*", "c", move |_: &Event, _: &Context<'_>| {
-        let _held = &held;
+        assert!(Arc::strong_count(&held) > 1);
         inside.add();
         wait.wait();
         Ok(())

@@ -258,7 +258,8 @@ fn a_panic_costs_no_thread() {
     quiet_panics_on_purpose();
     let defaults = Settings { max_attempts: 1, ..Settings::default() };
     let bus = Postbox::builder().settings(defaults).handler_threads(3).open_in_memory().unwrap();
-    bus.subscribe(Subscription::new("bad", "c", |_: &Event, _: &Context<'_>| panic!("{ON_PURPOSE}"))).unwrap();
+    bus.subscribe(Subscription::new("bad", "c", |_: &Event, _: &Context<'_>| panic!("{ON_PURPOSE}")))
+        .unwrap();
     bus.subscribe(Subscription::transactional("bad", "tx", |_: &Event, _: &Tx<'_>| panic!("{ON_PURPOSE}")))
         .unwrap();
     let (entered, latch) = (Tally::default(), Latch::default());
@@ -609,10 +610,10 @@ fn a_claim_whose_lease_ran_out_is_taken_over_by_a_running_worker() {
         "UPDATE outbox_event SET status = 'processing', attempt_count = 1, lease_id = 77, available_at = ?1";
     assert_eq!(raw(&path).execute(sql, [until]).unwrap(), 1);
     let _worker = bus.start().unwrap();
-    clock.advance(SECOND * 30 - Duration::from_micros(1));
+    clock.advance(Duration::from_millis(29_999));
     bus.notify();
     assert!(!tally.reaches(1, Duration::from_millis(200)));
-    clock.advance(Duration::from_micros(1));
+    clock.advance(Duration::from_millis(1));
     bus.notify();
     tally.wait_for(1);
     wait_until("it is processed", || status(&bus, id) == (OutboxStatus::Processed, 2));

@@ -2,8 +2,13 @@
 //! when the process dies, however it dies. A claim whose owner is provably dead need not sit out its lease.
 //!
 //! Only a file that is there and not locked proves a death: one that is missing proves nothing.
+//!
+//! The file also says whose handlers had begun: each thread that runs handlers notes the `seq` of its event, in a slot of
+//! its own, before the handler starts. What the dead had claimed and not begun is not to blame for the death. The notes
+//! outlive the process but, not being synced, maybe not a power cut: then an attempt may go uncounted.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::identity;
@@ -15,8 +20,14 @@ const INFIX: &str = "-postbox-";
 /// This box's own lock. Dropping it removes the file: an orderly end leaves nothing behind.
 pub(crate) struct OwnerLock {
     path: PathBuf,
-    _file: File,
+    file: File,
 }
+
+/// Bytes of a slot: one `seq`, little-endian; 0 is none.
+const SLOT: u64 = 8;
+
+/// More slots than threads can be.
+const SLOTS_MAX: u64 = 1 << 16;
 
 impl OwnerLock {
     /// `None` where the file system knows no locks: then leases alone tell.
@@ -28,7 +39,7 @@ impl OwnerLock {
             OpenOptions::new().write(true).open(&unlocked).and_then(|file| file.lock().map(|()| file));
         // Renamed once it is locked: nobody ever sees it in place and not locked while its owner lives.
         match locked.and_then(|file| fs::rename(&unlocked, &path).map(|()| file)) {
-            Ok(file) => Ok(Some(OwnerLock { path, _file: file })),
+            Ok(file) => Ok(Some(OwnerLock { path, file })),
             Err(error) => {
                 log::warn!(
                     target: "postbox::db",
@@ -41,6 +52,30 @@ impl OwnerLock {
     }
 }
 
+impl OwnerLock {
+    /// Notes that the thread of this slot begins to handle an event.
+    pub(crate) fn note_begun(&self, slot: u64, seq: i64) {
+        if let Err(error) = write_at(&self.file, &seq.to_le_bytes(), slot.min(SLOTS_MAX) * SLOT) {
+            log::debug!(target: "postbox::db", "cannot note what is begun: {error}");
+        }
+    }
+}
+
+#[cfg(unix)]
+fn write_at(file: &File, bytes: &[u8], at: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, at)
+}
+
+#[cfg(windows)]
+fn write_at(file: &File, bytes: &[u8], at: u64) -> std::io::Result<()> {
+    std::os::windows::fs::FileExt::seek_write(file, bytes, at).map(|_| ())
+}
+
+#[cfg(not(any(unix, windows)))]
+fn write_at(_: &File, _: &[u8], _: u64) -> std::io::Result<()> {
+    Err(std::io::ErrorKind::Unsupported.into())
+}
+
 impl Drop for OwnerLock {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path); // still locked: or it would look like a death for a moment
@@ -50,6 +85,8 @@ impl Drop for OwnerLock {
 /// A box whose process has died without closing it.
 pub(crate) struct DeadOwner {
     pub(crate) owner: u32,
+    /// The events whose handlers it had begun, and perhaps some that were over.
+    pub(crate) begun: Vec<i64>,
     path: PathBuf,
     /// Locked, so that one survivor at a time takes over.
     _file: File,
@@ -82,13 +119,24 @@ pub(crate) fn find_dead(database: &Path) -> Vec<DeadOwner> {
             continue;
         };
         let path = entry.path();
-        let Ok(file) = OpenOptions::new().write(true).open(&path) else { continue };
+        let Ok(mut file) = OpenOptions::new().read(true).write(true).open(&path) else { continue };
         match file.try_lock() {
-            Ok(()) => dead.push(DeadOwner { owner, path, _file: file }),
+            Ok(()) => {
+                let begun = read_slots(&mut file);
+                dead.push(DeadOwner { owner, begun, path, _file: file });
+            }
             Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {}
         }
     }
     dead
+}
+
+fn read_slots(file: &mut File) -> Vec<i64> {
+    let mut bytes = Vec::new();
+    if let Err(error) = file.take(SLOTS_MAX * SLOT).read_to_end(&mut bytes) {
+        log::debug!(target: "postbox::db", "cannot read what a dead owner had begun: {error}");
+    }
+    bytes.as_chunks().0.iter().map(|slot| i64::from_le_bytes(*slot)).filter(|seq| *seq != 0).collect()
 }
 
 fn parse_owner(hex: &str) -> Option<u32> {
@@ -109,11 +157,13 @@ mod tests {
         assert!(find_dead(&database).is_empty(), "an orderly end is no death");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 
-        fs::write(folder.path().join("app.db-postbox-0000002a"), "").unwrap();
+        let slots = [3_i64, 0, 5].map(i64::to_le_bytes).concat();
+        fs::write(folder.path().join("app.db-postbox-0000002a"), slots).unwrap();
         fs::write(folder.path().join("app.db-postbox-notes"), "").unwrap();
         fs::write(folder.path().join("other.db-postbox-0000002b"), "").unwrap();
         let mut dead = find_dead(&database);
         assert_eq!(dead.iter().map(|dead| dead.owner).collect::<Vec<_>>(), [42]);
+        assert_eq!(dead[0].begun, [3, 5]);
         assert!(find_dead(&database).is_empty(), "one survivor at a time");
         dead.remove(0).bury();
         assert!(find_dead(&database).is_empty());

@@ -83,13 +83,27 @@ pub(crate) struct ClaimRequest {
     pub(crate) limit: usize,
 }
 
-/// Claims due rows, those that were due first, and gives them out in order of `seq`. Each costs an attempt.
+/// What a claim got.
+#[derive(Default)]
+pub(crate) struct Claims {
+    /// In order of `seq`.
+    pub(crate) rows: Vec<Claimed>,
+    /// One that was taken over is next, or is all that was claimed: nothing else is claimed until it is over.
+    pub(crate) alone: bool,
+}
+
+/// Claims due rows, those that were due first. Each costs an attempt.
+///
+/// A row that is taken over may have killed its last owner. It is claimed alone, when this box has nothing else in its
+/// hands: or its neighbours would be lost with it, again and again, until they were dead letters as well.
 pub(crate) fn claim(
     conn: &Connection,
     request: &ClaimRequest,
+    is_idle: bool,
     skip: impl Fn(i64) -> bool,
-) -> Result<Vec<Claimed>> {
+) -> Result<Claims> {
     let mut claimed = Vec::new();
+    let mut alone = false;
     {
         let mut select = conn.prepare_cached(
             "SELECT seq, id, status = 'processing', min(attempt_count, 4294967295) + 1, available_at, created_at, payload_version,
@@ -104,9 +118,19 @@ pub(crate) fn claim(
             && let Some(row) = rows.next()?
         {
             let seq = row.get(0)?;
-            if !skip(seq) {
-                claimed.push(read_claimed(row, seq, request.lease)?);
+            if skip(seq) {
+                continue;
             }
+            let row = read_claimed(row, seq, request.lease)?;
+            if !row.taken_over {
+                claimed.push(row);
+                continue;
+            }
+            alone = true;
+            if is_idle && claimed.is_empty() {
+                claimed.push(row);
+            }
+            break;
         }
     }
     claimed.sort_unstable_by_key(|row| row.claim.seq);
@@ -118,7 +142,8 @@ pub(crate) fn claim(
     for row in &claimed {
         update.execute(params![row.claim.seq, request.lease.0, request.lease_until, request.now])?;
     }
-    Ok(claimed)
+    drop(update);
+    Ok(Claims { rows: claimed, alone })
 }
 
 fn read_claimed(row: &Row<'_>, seq: i64, lease: LeaseId) -> Result<Claimed> {

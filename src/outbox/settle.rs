@@ -150,16 +150,25 @@ pub(crate) fn any_held(conn: &Connection) -> Result<bool> {
         .is_some())
 }
 
-/// Ends the leases of a box that is gone: its claims are due at once. How many.
-pub(crate) fn end_leases_of(conn: &Connection, owner: u32, now: i64) -> Result<usize> {
-    Ok(conn
+/// Takes the claims of a box that is gone: all are due at once. What it had begun was an attempt and is taken over; the
+/// rest is given back unburned. How many.
+pub(crate) fn take_from(conn: &Connection, owner: u32, begun: &[i64], now: i64) -> Result<usize> {
+    let claims: Vec<(i64, i64)> = conn
         .prepare_cached(
-            "UPDATE main.outbox_event SET available_at = ?1
-             WHERE seq IN (SELECT seq FROM main.outbox_event INDEXED BY outbox_event_live
-                           WHERE status IN ('pending', 'processing') AND available_at > ?1 AND available_at < ?3
-                             AND status = 'processing' AND lease_id >> 32 = ?2)",
+            "SELECT seq, lease_id FROM main.outbox_event INDEXED BY outbox_event_live
+             WHERE status IN ('pending', 'processing') AND available_at < ?2
+               AND status = 'processing' AND lease_id >> 32 = ?1",
         )?
-        .execute(params![now, owner, HELD_UNTIL])?)
+        .query_map(params![owner, HELD_UNTIL], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (seq, lease) in &claims {
+        if begun.contains(seq) {
+            renew(conn, *seq, LeaseId(*lease), now)?;
+        } else {
+            settle(conn, *seq, LeaseId(*lease), &Settlement::GivenBack, now)?;
+        }
+    }
+    Ok(claims.len())
 }
 
 /// Nobody owns anything: for a copy of the file. The attempts that were under way stay counted.

@@ -32,6 +32,7 @@ pub(crate) fn run(
     postbox: &Postbox,
     settings: &Settings,
     deliveries: Vec<Delivery>,
+    slot: u64,
     report: &mut dyn FnMut(Report),
 ) {
     let core = postbox.core();
@@ -47,7 +48,7 @@ pub(crate) fn run(
             }
             !give_back
         });
-        match commit_some(core, settings, &mut waiting, alone > 0) {
+        match commit_some(core, settings, &mut waiting, slot, alone > 0) {
             Ok(done) => {
                 alone = alone.saturating_sub(done.len());
                 core.bell.ring(); // follow-ups may be among what was committed
@@ -116,10 +117,11 @@ fn commit_some(
     core: &Core,
     settings: &Settings,
     waiting: &mut VecDeque<Delivery>,
+    slot: u64,
     alone: bool,
 ) -> std::result::Result<Vec<Report>, Failure> {
     let mut stepped: Vec<(Delivery, Step)> = Vec::new();
-    match fill_and_commit(core, settings, waiting, &mut stepped, alone) {
+    match fill_and_commit(core, settings, waiting, &mut stepped, slot, alone) {
         Ok(()) => Ok(stepped.into_iter().map(|(delivery, step)| conclude(core, delivery, step)).collect()),
         Err(fault) => {
             let tried = stepped.len();
@@ -144,6 +146,7 @@ fn fill_and_commit(
     settings: &Settings,
     waiting: &mut VecDeque<Delivery>,
     stepped: &mut Vec<(Delivery, Step)>,
+    slot: u64,
     alone: bool,
 ) -> std::result::Result<(), Fault> {
     let writer = core.db.lock("deliver")?;
@@ -154,6 +157,7 @@ fn fill_and_commit(
         && (stepped.is_empty() || (begun.elapsed() < TIME_MAX && !stepped[0].0.is_stopping()))
         && let Some(delivery) = waiting.pop_front()
     {
+        core.note_begun(slot, delivery.claim);
         match deliver(core, settings, &writer, &delivery, alone) {
             Ok(step) => stepped.push((delivery, step)),
             Err(fault) => {

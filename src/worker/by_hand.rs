@@ -53,6 +53,7 @@ struct ByHand<'a> {
     /// What this run has claimed; forgotten when it ends, however it ends.
     claims: Vec<Claim>,
     processed: usize,
+    slot: u64,
     /// Why something was given back: the caller is told, or it would be claimed again and again.
     fault: Option<Error>,
 }
@@ -80,6 +81,7 @@ impl<'a> ByHand<'a> {
             reports: Vec::new(),
             claims: Vec::new(),
             processed: 0,
+            slot: core.take_slot(),
             fault: None,
         }))
     }
@@ -120,7 +122,7 @@ impl<'a> ByHand<'a> {
         units.reverse();
         while let Some(unit) = units.pop() {
             let mut goes_on = None;
-            dispatch::run(self.postbox, &self.settings, unit, &mut |report| match report {
+            dispatch::run(self.postbox, &self.settings, unit, self.slot, &mut |report| match report {
                 Report::GivenBack { claim, fault } => {
                     self.fault = fault.or_else(|| self.fault.take());
                     self.reports.push(Report::GivenBack { claim, fault: None });
@@ -136,6 +138,7 @@ impl<'a> ByHand<'a> {
 
 impl Drop for ByHand<'_> {
     fn drop(&mut self) {
+        self.core.give_slot_back(self.slot);
         // After an error some are still claimed: their leases run out, and then they are anybody's.
         for claim in self.claims.drain(..) {
             self.core.no_longer_in_flight(claim);

@@ -41,9 +41,21 @@ pub(crate) fn group(deliveries: Vec<Delivery>, keep_order: bool) -> Vec<Unit> {
     units
 }
 
-/// Runs a unit; every event in it is reported once as over, or once as going on elsewhere.
-pub(crate) fn run(postbox: &Postbox, settings: &Settings, unit: Unit, report: &mut dyn FnMut(Report)) {
+/// Runs a unit; every event in it is reported once as over, or once as going on elsewhere. `slot` is the thread's, for
+/// noting what it has begun.
+pub(crate) fn run(
+    postbox: &Postbox,
+    settings: &Settings,
+    unit: Unit,
+    slot: u64,
+    report: &mut dyn FnMut(Report),
+) {
     let mut is_ready = |delivery: &mut Delivery| match delivery.make_ready() {
+        // The worker stops: nothing new is begun.
+        Ok(()) if delivery.is_stopping() && !delivery.is_begun() => {
+            report(Report::GivenBack { claim: delivery.claim, fault: None });
+            false
+        }
         Ok(()) => true,
         Err(error) => {
             report(Report::Broken { claim: delivery.claim, error });
@@ -53,12 +65,12 @@ pub(crate) fn run(postbox: &Postbox, settings: &Settings, unit: Unit, report: &m
     match unit {
         Unit::One(mut delivery) => {
             if is_ready(&mut delivery) {
-                run_one(postbox, settings, delivery, report);
+                run_one(postbox, settings, delivery, slot, report);
             }
         }
         Unit::Together(mut deliveries) => {
             deliveries.retain_mut(is_ready);
-            batch::run(postbox, settings, deliveries, report);
+            batch::run(postbox, settings, deliveries, slot, report);
         }
     }
 }
@@ -68,15 +80,17 @@ fn run_one(
     postbox: &Postbox,
     settings: &Settings,
     mut delivery: Box<Delivery>,
+    slot: u64,
     report: &mut dyn FnMut(Report),
 ) {
     let claim = delivery.claim;
+    postbox.core().note_begun(slot, claim);
     while let Some(consumer) = delivery.next_consumer() {
         if delivery.is_lost() {
             return report(Report::Lost { claim });
         }
         let Kind::Plain(handler) = &consumer.subscription.handler else {
-            return batch::run(postbox, settings, vec![*delivery], report);
+            return batch::run(postbox, settings, vec![*delivery], slot, report);
         };
         let name = consumer.subscription.consumer_name.clone();
         let result = caught(|| {

@@ -36,12 +36,13 @@ impl Pool {
         for number in 1..=size {
             let (postbox, inbox, report) = (postbox.clone(), pool.not_begun.clone(), report.clone());
             let deserted = Arc::clone(&pool.deserted);
+            let slot = number as u64 - 1;
             let name = format!("postbox-handler-{number}");
             let thread = thread::Builder::new()
                 .name(name.clone())
                 .spawn(move || {
                     for (settings, unit) in inbox {
-                        dispatch::run(&postbox, &settings, unit, &mut |said| {
+                        dispatch::run(&postbox, &settings, unit, slot, &mut |said| {
                             let claim = said.claim();
                             let sent = report.send(said).is_ok();
                             // The worker has given up waiting: the lease will run out, and then it is anybody's.

@@ -25,6 +25,9 @@ use crate::settings::Settings;
 /// The longest sleep: a commit of another connection, or a jump of the clock, is noticed after it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// How long an event that has to run alone waits before it is tried again.
+const WAIT_FOR_OTHERS: Duration = Duration::from_millis(20);
+
 /// After a fault of the file the loop waits this long, then twice as long, and so on.
 const FAULT_PAUSE: Duration = Duration::from_millis(50);
 const FAULT_PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -48,6 +51,8 @@ pub(crate) struct Run {
     startup: Startup,
     next_poll: Instant,
     found_nothing: bool,
+    /// Nothing is claimed until nothing is in flight: an event that was taken over runs alone.
+    alone: bool,
     next_renewal: Instant,
     faults: u32,
     /// Why handlers' work was given back.
@@ -94,6 +99,7 @@ impl Run {
             // Opening has just done what a poll does.
             next_poll: now + Duration::from_millis(settings.polling_interval_ms),
             found_nothing: false,
+            alone: false,
             next_renewal: now,
             faults: 0,
             fault: None,
@@ -217,7 +223,9 @@ impl Run {
             return; // nothing was looked for
         }
         // A full claim means that more may be due.
-        self.expect_work = outcome.claimed >= free || outcome.more_held;
+        self.alone = outcome.alone;
+        self.expect_work =
+            outcome.claimed >= free || outcome.more_held || (outcome.alone && outcome.claimed > 0);
         if outcome.claimed > 0 {
             self.found_nothing = false;
         }
@@ -231,7 +239,7 @@ impl Run {
         }
         // Claims come in the order in which they were due: one from after the start has all of the backlog before it.
         if let Startup::Claiming { began_at } = self.startup
-            && (outcome.claimed < free || outcome.latest_due_at > began_at)
+            && ((outcome.claimed < free && !outcome.alone) || outcome.latest_due_at > began_at)
         {
             self.nothing_left_at_startup();
         }
@@ -259,7 +267,8 @@ impl Run {
 
     /// How many events may be claimed now.
     fn free_slots(&self) -> usize {
-        if self.processes() { self.slots().saturating_sub(self.in_flight.len()) } else { 0 }
+        let waits = self.alone && !self.in_flight.is_empty();
+        if self.processes() && !waits { self.slots().saturating_sub(self.in_flight.len()) } else { 0 }
     }
 
     fn nothing_left_at_startup(&mut self) {
@@ -364,6 +373,9 @@ impl Run {
     }
 
     fn time_to_sleep(&self) -> Duration {
+        if self.alone && self.in_flight.is_empty() {
+            return WAIT_FOR_OTHERS; // something is processed by hand beside this worker, which tells nobody when it ends
+        }
         let now = Instant::now();
         let mut until = LOOK_EVERY.min(self.next_poll.saturating_duration_since(now));
         if !self.in_flight.is_empty() {

@@ -1,5 +1,6 @@
 //! One turn of processing: settle what came back, renew what runs, claim what is due, in one transaction.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::db::{Synchronous, Writer};
 use crate::error::{Error, Result};
 use crate::event::EventId;
 use crate::inbox;
-use crate::outbox::claim::{self, Claim, ClaimRequest};
+use crate::outbox::claim::{self, Claim, ClaimRequest, Claims};
 use crate::outbox::settle::{self, Settlement};
 use crate::settings::Settings;
 use crate::validate;
@@ -50,6 +51,8 @@ pub(crate) struct Outcome {
     pub(crate) processed: usize,
     /// Leases that were found lost while they were renewed.
     pub(crate) lost: Vec<Claim>,
+    /// An event that was taken over has to be alone: it waits for the others to end, or the others for it.
+    pub(crate) alone: bool,
     /// More held events wait to be let go.
     pub(crate) more_held: bool,
 }
@@ -146,11 +149,15 @@ impl Turn<'_> {
         outcome: &mut Outcome,
     ) -> Result<()> {
         let request = ClaimRequest { now, lease: core.leases.next(), lease_until, limit: self.claim_max };
-        let rows = {
+        let Claims { rows, alone } = {
             let in_flight = core.in_flight();
-            let settled = |seq| self.reports.iter().any(|r| r.ends().is_some_and(|claim| claim.seq == seq));
-            claim::claim(conn, &request, |seq| in_flight.contains_key(&seq) && !settled(seq))?
+            let settled: HashSet<i64> = self.reports.iter().filter_map(|r| Some(r.ends()?.seq)).collect();
+            let is_idle = in_flight.keys().all(|seq| settled.contains(seq));
+            claim::claim(conn, &request, is_idle, |seq| {
+                in_flight.contains_key(&seq) && !settled.contains(&seq)
+            })?
         };
+        outcome.alone = alone;
         outcome.claimed = rows.len();
         // New events have none, as a rule: one look for all of them.
         let newest_in_inbox = if rows.is_empty() { None } else { inbox::newest_event(conn)? };

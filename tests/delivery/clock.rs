@@ -5,7 +5,7 @@ use serde_json::json;
 use time::OffsetDateTime;
 
 use crate::support::{
-    Calls, MICROSECOND, SECOND, TestBox, boxes, event, file_box, outbox_row, start_time, status,
+    Calls, MICROSECOND, SECOND, TestBox, boxes, event, file_box, just_before, outbox_row, start_time, status,
 };
 
 #[test]
@@ -43,7 +43,7 @@ fn what_waits_when_the_clock_jumps_back_goes_on_waiting_at_the_clocks_own_pace()
         assert_eq!(bus.drain().unwrap(), 0);
         clock.set(start_time() - 7 * 86_400 * SECOND);
         assert_eq!(bus.drain().unwrap(), 0);
-        clock.advance(SECOND - MICROSECOND);
+        clock.advance(just_before(SECOND));
         assert_eq!(bus.drain().unwrap(), 0, "{kind}");
         clock.advance(MICROSECOND);
         assert_eq!(bus.drain().unwrap(), 2, "{kind}");
@@ -56,7 +56,7 @@ fn what_waits_when_the_clock_jumps_back_goes_on_waiting_at_the_clocks_own_pace()
 fn a_clock_that_jumps_forward_makes_what_waits_due() {
     for TestBox { bus, clock, .. } in &boxes() {
         bus.publish(event("a").delay(3_600 * SECOND)).unwrap();
-        clock.set(start_time() + 3_600 * SECOND - MICROSECOND);
+        clock.set(start_time() + just_before(3_600 * SECOND));
         assert_eq!(bus.drain().unwrap(), 0);
         clock.set(start_time() + 10 * 365 * 86_400 * SECOND);
         assert_eq!(bus.drain().unwrap(), 1);

@@ -2,12 +2,14 @@
 
 use std::thread;
 
-use postbox::{Context, Event, HandlerError, InboxStatus, OutboxStatus, Postbox, Subscription, Tx};
+use postbox::{
+    Context, Event, HandlerError, HandlerResult, InboxStatus, OutboxStatus, Postbox, Subscription, Tx,
+};
 use rusqlite::params;
 
 use crate::support::{
     Calls, LEASE, MICROSECOND, SECOND, TestBox, add_effect, boxes, effects, event, file_box, inbox_rows,
-    lose_an_attempt, make_effects, noting, outbox_row, sql, start_time, status,
+    just_before, lose_an_attempt, make_effects, noting, outbox_row, sql, start_time, status,
 };
 
 #[test]
@@ -159,7 +161,7 @@ fn another_owners_claim_is_left_alone_until_its_lease_runs_out() {
         let id = bus.publish(event("a")).unwrap();
         lose_an_attempt(bus, id);
         sql(bus, |tx| tx.execute("UPDATE outbox_event SET available_at = available_at + 30000000", []));
-        clock.advance(LEASE - MICROSECOND);
+        clock.advance(just_before(LEASE));
         assert_eq!(bus.drain().unwrap(), 0, "{kind}");
         assert_eq!(status(bus, id), OutboxStatus::Processing);
         clock.advance(MICROSECOND);
@@ -201,7 +203,7 @@ fn late_outcome(
     let (takes_over, clock) = (taker.clone(), test.clock.clone());
     test.bus
         .subscribe(Subscription::new("a", "c", move |_: &Event, _: &Context<'_>| {
-            clock.advance(LEASE - MICROSECOND);
+            clock.advance(just_before(LEASE));
             takes_over.drain().unwrap();
             assert_eq!(takes_over.stats().unwrap().processing, 1, "it is not the second's yet");
             clock.advance(MICROSECOND);
@@ -240,18 +242,32 @@ fn a_success_that_comes_after_the_lease_was_lost_is_refused() {
 }
 
 #[test]
-fn an_outcome_is_refused_when_somebody_else_owns_the_claim() {
-    for TestBox { kind, bus, .. } in &boxes() {
-        let note = |event: &Event, cx: &Context<'_>| {
-            die_in_the_handler(cx.postbox(), event);
-            Err(HandlerError::skip("refused as well"))
-        };
-        bus.subscribe(Subscription::new("a", "one", |_: &Event, _: &Context<'_>| Ok(()))).unwrap();
-        bus.subscribe(Subscription::new("a", "two", note)).unwrap();
-        let id = bus.publish(event("a")).unwrap();
-        assert_eq!(bus.process_batch().unwrap(), 0);
-        assert_eq!(status(bus, id), OutboxStatus::Processing, "{kind}: it is the other's");
-        assert_eq!(inbox_rows(bus, id), [], "{kind}");
+fn no_outcome_is_written_when_somebody_else_owns_the_claim() {
+    let ends: [fn() -> HandlerResult; 4] = [
+        || Ok(()),
+        || Err(HandlerError::retry("late")),
+        || Err(HandlerError::dead_letter("late")),
+        || Err(HandlerError::skip("late")),
+    ];
+    for end in ends {
+        for TestBox { kind, bus, .. } in &boxes() {
+            bus.subscribe(Subscription::new("a", "one", |_: &Event, _: &Context<'_>| Ok(()))).unwrap();
+            bus.subscribe(Subscription::new("a", "two", move |event: &Event, cx: &Context<'_>| {
+                die_in_the_handler(cx.postbox(), event);
+                end()
+            }))
+            .unwrap();
+            let id = bus.publish(event("a")).unwrap();
+            assert_eq!(bus.process_batch().unwrap(), 0);
+            let row = outbox_row(bus, id);
+            assert_eq!(
+                (row.status, row.last_error),
+                (OutboxStatus::Processing, None),
+                "{kind}: it is the other's"
+            );
+            assert_eq!(row.available_at, row.created_at);
+            assert_eq!(inbox_rows(bus, id), [], "{kind}");
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use postbox::{Backoff, Context, Event, HandlerError, InboxStatus, OutboxStatus, Settings, Subscription, Tx};
 
 use crate::support::{
-    Calls, MICROSECOND, SECOND, TestBox, boxes, boxes_with, event, inbox_rows, outbox_row, refused_field,
-    start_time, status,
+    Calls, MICROSECOND, SECOND, TestBox, boxes, boxes_with, event, inbox_rows, just_before, outbox_row,
+    refused_field, start_time, status,
 };
 
 fn failing(calls: &Calls, name: &str) -> impl Fn(&Event, &Context<'_>) -> Result<(), HandlerError> + use<> {
@@ -32,7 +32,7 @@ fn assert_delays(test: &TestBox, delays: &[Duration]) {
         let row = outbox_row(bus, id);
         assert_eq!((row.status, row.attempt_count), (OutboxStatus::Pending, failures), "{kind}");
         assert_eq!(row.available_at - row.updated_at, *delay, "{kind}: after {failures} failures");
-        clock.advance(*delay - MICROSECOND);
+        clock.advance(just_before(*delay));
         assert_eq!(bus.drain().unwrap(), 0);
         assert_eq!(outbox_row(bus, id).attempt_count, failures, "{kind}: a microsecond early");
         clock.advance(MICROSECOND);

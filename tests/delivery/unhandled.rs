@@ -4,8 +4,8 @@ use postbox::{Context, Event, EventId, HandlerError, OutboxStatus, Settings, Sub
 use time::OffsetDateTime;
 
 use crate::support::{
-    Calls, MICROSECOND, SECOND, TestBox, boxes, boxes_with, event, inbox_rows, noting, outbox_row,
-    start_time, status,
+    Calls, MICROSECOND, SECOND, TestBox, boxes, boxes_with, event, inbox_rows, just_before, noting,
+    outbox_row, start_time, status,
 };
 
 fn holding_boxes() -> [TestBox; 2] {
@@ -126,7 +126,7 @@ fn a_delayed_event_is_held_only_when_it_is_due_and_never_delivered_before() {
         bus.drain().unwrap();
         assert_eq!(outbox_row(bus, never_subscribed).available_at, start_time() + 10 * SECOND);
         bus.subscribe(Subscription::new("a", "c", noting(&Calls::default(), ""))).unwrap();
-        clock.advance(10 * SECOND - MICROSECOND);
+        clock.advance(just_before(10 * SECOND));
         assert_eq!(bus.drain().unwrap(), 0);
         clock.advance(MICROSECOND);
         assert_eq!(bus.drain().unwrap(), 1);

@@ -84,7 +84,7 @@ fn all_cases() -> Vec<Case> {
 }
 
 /// Events of cases with the same kinds of consumers share their subscriptions: `plain.tx.plain.*`, for one.
-fn event_name(case: &Case, number: usize) -> String {
+fn event_name(case: Case, number: usize) -> String {
     let kinds = case.map(|consumer| if consumer.transactional { "tx" } else { "plain" });
     format!("{}.{number}", kinds.join("."))
 }
@@ -93,7 +93,7 @@ fn subscribe(test: &TestBox, calls: &Calls, cases: &Arc<Vec<Case>>) {
     let first_of_its_kinds = cases.iter().filter(|case| case.iter().all(|c| c.does == Does::Succeeds));
     for case in first_of_its_kinds {
         for (at, Consumer { transactional, .. }) in case.iter().copied().enumerate() {
-            let pattern = event_name(case, 0).replace(".0", ".*");
+            let pattern = event_name(*case, 0).replace(".0", ".*");
             let cases = Arc::clone(cases);
             // Whatever may go wrong goes wrong at the first attempt.
             let part = move |given: &Event| {
@@ -148,7 +148,7 @@ fn assert_every_mix(test: &TestBox) {
     });
     let (calls, cases) = (Calls::default(), Arc::new(all_cases()));
     subscribe(test, &calls, &cases);
-    let events = cases.iter().enumerate().map(|(n, case)| event(&event_name(case, n)).payload(json!(n)));
+    let events = cases.iter().enumerate().map(|(n, case)| event(&event_name(*case, n)).payload(json!(n)));
     let ids = bus.publish_all(events).unwrap();
     bus.drain().unwrap();
 

@@ -124,16 +124,17 @@ fn error_of(
     outbox_row(bus, id).last_error.expect("an error")
 }
 
+#[derive(Debug, serde::Deserialize)]
+struct Typed {
+    #[expect(dead_code, reason = "the payload does not fit")]
+    p: u8,
+}
+
 #[test]
 fn a_payload_that_does_not_fit_a_type_is_not_quoted_in_the_error_that_is_kept() {
     for TestBox { bus, .. } in &boxes() {
         let error = error_of(bus, |event| {
             assert_error_silent(event.payload_as::<Vec<u8>>());
-            #[derive(Debug, serde::Deserialize)]
-            struct Typed {
-                #[expect(dead_code, reason = "it does not fit")]
-                p: u8,
-            }
             event.payload_as::<Typed>()?;
             Ok(())
         });

@@ -21,7 +21,7 @@ pub(crate) fn event(name: &str) -> NewEvent {
 }
 
 pub(crate) fn start_of_time() -> OffsetDateTime {
-    OffsetDateTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+    OffsetDateTime::UNIX_EPOCH + Duration::from_hours(500_000)
 }
 
 pub(crate) fn manual_clock() -> ManualClock {

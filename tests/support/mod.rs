@@ -23,6 +23,11 @@ pub(crate) const MICROSECOND: Duration = Duration::from_micros(1);
 /// The lease of the default settings.
 pub(crate) const LEASE: Duration = Duration::from_secs(30);
 
+/// As long but for a microsecond.
+pub(crate) fn just_before(delay: Duration) -> Duration {
+    delay.checked_sub(MICROSECOND).unwrap()
+}
+
 /// What every test's clock shows at first.
 pub(crate) fn start_time() -> OffsetDateTime {
     OffsetDateTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)
@@ -231,5 +236,8 @@ pub(crate) fn refused_field<T: Debug>(result: postbox::Result<T>) -> &'static st
 
 #[track_caller]
 pub(crate) fn assert_reentrant<T: Debug>(result: postbox::Result<T>) {
-    assert!(matches!(result, Err(postbox::Error::Reentrant { .. })), "{result:?}");
+    match result {
+        Err(postbox::Error::Reentrant { .. }) => {}
+        other => panic!("expected Error::Reentrant, got {other:?}"),
+    }
 }

@@ -1,0 +1,305 @@
+//! The query plans of the library's statements: history must cost nothing.
+//!
+//! The statements are taken out of the sources, so that none can be forgotten.
+
+use postbox::rusqlite::Connection;
+use postbox::rusqlite::config::DbConfig;
+
+const SOURCES: [(&str, &str); 6] = [
+    ("outbox/mod.rs", include_str!("../src/outbox/mod.rs")),
+    ("outbox/claim.rs", include_str!("../src/outbox/claim.rs")),
+    ("outbox/insert.rs", include_str!("../src/outbox/insert.rs")),
+    ("outbox/settle.rs", include_str!("../src/outbox/settle.rs")),
+    ("inbox.rs", include_str!("../src/inbox.rs")),
+    ("links.rs", include_str!("../src/links.rs")),
+];
+
+/// Every string of a source file that is an SQL statement, up to its unit tests.
+fn statements_of(source: &str) -> Vec<String> {
+    let source = source.split("#[cfg(test)]").next().unwrap();
+    let strings = source.split('"').skip(1).step_by(2);
+    let strings: Vec<String> =
+        strings.map(|text| text.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    let whole =
+        |sql: &str| ["SELECT ", "INSERT ", "UPDATE ", "DELETE "].iter().any(|verb| sql.starts_with(verb));
+    // links.rs writes the beginning that its look-ups share once, and each one's condition behind it.
+    let shared = |sql: &str| sql.ends_with("FROM main.integration_link");
+    let beginning = strings.iter().find(|sql| shared(sql)).cloned().unwrap_or_default();
+    strings
+        .iter()
+        .filter(|sql| (whole(sql) && !shared(sql)) || sql.starts_with("WHERE "))
+        .map(|sql| if whole(sql) { sql.clone() } else { format!("{beginning} {sql}") })
+        .collect()
+}
+
+fn all() -> Vec<(&'static str, String)> {
+    let statements = |(file, source): &(&'static str, &str)| {
+        statements_of(source).into_iter().map(|sql| (*file, sql)).collect()
+    };
+    SOURCES.iter().flat_map(|source| -> Vec<_> { statements(source) }).collect()
+}
+
+/// The schema with some history in it, planned as the library's own connections plan: with stability on.
+struct Planner(Connection);
+
+impl Planner {
+    /// With the statistics of `ANALYZE`, as an application may have collected them, or without.
+    fn new(analyzed: bool) -> Self {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(include_str!("../schema.sql")).unwrap();
+        conn.execute_batch(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
+             INSERT INTO outbox_event (id, status, available_at, created_at, updated_at, event_name, source_module,
+                                       aggregate_type, aggregate_id, payload)
+             SELECT randomblob(16), CASE WHEN i > 2990 THEN 'pending' WHEN i > 2985 THEN 'dead_letter' ELSE 'processed' END,
+                    i, i, i, 'a', 'm', 'T', 't-' || i, '{}' FROM n;
+             INSERT INTO inbox_event (event, consumer_name, status, created_at, updated_at)
+             SELECT seq, 'c', CASE WHEN seq > 2990 THEN 'failed' ELSE 'processed' END, 1, 1 FROM outbox_event;
+             INSERT INTO integration_link (id, source_module, source_entity_type, source_entity_id, target_module,
+                                           target_entity_type, target_entity_id, link_type, created_at, updated_at)
+             SELECT randomblob(16), 'm', 'T', aggregate_id, 'o', 'U', 'u-' || seq,
+                    CASE seq % 3 WHEN 0 THEN 'reference' WHEN 1 THEN 'cascade' ELSE 'aggregate_root' END, 1, 1
+             FROM outbox_event;",
+        )
+        .unwrap();
+        assert!(conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).unwrap());
+        if analyzed {
+            conn.execute_batch("ANALYZE").unwrap();
+        }
+        Planner(conn)
+    }
+
+    fn plan(&self, sql: &str) -> Vec<String> {
+        let mut statement = self
+            .0
+            .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
+            .unwrap_or_else(|error| panic!("{sql}: {error}"));
+        for parameter in 1..=statement.parameter_count() {
+            statement.raw_bind_parameter(parameter, 1).unwrap();
+        }
+        let mut rows = statement.raw_query();
+        let mut plan = Vec::new();
+        while let Some(row) = rows.next().unwrap() {
+            plan.push(row.get::<_, String>(3).unwrap().replace("main.", ""));
+        }
+        plan
+    }
+}
+
+fn planners() -> [Planner; 2] {
+    [Planner::new(false), Planner::new(true)]
+}
+
+/// The one statement that holds all of these texts.
+#[track_caller]
+fn statement(parts: &[&str]) -> String {
+    let found: Vec<String> = all()
+        .into_iter()
+        .map(|(_, sql)| sql)
+        .filter(|sql| parts.iter().all(|part| sql.contains(part)))
+        .collect();
+    assert_eq!(found.len(), 1, "{parts:?} are in {found:#?}");
+    found.into_iter().next().unwrap()
+}
+
+#[track_caller]
+fn assert_plan(parts: &[&str], expected: &[&str]) {
+    let sql = statement(parts);
+    for planner in planners() {
+        assert_eq!(planner.plan(&sql), expected, "{sql}");
+    }
+}
+
+#[test]
+fn the_statements_are_found_in_the_sources() {
+    let count = |file| all().iter().filter(|(of, _)| *of == file).count();
+    assert!(all().len() >= 40, "{:#?}", all());
+    for (file, least) in [
+        ("outbox/mod.rs", 8),
+        ("outbox/claim.rs", 2),
+        ("outbox/insert.rs", 1),
+        ("outbox/settle.rs", 9),
+        ("inbox.rs", 10),
+        ("links.rs", 8),
+    ] {
+        assert!(count(file) >= least, "{file}: {}", count(file));
+    }
+}
+
+/// These may read whole tables or indexes: each with its reason.
+const MAY_SCAN: [(&str, &str); 5] = [
+    ("SELECT count(*) FROM main.outbox_event", "the total of `stats`, by the smallest index"),
+    ("SELECT max(max(created_at, updated_at)) FROM (SELECT", "the newest 32 rows, at open"),
+    ("SELECT clock_mark FROM main.postbox_schema", "one row"),
+    ("UPDATE main.postbox_schema SET clock_mark", "one row"),
+    ("AND status = 'processing'", "the live index whole, when a backup is restored or an owner has died"),
+];
+
+#[test]
+fn no_statement_reads_history() {
+    for planner in planners() {
+        for (file, sql) in all() {
+            let plan = planner.plan(&sql);
+            for step in &plan {
+                let scans =
+                    step.starts_with("SCAN") && !step.contains("VIRTUAL") && !step.contains("CONSTANT");
+                let allowed = MAY_SCAN.iter().any(|(part, _)| sql.contains(part))
+                    || step.contains("USING INDEX outbox_event_live")
+                    || step.contains("INDEX outbox_event_dead")
+                    || step.starts_with("SCAN (subquery");
+                assert!(!scans || allowed, "{file}: {sql}\n{plan:#?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_statement_names_its_database() {
+    for (file, sql) in all() {
+        for table in ["outbox_event", "inbox_event", "integration_link", "postbox_schema"] {
+            let words: Vec<&str> = sql.split([' ', '(', ')', ',']).collect();
+            for pair in words.windows(2).filter(|pair| ["FROM", "JOIN", "INTO", "UPDATE"].contains(&pair[0]))
+            {
+                assert_ne!(pair[1], table, "{file}: a temp table of that name would be taken: {sql}");
+            }
+        }
+    }
+}
+
+#[test]
+fn claiming_reads_the_live_rows_in_order_and_sorts_nothing() {
+    assert_plan(
+        &["SELECT seq, id, status = 'processing'", "ORDER BY available_at"],
+        &["SEARCH outbox_event USING INDEX outbox_event_live (available_at<?)"],
+    );
+    assert_plan(
+        &["UPDATE main.outbox_event SET status = 'processing'", "WHERE seq = ?1"],
+        &["SEARCH outbox_event USING INTEGER PRIMARY KEY (rowid=?)"],
+    );
+}
+
+#[test]
+fn the_next_due_time_is_the_first_of_the_live_rows() {
+    assert_plan(
+        &["SELECT seq, available_at FROM main.outbox_event INDEXED BY outbox_event_live"],
+        &["SEARCH outbox_event USING INDEX outbox_event_live (available_at<?)"],
+    );
+    assert_plan(
+        &["SELECT created_at FROM main.outbox_event", "LIMIT 1"],
+        &["SCAN outbox_event USING INDEX outbox_event_live"],
+    );
+}
+
+#[test]
+fn settling_and_renewing_go_by_rowid() {
+    let settling: Vec<String> = all()
+        .into_iter()
+        .map(|(_, sql)| sql)
+        .filter(|sql| sql.contains("WHERE seq = ?1 AND lease_id = ?2 AND status = 'processing'"))
+        .collect();
+    assert!(settling.len() >= 6, "{settling:#?}");
+    for planner in planners() {
+        for sql in &settling {
+            let plan = planner.plan(sql);
+            assert_eq!(plan, ["SEARCH outbox_event USING INTEGER PRIMARY KEY (rowid=?)"], "{sql}");
+        }
+    }
+}
+
+#[test]
+fn counts_read_the_small_indexes() {
+    for (kept, index) in
+        [("'pending', 'processing'", "outbox_event_live"), ("'failed', 'dead_letter'", "outbox_event_dead")]
+    {
+        let sql = statement(&["SELECT status, count(*)", kept]);
+        for planner in planners() {
+            let plan = planner.plan(&sql);
+            assert!(plan[0].contains(&format!("INDEX {index}")), "{sql}: {plan:#?}");
+        }
+    }
+    let sql = statement(&["SELECT count(*) FROM main.inbox_event"]);
+    for planner in planners() {
+        let plan = planner.plan(&sql);
+        assert_eq!(plan.len(), 1, "{plan:#?}");
+        assert!(
+            plan[0].starts_with("SEARCH inbox_event USING")
+                && plan[0].contains("INDEX inbox_event_open (consumer_name=?)"),
+            "{plan:#?}"
+        );
+    }
+    let sql = statement(&["SELECT count(*) FROM main.outbox_event"]);
+    for planner in planners() {
+        let plan = planner.plan(&sql);
+        assert!(plan[0].contains("USING COVERING INDEX"), "{plan:#?}");
+    }
+}
+
+#[test]
+fn held_events_are_found_among_the_live_rows() {
+    let held: Vec<String> =
+        all().into_iter().map(|(_, sql)| sql).filter(|sql| sql.contains("AND available_at = ?")).collect();
+    assert!(held.len() >= 3, "{held:#?}");
+    for planner in planners() {
+        for sql in &held {
+            let plan = planner.plan(sql).join("\n");
+            assert!(
+                plan.contains("SEARCH outbox_event USING INDEX outbox_event_live (available_at=?)"),
+                "{sql}\n{plan}"
+            );
+        }
+    }
+}
+
+#[test]
+fn events_are_looked_up_by_id_and_inbox_rows_by_event_and_consumer() {
+    let by_id = "SEARCH outbox_event USING INDEX sqlite_autoindex_outbox_event_1 (id=?)";
+    assert_plan(&["payload, metadata, status, attempt_count, last_error", "WHERE id = ?1"], &[by_id]);
+    assert_plan(
+        &["SELECT seq FROM main.outbox_event WHERE id = ?1"],
+        &["SEARCH outbox_event USING COVERING INDEX sqlite_autoindex_outbox_event_1 (id=?)"],
+    );
+    let sql = statement(&["FROM main.inbox_event WHERE event = ?1"]);
+    for planner in planners() {
+        let plan = planner.plan(&sql);
+        assert_eq!(
+            plan,
+            ["SEARCH inbox_event USING INDEX sqlite_autoindex_inbox_event_1 (event=?)"],
+            "{sql}"
+        );
+    }
+    let sql = statement(&["WHERE i.event = ?1 AND i.consumer_name = ?2"]);
+    for planner in planners() {
+        let plan = planner.plan(&sql).join("\n");
+        assert!(
+            plan.contains(
+                "SEARCH i USING INDEX sqlite_autoindex_inbox_event_1 (event=? AND consumer_name=?)"
+            ),
+            "{plan}"
+        );
+        assert!(plan.contains("SEARCH o USING INTEGER PRIMARY KEY (rowid=?)"), "{plan}");
+    }
+}
+
+#[test]
+fn links_are_found_from_either_end_and_by_type() {
+    for (parts, index) in [
+        ("WHERE source_module = ?1 AND source_entity_type = ?2", "integration_link_source"),
+        ("WHERE target_module = ?1 AND target_entity_type = ?2", "integration_link_target"),
+        ("WHERE link_type = ?1", "integration_link_type"),
+        ("WHERE (source_module = ?1", "integration_link_"), // either end will do
+        ("count(*)", "integration_link_source"),
+    ] {
+        let found: Vec<String> = all()
+            .into_iter()
+            .filter(|(file, sql)| *file == "links.rs" && sql.starts_with("SELECT") && sql.contains(parts))
+            .map(|(_, sql)| sql)
+            .collect();
+        assert!(!found.is_empty(), "{parts}");
+        for planner in planners() {
+            for sql in &found {
+                let plan = planner.plan(sql).join("\n");
+                assert!(plan.contains(index) && !plan.contains("SCAN integration_link"), "{sql}\n{plan}");
+            }
+        }
+    }
+}

@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
+use crate::json::Json;
 
 /// Names one event for ever: a UUID, version 7 (in order of time), or version 5 where an idempotency key made it.
 ///
@@ -66,8 +67,8 @@ pub struct NewEvent {
     pub(crate) source_module: String,
     pub(crate) aggregate_type: String,
     pub(crate) aggregate_id: String,
-    pub(crate) payload: Value,
-    pub(crate) metadata: Option<Value>,
+    pub(crate) payload: Json,
+    pub(crate) metadata: Option<Json>,
     pub(crate) correlation_id: Option<String>,
     pub(crate) trace_parent: Option<String>,
     pub(crate) idempotency_key: Option<String>,
@@ -89,7 +90,7 @@ impl NewEvent {
             source_module: source_module.into(),
             aggregate_type: aggregate_type.into(),
             aggregate_id: aggregate_id.into(),
-            payload: Value::Object(serde_json::Map::new()),
+            payload: Value::Object(serde_json::Map::new()).into(),
             metadata: None,
             correlation_id: None,
             trace_parent: None,
@@ -102,7 +103,7 @@ impl NewEvent {
     /// What happened, as JSON. `{}` when not given. At most [`Builder::max_payload_bytes`](crate::Builder::max_payload_bytes)
     /// as text, and no more than 127 levels of nesting. Numbers come back as they went in.
     pub fn payload(self, payload: Value) -> Self {
-        NewEvent { payload, ..self }
+        NewEvent { payload: payload.into(), ..self }
     }
 
     /// The same from any type that serialises.
@@ -111,12 +112,12 @@ impl NewEvent {
     /// [`Error::Json`] when the value cannot be JSON (a map whose keys are no strings, for one). JSON has no NaN and no
     /// infinity: `serde_json` turns them into `null`.
     pub fn payload_from(self, payload: &impl Serialize) -> Result<Self> {
-        Ok(NewEvent { payload: serde_json::to_value(payload).map_err(Error::Json)?, ..self })
+        Ok(NewEvent { payload: serde_json::to_value(payload).map_err(Error::Json)?.into(), ..self })
     }
 
     /// Data about the event rather than of it (who, from where), kept apart from the payload, under the same limits.
     pub fn metadata(self, metadata: Value) -> Self {
-        NewEvent { metadata: Some(metadata), ..self }
+        NewEvent { metadata: Some(metadata.into()), ..self }
     }
 
     /// The conversation that the event belongs to: 1 to 255 characters. Follow-up events inherit it.

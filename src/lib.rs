@@ -104,6 +104,7 @@ mod error;
 mod event;
 mod handler;
 mod inbox;
+mod json;
 mod links;
 mod outbox;
 mod postbox;

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::clock::from_micros;
 use crate::error::{Error, Result};
+use crate::json::Json;
 use crate::validate;
 
 /// What a link means. The library stores it and does nothing about it.
@@ -94,7 +95,7 @@ pub struct NewLink {
     source: EntityRef,
     target: EntityRef,
     link_type: LinkType,
-    metadata: Option<Value>,
+    metadata: Option<Json>,
 }
 
 impl NewLink {
@@ -105,7 +106,7 @@ impl NewLink {
 
     /// Data about the link, under the limits of a payload.
     pub fn metadata(self, metadata: Value) -> Self {
-        NewLink { metadata: Some(metadata), ..self }
+        NewLink { metadata: Some(metadata.into()), ..self }
     }
 }
 
@@ -159,13 +160,8 @@ pub(crate) struct PreparedLink {
 }
 
 pub(crate) fn prepare(link: NewLink, metadata_bytes_max: usize) -> Result<PreparedLink> {
-    match check(&link, metadata_bytes_max) {
-        Ok(metadata) => Ok(PreparedLink { link, metadata }),
-        Err(error) => {
-            link.metadata.into_iter().for_each(validate::take_apart);
-            Err(error)
-        }
-    }
+    let metadata = check(&link, metadata_bytes_max)?;
+    Ok(PreparedLink { link, metadata })
 }
 
 /// The metadata as JSON.
@@ -179,11 +175,12 @@ fn check(link: &NewLink, metadata_bytes_max: usize) -> Result<Option<String>> {
         validate::name(entity_type, &end.entity_type, validate::TYPE_MAX)?;
         validate::name(entity_id, &end.entity_id, validate::ENTITY_ID_MAX)?;
     }
-    link.metadata.as_ref().map(|value| validate::json("metadata", value, metadata_bytes_max)).transpose()
+    link.metadata.as_ref().map(|value| value.to_text("metadata", metadata_bytes_max)).transpose()
 }
 
 pub(crate) fn create(conn: &Connection, link: PreparedLink, id: Uuid, now: i64) -> Result<IntegrationLink> {
     let NewLink { source, target, link_type, metadata } = link.link;
+    let metadata = metadata.map(Json::into_value);
     let inserted = conn
         .prepare_cached(
             "INSERT INTO main.integration_link

@@ -1,7 +1,5 @@
 //! What is refused at the edge, before anything is written.
 
-use serde_json::Value;
-
 use crate::error::{Error, Result};
 
 /// Limits in characters, the same as the CHECKs of schema.sql.
@@ -12,9 +10,6 @@ pub(crate) const ENTITY_ID_MAX: usize = 255;
 pub(crate) const CONSUMER_MAX: usize = 255;
 pub(crate) const CORRELATION_MAX: usize = 255;
 pub(crate) const ERROR_MAX: usize = 1023;
-
-/// `serde_json` reads no deeper than this.
-const DEPTH_MAX: usize = 127;
 
 /// A name or an id: neither empty nor blank, no longer than `max` characters, without NUL (SQLite's `length` stops there).
 pub(crate) fn name(field: &'static str, value: &str, max: usize) -> Result<()> {
@@ -84,78 +79,6 @@ pub(crate) fn trace_parent(value: &str) -> Result<()> {
     }
 }
 
-/// Serialises JSON that can be read back: neither too large nor nested too deeply.
-pub(crate) fn json(field: &'static str, value: &Value, bytes_max: usize) -> Result<String> {
-    // Before serialising: that recurses, and a deep enough value would exhaust the stack.
-    if depth_exceeds(value, DEPTH_MAX) {
-        return Err(Error::invalid(
-            field,
-            format!("is nested more than {DEPTH_MAX} levels deep and could not be read back"),
-        ));
-    }
-    let mut sink = BoundedSink { bytes: Vec::with_capacity(256.min(bytes_max)), bytes_max, size: 0 };
-    // The sink never fails: it counts on past the limit without keeping anything.
-    serde_json::to_writer(&mut sink, value).map_err(Error::Json)?;
-    if sink.size > bytes_max {
-        return Err(Error::PayloadTooLarge { size: sink.size, limit: bytes_max });
-    }
-    String::from_utf8(sink.bytes).map_err(|_| Error::invalid(field, "is not UTF-8"))
-}
-
-struct BoundedSink {
-    bytes: Vec<u8>,
-    bytes_max: usize,
-    size: usize,
-}
-
-impl std::io::Write for BoundedSink {
-    fn write(&mut self, part: &[u8]) -> std::io::Result<usize> {
-        self.size = self.size.saturating_add(part.len());
-        if self.size <= self.bytes_max {
-            self.bytes.extend_from_slice(part);
-        }
-        Ok(part.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Walks without recursion.
-fn depth_exceeds(value: &Value, max: usize) -> bool {
-    let mut open = vec![(value, 1_usize)];
-    while let Some((value, depth)) = open.pop() {
-        match value {
-            Value::Array(_) | Value::Object(_) if depth > max => return true,
-            Value::Array(items) => {
-                open.extend(items.iter().filter(|item| nests(item)).map(|item| (item, depth + 1)));
-            }
-            Value::Object(fields) => {
-                open.extend(fields.values().filter(|item| nests(item)).map(|item| (item, depth + 1)));
-            }
-            _ => {}
-        }
-    }
-    false
-}
-
-/// Drops a value that was refused. Its own `drop` recurses, and a deep enough value would exhaust the stack.
-pub(crate) fn take_apart(value: Value) {
-    let mut open = vec![value];
-    while let Some(value) = open.pop() {
-        match value {
-            Value::Array(items) => open.extend(items.into_iter().filter(nests)),
-            Value::Object(fields) => open.extend(fields.into_iter().map(|(_, item)| item).filter(nests)),
-            _ => {}
-        }
-    }
-}
-
-fn nests(value: &Value) -> bool {
-    matches!(value, Value::Array(_) | Value::Object(_))
-}
-
 /// An error's text as it is stored: at most 1023 characters, cut between characters, without NUL.
 pub(crate) fn error_text(text: &str) -> String {
     let kept = match text.char_indices().nth(ERROR_MAX) {
@@ -167,27 +90,7 @@ pub(crate) fn error_text(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    fn nested(levels: usize) -> Value {
-        (0..levels).fold(json!(1), |inner, _| json!([inner]))
-    }
-
-    #[test]
-    fn what_is_accepted_can_be_read_back_and_the_next_level_is_refused() {
-        let deepest = json("payload", &nested(DEPTH_MAX), 1 << 20).unwrap();
-        assert_eq!(serde_json::from_str::<Value>(&deepest).unwrap(), nested(DEPTH_MAX));
-        assert!(matches!(
-            json("payload", &nested(DEPTH_MAX + 1), 1 << 20),
-            Err(Error::Invalid { field: "payload", .. })
-        ));
-        assert!(
-            serde_json::from_str::<Value>(&nested(DEPTH_MAX + 1).to_string()).is_err(),
-            "the limit is tight"
-        );
-    }
 
     #[test]
     fn names_are_measured_in_characters() {

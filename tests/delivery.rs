@@ -6,10 +6,14 @@ mod support;
 mod clock;
 #[path = "delivery/leases.rs"]
 mod leases;
+#[path = "delivery/model.rs"]
+mod model;
 #[path = "delivery/poison.rs"]
 mod poison;
 #[path = "delivery/retries.rs"]
 mod retries;
+#[path = "delivery/several_boxes.rs"]
+mod several_boxes;
 #[path = "delivery/unhandled.rs"]
 mod unhandled;
 
@@ -351,5 +355,24 @@ fn threads_that_drain_at_once_deliver_every_event_once() {
         ran.sort();
         assert_eq!(ran, ids.iter().map(ToString::to_string).collect::<Vec<_>>(), "{kind}");
         assert_eq!(bus.stats().unwrap().processed, 200);
+    }
+}
+
+#[test]
+fn stats_tell_the_age_of_the_pending_event_that_is_due_first() {
+    for TestBox { kind, bus, clock, .. } in &boxes() {
+        let age = || bus.stats().unwrap().oldest_pending_age_ms;
+        assert_eq!(age(), None, "{kind}");
+        bus.publish(event("a").delay(60 * SECOND)).unwrap();
+        clock.advance(2 * SECOND);
+        assert_eq!(age(), Some(2_000), "{kind}");
+        bus.publish(event("b")).unwrap();
+        clock.advance(SECOND);
+        assert_eq!(age(), Some(1_000), "{kind}: it is due before the delayed one");
+        assert_eq!(bus.drain().unwrap(), 1);
+        assert_eq!(age(), Some(3_000), "{kind}");
+        clock.advance(60 * SECOND);
+        bus.drain().unwrap();
+        assert_eq!(age(), None, "{kind}");
     }
 }

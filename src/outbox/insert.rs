@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use rusqlite::{Connection, ErrorCode, params};
-use serde_json::Value;
 use uuid::Uuid;
 
 use crate::clock::{self, BoxClock};
@@ -43,14 +42,8 @@ pub(crate) fn prepare(
     cause: Option<&Event>,
     new_id: impl FnOnce() -> Uuid,
 ) -> Result<PreparedEvent> {
-    match check(&event, payload_bytes_max) {
-        Ok(checked) => Ok(assemble(event, checked, cause, new_id)),
-        Err(error) => {
-            validate::take_apart(event.payload);
-            event.metadata.into_iter().for_each(validate::take_apart);
-            Err(error)
-        }
-    }
+    let checked = check(&event, payload_bytes_max)?;
+    Ok(assemble(event, checked, cause, new_id))
 }
 
 /// What checking has made already.
@@ -79,10 +72,13 @@ fn check(event: &NewEvent, payload_bytes_max: usize) -> Result<Checked> {
     {
         return Err(Error::invalid("delay", "is longer than a thousand years"));
     }
-    let json = |field, value: &Value| validate::json(field, value, payload_bytes_max);
     Ok(Checked {
-        payload: json("payload", &event.payload)?,
-        metadata: event.metadata.as_ref().map(|metadata| json("metadata", metadata)).transpose()?,
+        payload: event.payload.to_text("payload", payload_bytes_max)?,
+        metadata: event
+            .metadata
+            .as_ref()
+            .map(|json| json.to_text("metadata", payload_bytes_max))
+            .transpose()?,
         keyed_id: match &event.idempotency_key {
             None => None,
             Some(key) => Some(keyed_id(&event.source_module, key)?),

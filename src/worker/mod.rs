@@ -5,11 +5,14 @@ mod by_hand;
 mod delivery;
 mod dispatch;
 mod handle;
+mod in_flight;
 mod plan;
 mod pool;
 mod run;
 mod scope;
+mod startup;
 mod turn;
+mod watch;
 
 pub(crate) use self::by_hand::{drain, process_batch};
 pub(crate) use self::handle::{SHUTDOWN_LIMIT, WorkerSlot, start};

@@ -1,31 +1,29 @@
 //! The worker's loop: take results, claim for the free slots, hand out, sleep.
 
-use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvTimeoutError, after, never, select};
-use rusqlite::Connection;
+use crossbeam_channel::{after, select};
 
 use super::delivery::{Delivery, Report};
 use super::dispatch::{self, Unit};
 use super::handle::{ShutdownReport, Signals};
+use super::in_flight::InFlight;
 use super::pool::Pool;
+use super::startup::Startup;
 use super::turn::{Outcome, Turn};
+use super::watch::Watch;
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::handler::Cancellation;
-use crate::outbox;
-use crate::outbox::claim::Claim;
 use crate::postbox::Postbox;
 use crate::settings::Settings;
 
 /// The longest sleep: a commit of another connection, or a jump of the clock, is noticed after it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long an event that has to run alone waits before it is tried again.
+/// How long an event that has to run alone waits for what is processed by hand, which tells nobody when it ends.
 const WAIT_FOR_OTHERS: Duration = Duration::from_millis(20);
 
 /// After a fault of the file the loop waits this long, then twice as long, and so on.
@@ -37,73 +35,39 @@ pub(crate) struct Run {
     pool: Pool,
     signals: Signals,
     settings: Arc<Settings>,
-    /// A read connection of the worker's own; `None` in memory.
-    reader: Option<Connection>,
-    /// The reader's `data_version` at the last look.
-    seen_version: Option<i64>,
-    /// The registry's generation for which held events were let go.
-    released_for: Option<u64>,
-    in_flight: HashMap<i64, InFlight>,
+    watch: Watch,
+    startup: Startup,
+    in_flight: InFlight,
     /// What came back and is not settled yet.
     reports: Vec<Report>,
-    /// There may be something due: claim without looking first.
+    /// Something may be due.
     expect_work: bool,
-    startup: Startup,
-    next_poll: Instant,
     found_nothing: bool,
     /// Nothing is claimed until nothing is in flight: an event that was taken over runs alone.
     alone: bool,
-    next_renewal: Instant,
     faults: u32,
     /// Why handlers' work was given back.
     fault: Option<Error>,
 }
 
-struct InFlight {
-    claim: Claim,
-    cancellation: Arc<Cancellation>,
-}
-
-enum Startup {
-    /// Claims what was due at this time, in batches of its own size.
-    Claiming {
-        began_at: i64,
-    },
-    /// These are still under way.
-    Ending(HashSet<i64>),
-    Over,
-}
-
 impl Run {
     pub(crate) fn new(postbox: Postbox, pool: Pool, signals: Signals) -> Result<Self> {
         let core = postbox.core();
-        let reader = core.db.open_reader("start")?;
-        let settings = Arc::new(match &reader {
-            Some(conn) => core.reload_settings(conn)?,
-            None => core.settings(),
-        });
-        let drains = settings.startup_drain_enabled && settings.allow_processing(true);
-        let startup = if drains { Startup::Claiming { began_at: core.clock.now() } } else { Startup::Over };
-        let now = Instant::now();
+        let (watch, settings) = Watch::begin(core)?;
         Ok(Run {
+            startup: Startup::begin(&settings, core.clock.now()),
+            postbox,
             pool,
             signals,
-            settings: Arc::clone(&settings),
-            reader,
-            seen_version: None,
-            released_for: None,
-            in_flight: HashMap::new(),
+            settings,
+            watch,
+            in_flight: InFlight::new(),
             reports: Vec::new(),
             expect_work: true,
-            startup,
-            // Opening has just done what a poll does.
-            next_poll: now + Duration::from_millis(settings.polling_interval_ms),
             found_nothing: false,
             alone: false,
-            next_renewal: now,
             faults: 0,
             fault: None,
-            postbox,
         })
     }
 
@@ -120,7 +84,7 @@ impl Run {
         log::info!(target: "postbox::worker", "the worker ends, {unfinished} unfinished");
         // The box is let go before `signals` says that the worker is over: whoever waits for that may want to open the
         // file again.
-        drop((self.reader, self.postbox));
+        drop((self.watch, self.postbox));
         drop(self.signals);
     }
 
@@ -129,18 +93,19 @@ impl Run {
     }
 
     fn work_until_stopped(&mut self) {
-        loop {
+        while !self.signals.control.stopping.load(Ordering::Acquire) {
             self.take_reports();
             let turn = self.look_and_turn();
             if let Some(error) = turn.err().or_else(|| self.fault.take()) {
                 self.pause_after(&error);
             }
-            if self.startup_is_over() {
+            if self.startup.is_over(&self.settings, &self.in_flight, self.reports.is_empty()) {
                 self.startup = Startup::Over;
                 self.signals.startup_drain_is_over();
             }
-            if !self.sleep() {
-                return;
+            // A turn never waits while there is work.
+            if self.reports.is_empty() && !(self.expect_work && self.free_slots() > 0) {
+                self.sleep();
             }
         }
     }
@@ -151,98 +116,72 @@ impl Run {
         }
     }
 
-    fn take(&mut self, report: Report) {
+    fn take(&mut self, mut report: Report) {
+        if let Some(claim) = report.ends() {
+            self.in_flight.remove(claim);
+        }
+        match &mut report {
+            Report::GivenBack { fault, .. } => self.fault = fault.take().or_else(|| self.fault.take()),
+            Report::Continues(_) => {}
+            _ => self.expect_work = true, // a slot is free, and a retry may be due at once
+        }
         match report {
             Report::Continues(delivery) => self.pool.hand_out(&self.settings, Unit::One(delivery)),
-            mut report => {
-                if let Some(claim) = report.ends() {
-                    self.in_flight.remove(&claim.seq);
-                }
-                if let Report::GivenBack { fault, .. } = &mut report
-                    && let Some(fault) = fault.take()
-                {
-                    self.fault = Some(fault);
-                }
-                self.reports.push(report);
-            }
+            report => self.reports.push(report),
         }
     }
 
     /// One turn, if there is anything to do in one.
     fn look_and_turn(&mut self) -> Result<()> {
-        self.look_for_changes()?;
+        let core = self.postbox.core();
+        self.expect_work |= self.watch.look(core, &mut self.settings, self.found_nothing)?;
         let free = self.free_slots();
-        let release_held = free > 0 && self.released_for != Some(self.core().registry.generation());
-        let renews = !self.in_flight.is_empty() && Instant::now() >= self.next_renewal;
-        let due = free > 0 && (self.expect_work || release_held) && (release_held || self.is_due()?);
-        if self.reports.is_empty() && !due && !renews {
+        let release_for = if free > 0 { self.watch.release_for(core) } else { None };
+        let claims = free > 0 && (release_for.is_some() || (self.expect_work && self.watch.is_due(core)?));
+        let renew = self.in_flight.to_renew();
+        if self.reports.is_empty() && renew.is_empty() && !claims {
             if free > 0 {
                 self.expect_work = false;
                 self.found_nothing = true;
-                self.nothing_left_at_startup();
+                self.startup.nothing_left(&self.in_flight);
             }
             self.faults = 0;
             return Ok(());
         }
 
-        let generation = self.core().registry.generation();
-        let renew: Vec<Claim> = if renews {
-            self.in_flight.values().map(|in_flight| in_flight.claim).collect()
-        } else {
-            Vec::new()
-        };
         let outcome = Turn {
             settings: &self.settings,
             reports: &self.reports,
             renew: &renew,
-            claim_max: if self.expect_work || release_held { free } else { 0 },
-            release_held,
+            claim_max: if claims { free } else { 0 },
+            release_held: release_for.is_some(),
             stopping: &self.signals.control.stopping,
             by_worker: true,
         }
-        .run(self.core())?;
+        .run(core)?;
         self.reports.clear();
         self.faults = 0;
-        if release_held && !outcome.more_held {
-            self.released_for = Some(generation);
+        if let Some(generation) = release_for.filter(|_| !outcome.more_held) {
+            self.watch.released(generation);
         }
-        if renews {
-            self.next_renewal = Instant::now() + Duration::from_millis(self.settings.processing_lease_ms / 3);
+        if !renew.is_empty() {
+            self.in_flight.renewed(&outcome.lost, &self.settings);
         }
-        self.after_turn(outcome, free);
+        if claims {
+            self.begin(outcome, free);
+        }
         Ok(())
     }
 
-    fn after_turn(&mut self, outcome: Outcome, free: usize) {
-        for claim in &outcome.lost {
-            if let Some(in_flight) = self.in_flight.get(&claim.seq).filter(|f| f.claim == *claim) {
-                in_flight.cancellation.lost.store(true, std::sync::atomic::Ordering::Relaxed);
-            }
-        }
-        if free == 0 {
-            return; // nothing was looked for
-        }
-        // A full claim means that more may be due.
+    /// What a claim of up to `free` got is handed out.
+    fn begin(&mut self, outcome: Outcome, free: usize) {
         self.alone = outcome.alone;
+        // A full claim means that more may be due.
         self.expect_work =
             outcome.claimed >= free || outcome.more_held || (outcome.alone && outcome.claimed > 0);
-        if outcome.claimed > 0 {
-            self.found_nothing = false;
-        }
-        if self.in_flight.is_empty() {
-            self.next_renewal = Instant::now() + Duration::from_millis(self.settings.processing_lease_ms / 3);
-        }
-        for delivery in &outcome.deliveries {
-            let in_flight =
-                InFlight { claim: delivery.claim, cancellation: Arc::clone(&delivery.cancellation) };
-            self.in_flight.insert(delivery.claim.seq, in_flight);
-        }
-        // Claims come in the order in which they were due: one from after the start has all of the backlog before it.
-        if let Startup::Claiming { began_at } = self.startup
-            && ((outcome.claimed < free && !outcome.alone) || outcome.latest_due_at > began_at)
-        {
-            self.nothing_left_at_startup();
-        }
+        self.found_nothing &= outcome.claimed == 0;
+        self.in_flight.add(&outcome.deliveries, &self.settings);
+        self.startup.has_claimed(&outcome, free, &self.in_flight);
         self.hand_out(outcome.deliveries);
     }
 
@@ -253,138 +192,41 @@ impl Run {
         }
     }
 
-    fn slots(&self) -> usize {
-        let slots = match self.startup {
-            Startup::Claiming { .. } => self.settings.startup_drain_batch_size,
-            Startup::Ending(_) | Startup::Over => self.settings.batch_size,
-        };
-        usize::try_from(slots).unwrap_or(usize::MAX)
-    }
-
-    fn processes(&self) -> bool {
-        self.settings.allow_processing(true)
-    }
-
     /// How many events may be claimed now.
     fn free_slots(&self) -> usize {
         let waits = self.alone && !self.in_flight.is_empty();
-        if self.processes() && !waits { self.slots().saturating_sub(self.in_flight.len()) } else { 0 }
-    }
-
-    fn nothing_left_at_startup(&mut self) {
-        if matches!(self.startup, Startup::Claiming { .. }) {
-            self.startup = Startup::Ending(self.in_flight.keys().copied().collect());
-        }
-    }
-
-    fn startup_is_over(&self) -> bool {
-        match &self.startup {
-            Startup::Claiming { .. } => !self.processes(),
-            Startup::Ending(under_way) => {
-                self.reports.is_empty() && !under_way.iter().any(|seq| self.in_flight.contains_key(seq))
-            }
-            Startup::Over => self.signals.drained.is_some(),
-        }
-    }
-
-    /// Notices what others have committed, and the settings among it.
-    fn look_for_changes(&mut self) -> Result<()> {
-        let polls = Instant::now() >= self.next_poll;
-        if let Some(reader) = &self.reader {
-            let version: i64 =
-                reader.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
-            if polls || self.seen_version != Some(version) {
-                self.settings = Arc::new(self.postbox.core().reload_settings(reader)?);
-                self.seen_version = Some(version);
-                self.expect_work = true;
-            }
+        if self.settings.allow_processing(true) && !waits {
+            self.startup.slots(&self.settings).saturating_sub(self.in_flight.len())
         } else {
-            let settings = self.core().settings();
-            if settings != *self.settings {
-                self.settings = Arc::new(settings);
-                self.expect_work = true;
-            }
-        }
-        if polls {
-            self.expect_work = true;
-            self.core().take_over_from_the_dead()?;
-            if self.any_held()? {
-                self.released_for = None; // held by another process, for one
-            }
-            let interval = if self.found_nothing {
-                self.settings.idle_polling_interval_ms
-            } else {
-                self.settings.polling_interval_ms
-            };
-            self.next_poll = Instant::now() + Duration::from_millis(interval);
-        }
-        Ok(())
-    }
-
-    /// A read, so that an empty claim does not take the write lock.
-    fn is_due(&self) -> Result<bool> {
-        Ok(self.next_due()?.is_some_and(|due| due <= self.core().clock.now()))
-    }
-
-    fn next_due(&self) -> Result<Option<i64>> {
-        let core = self.core();
-        let next_due = |conn: &Connection| outbox::next_due(conn, |seq| core.in_flight().contains_key(&seq));
-        match &self.reader {
-            Some(reader) => next_due(reader),
-            None => core.db.read("process", next_due),
+            0
         }
     }
 
-    fn any_held(&self) -> Result<bool> {
-        match &self.reader {
-            Some(reader) => outbox::settle::any_held(reader),
-            None => self.core().db.read("process", outbox::settle::any_held),
-        }
-    }
-
-    /// False: stop.
-    fn sleep(&mut self) -> bool {
-        if (self.expect_work && self.free_slots() > 0) || !self.reports.is_empty() {
-            return !self.signals.control.stopping.load(std::sync::atomic::Ordering::Acquire);
-        }
-        let timeout = self.time_to_sleep();
-        let wake = if timeout == Duration::MAX { never() } else { after(timeout) };
+    /// Until something comes, or may be due.
+    fn sleep(&mut self) {
         let mut came = None;
-        let goes_on = select! {
-            recv(self.signals.stop) -> _ => false,
-            recv(self.pool.reports()) -> report => {
-                came = report.ok();
-                true
-            }
-            recv(self.core().bell.heard()) -> _ => {
-                self.expect_work = true;
-                true
-            }
-            recv(wake) -> _ => {
-                self.expect_work = true;
-                true
-            }
-        };
+        select! {
+            recv(self.signals.stop) -> _ => {}
+            recv(self.pool.reports()) -> report => came = report.ok(),
+            recv(self.core().bell.heard()) -> _ => self.expect_work = true,
+            recv(after(self.time_to_sleep())) -> _ => self.expect_work = true,
+        }
         if let Some(report) = came {
             self.take(report);
-            self.expect_work = true;
         }
-        goes_on
     }
 
     fn time_to_sleep(&self) -> Duration {
         if self.alone && self.in_flight.is_empty() {
-            return WAIT_FOR_OTHERS; // something is processed by hand beside this worker, which tells nobody when it ends
+            return WAIT_FOR_OTHERS;
         }
         let now = Instant::now();
-        let mut until = LOOK_EVERY.min(self.next_poll.saturating_duration_since(now));
-        if !self.in_flight.is_empty() {
-            until = until.min(self.next_renewal.saturating_duration_since(now));
+        let mut until = LOOK_EVERY.min(self.watch.next_poll().saturating_duration_since(now));
+        if let Some(renewal) = self.in_flight.renewal_due() {
+            until = until.min(renewal.saturating_duration_since(now));
         }
-        let processes = self.settings.enabled && self.settings.processor_enabled;
-        if processes
-            && self.in_flight.len() < self.slots()
-            && let Ok(Some(due)) = self.next_due()
+        if self.free_slots() > 0
+            && let Ok(Some(due)) = self.watch.next_due(self.core())
         {
             let left = due.saturating_sub(self.core().clock.now());
             until = until.min(Duration::from_micros(u64::try_from(left).unwrap_or(0)));
@@ -399,8 +241,7 @@ impl Run {
         }
         let pause = FAULT_PAUSE.saturating_mul(2_u32.saturating_pow(self.faults - 1)).min(FAULT_PAUSE_MAX);
         self.expect_work = true;
-        // Stopping ends the pause; `sleep` sees it as well.
-        if let Err(RecvTimeoutError::Timeout) = self.signals.stop.recv_timeout(pause) {}
+        let _ = self.signals.stop.recv_timeout(pause); // stopping ends the pause
     }
 
     /// Gives back what was not begun, waits for what runs, settles. How many events stay unfinished.
@@ -429,23 +270,20 @@ impl Run {
                 return self.in_flight.len()
                     + self.reports.iter().filter(|report| report.ends().is_some()).count();
             }
-            let until = deadline.min(if settled { self.next_renewal.max(now) } else { now + FAULT_PAUSE });
+            let renewal = self.in_flight.renewal_due().unwrap_or(deadline).max(now);
+            let until = deadline.min(if settled { renewal } else { now + FAULT_PAUSE });
             if let Ok(report) = self.pool.reports().recv_deadline(until) {
                 self.take(report);
             }
         }
     }
 
+    /// True when nothing is left to be recorded.
     fn settle_last(&mut self) -> bool {
-        let renews = !self.in_flight.is_empty() && Instant::now() >= self.next_renewal;
-        if self.reports.is_empty() && !renews {
+        let renew = self.in_flight.to_renew();
+        if self.reports.is_empty() && renew.is_empty() {
             return true;
         }
-        let renew: Vec<Claim> = if renews {
-            self.in_flight.values().map(|in_flight| in_flight.claim).collect()
-        } else {
-            Vec::new()
-        };
         let turn = Turn {
             settings: &self.settings,
             reports: &self.reports,
@@ -455,12 +293,11 @@ impl Run {
             stopping: &self.signals.control.stopping,
             by_worker: true,
         };
-        match turn.run(self.core()) {
-            Ok(_) => {
+        match turn.run(self.postbox.core()) {
+            Ok(outcome) => {
                 self.reports.clear();
-                if renews {
-                    self.next_renewal =
-                        Instant::now() + Duration::from_millis(self.settings.processing_lease_ms / 3);
+                if !renew.is_empty() {
+                    self.in_flight.renewed(&outcome.lost, &self.settings);
                 }
                 true
             }

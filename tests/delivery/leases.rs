@@ -3,13 +3,13 @@
 use std::thread;
 
 use postbox::{
-    Context, Event, HandlerError, HandlerResult, InboxStatus, OutboxStatus, Postbox, Subscription, Tx,
+    Context, Event, HandlerError, HandlerResult, InboxStatus, OutboxStatus, Postbox, Subscription,
 };
 use rusqlite::params;
 
 use crate::support::{
-    Calls, LEASE, MICROSECOND, SECOND, TestBox, add_effect, boxes, effects, event, file_box, inbox_rows,
-    just_before, lose_an_attempt, make_effects, noting, outbox_row, sql, start_time, status,
+    Calls, LEASE, MICROSECOND, SECOND, TestBox, boxes, event, inbox_rows, just_before, lose_an_attempt,
+    noting, outbox_row, sql, start_time, status,
 };
 
 #[test]
@@ -191,56 +191,6 @@ fn a_box_never_takes_over_from_itself() {
     }
 }
 
-/// The first owner's handler sleeps through its lease; meanwhile the second box takes over, and its handler says
-/// `second`. Then the first says `first`.
-fn late_outcome(
-    test: &TestBox,
-    first: fn() -> Result<(), HandlerError>,
-    second: fn() -> Result<(), HandlerError>,
-) -> Postbox {
-    let taker = test.second();
-    taker.subscribe(Subscription::new("a", "c", move |_: &Event, _: &Context<'_>| second())).unwrap();
-    let (takes_over, clock) = (taker.clone(), test.clock.clone());
-    test.bus
-        .subscribe(Subscription::new("a", "c", move |_: &Event, _: &Context<'_>| {
-            clock.advance(just_before(LEASE));
-            takes_over.drain().unwrap();
-            assert_eq!(takes_over.stats().unwrap().processing, 1, "it is not the second's yet");
-            clock.advance(MICROSECOND);
-            takes_over.drain().unwrap();
-            first()
-        }))
-        .unwrap();
-    taker
-}
-
-#[test]
-fn a_failure_that_comes_after_the_lease_was_lost_is_refused() {
-    let test = file_box();
-    late_outcome(&test, || Err(HandlerError::dead_letter("too late")), || Ok(()));
-    let id = test.bus.publish(event("a")).unwrap();
-    assert_eq!(test.bus.process_batch().unwrap(), 0);
-    let row = outbox_row(&test.bus, id);
-    assert_eq!((row.status, row.attempt_count, row.last_error), (OutboxStatus::Processed, 2, None));
-    // The attempt that was lost counts as a failed one.
-    assert_eq!(inbox_rows(&test.bus, id), [("c".to_owned(), InboxStatus::Processed, 1, None)]);
-}
-
-#[test]
-fn a_success_that_comes_after_the_lease_was_lost_is_refused() {
-    let test = file_box();
-    late_outcome(&test, || Ok(()), || Err(HandlerError::retry("the second's")));
-    let id = test.bus.publish(event("a")).unwrap();
-    assert_eq!(test.bus.process_batch().unwrap(), 0);
-    let row = outbox_row(&test.bus, id);
-    assert_eq!((row.status, row.attempt_count), (OutboxStatus::Pending, 2));
-    assert_eq!(row.last_error.as_deref(), Some("the second's"));
-    assert_eq!(row.available_at, start_time() + LEASE + 2 * SECOND);
-    let error = Some("the second's".to_owned());
-    assert_eq!(inbox_rows(&test.bus, id), [("c".to_owned(), InboxStatus::Failed, 2, error)]);
-    assert!(!test.bus.inbox().is_processed(id, "c").unwrap());
-}
-
 #[test]
 fn no_outcome_is_written_when_somebody_else_owns_the_claim() {
     let ends: [fn() -> HandlerResult; 4] = [
@@ -269,28 +219,6 @@ fn no_outcome_is_written_when_somebody_else_owns_the_claim() {
             assert_eq!(inbox_rows(bus, id), [], "{kind}");
         }
     }
-}
-
-#[test]
-fn a_transactional_handler_does_not_run_once_the_lease_was_lost() {
-    let test = file_box();
-    make_effects(&test.bus);
-    let taker = test.second();
-    let effect = |who: &'static str| move |_: &Event, tx: &Tx<'_>| Ok(add_effect(tx, who)?);
-    taker.subscribe(Subscription::transactional("second", "c", effect("taker"))).unwrap();
-    test.bus.subscribe(Subscription::transactional("second", "c", effect("first owner"))).unwrap();
-    let (takes_over, clock) = (taker.clone(), test.clock.clone());
-    test.bus
-        .subscribe(Subscription::new("first", "slow", move |_: &Event, _: &Context<'_>| {
-            clock.advance(LEASE);
-            takes_over.drain().unwrap();
-            Ok(())
-        }))
-        .unwrap();
-    let ids = test.bus.publish_all([event("first"), event("second")]).unwrap();
-    test.bus.process_batch().unwrap();
-    assert_eq!(effects(&test.bus), ["taker"]);
-    assert_eq!(status(&test.bus, ids[1]), OutboxStatus::Processed);
 }
 
 #[test]

@@ -192,6 +192,10 @@ fn a_value_nested_a_hundred_thousand_deep_is_refused_and_does_not_overflow_the_s
     assert_eq!(refused_field(bus.publish_all([event("a"), event("b").payload(deep())])), "payload");
     assert_eq!(refused_field(bus.publish(event("").payload(deep()).metadata(deep()))), "event_name");
     assert_eq!(refused_field(bus.transaction(|tx| tx.publish(event("a").payload(deep())))), "payload");
+    // Refused before anybody looked at it, and one that is behind the first that is refused.
+    let autocommit = rusqlite::Connection::open_in_memory().unwrap();
+    assert_eq!(refused_field(bus.publish_in(&autocommit, event("a").payload(deep()))), "conn");
+    assert_eq!(refused_field(bus.publish_all([event(""), event("b").payload(deep())])), "event_name");
     let end = || EntityRef::new("finance", "Invoice", "inv-1");
     let link = NewLink::new(end(), end(), LinkType::Reference).metadata(deep());
     assert_eq!(refused_field(bus.links().create(link)), "metadata");

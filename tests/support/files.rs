@@ -1,8 +1,10 @@
 //! What the tests of files, workers and processes share.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex, Once};
 use std::time::{Duration, Instant};
 use std::{env, fs, panic, thread};
@@ -197,16 +199,42 @@ impl Process {
         Process(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
     }
 
-    /// Runs it to its end, which must be a success; what it printed.
+    /// Runs it to its end, which must be a success.
     #[track_caller]
-    pub(crate) fn run(mut command: Command) -> String {
-        let output = command.output().unwrap();
+    pub(crate) fn run(mut command: Command) {
+        Self::check(&command.output().unwrap());
+    }
+
+    /// The same as nobody where the owner of `folder` is root, whom no permissions bind. False where nobody may not run
+    /// this program, so that nothing can be tested.
+    #[track_caller]
+    pub(crate) fn run_unprivileged(mut command: Command, folder: &Path) -> bool {
+        let is_root = fs::metadata(folder).unwrap().uid() == 0;
+        if is_root {
+            command.uid(65_534).gid(65_534);
+        }
+        match command.output() {
+            Ok(output) => Self::check(&output),
+            Err(error) if is_root => {
+                eprintln!("not tested: nobody cannot run {} ({error})", command.get_program().display());
+                return false;
+            }
+            Err(error) => panic!("{error}"),
+        }
+        true
+    }
+
+    #[track_caller]
+    fn check(output: &Output) {
         let (said, erred) =
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{}\n{said}\n{erred}", output.status);
-        said.into_owned()
+        assert!(said.contains(RAN), "no test of that name was run:\n{said}");
     }
 }
+
+/// What the test harness says before it runs one test, and not when it finds none of that name.
+pub(crate) const RAN: &str = "running 1 test\n";
 
 impl Drop for Process {
     fn drop(&mut self) {

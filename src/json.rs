@@ -1,0 +1,133 @@
+//! JSON of the application's: what can be stored and read back, and a value that can be dropped whatever its shape.
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+
+/// `serde_json` reads no deeper than this.
+const DEPTH_MAX: usize = 127;
+
+/// A value that was not looked at yet. `Value`'s own drop recurses, and one that is nested deeply enough would exhaust the
+/// stack: this one is taken apart.
+#[derive(Clone)]
+pub(crate) struct Json(Value);
+
+impl From<Value> for Json {
+    fn from(value: Value) -> Self {
+        Json(value)
+    }
+}
+
+impl Json {
+    /// For a value that was checked.
+    pub(crate) fn into_value(mut self) -> Value {
+        self.0.take()
+    }
+
+    /// As text that can be read back: neither too large nor nested too deeply.
+    pub(crate) fn to_text(&self, field: &'static str, bytes_max: usize) -> Result<String> {
+        // Before serialising: that recurses as well.
+        if depth_exceeds(&self.0, DEPTH_MAX) {
+            return Err(Error::invalid(
+                field,
+                format!("is nested more than {DEPTH_MAX} levels deep and could not be read back"),
+            ));
+        }
+        let mut sink = BoundedSink { bytes: Vec::with_capacity(256.min(bytes_max)), bytes_max, size: 0 };
+        // The sink never fails: it counts on past the limit without keeping anything.
+        serde_json::to_writer(&mut sink, &self.0).map_err(Error::Json)?;
+        if sink.size > bytes_max {
+            return Err(Error::PayloadTooLarge { size: sink.size, limit: bytes_max });
+        }
+        String::from_utf8(sink.bytes).map_err(|_| Error::invalid(field, "is not UTF-8"))
+    }
+}
+
+impl Drop for Json {
+    fn drop(&mut self) {
+        let mut open = vec![self.0.take()];
+        while let Some(value) = open.pop() {
+            match value {
+                Value::Array(items) => open.extend(items.into_iter().filter(nests)),
+                Value::Object(fields) => open.extend(fields.into_iter().map(|(_, item)| item).filter(nests)),
+                _ => {}
+            }
+        }
+    }
+}
+
+struct BoundedSink {
+    bytes: Vec<u8>,
+    bytes_max: usize,
+    size: usize,
+}
+
+impl std::io::Write for BoundedSink {
+    fn write(&mut self, part: &[u8]) -> std::io::Result<usize> {
+        self.size = self.size.saturating_add(part.len());
+        if self.size <= self.bytes_max {
+            self.bytes.extend_from_slice(part);
+        }
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Walks without recursion.
+fn depth_exceeds(value: &Value, max: usize) -> bool {
+    let mut open = vec![(value, 1_usize)];
+    while let Some((value, depth)) = open.pop() {
+        match value {
+            Value::Array(_) | Value::Object(_) if depth > max => return true,
+            Value::Array(items) => {
+                open.extend(items.iter().filter(|item| nests(item)).map(|item| (item, depth + 1)));
+            }
+            Value::Object(fields) => {
+                open.extend(fields.values().filter(|item| nests(item)).map(|item| (item, depth + 1)));
+            }
+            _ => {}
+        }
+    }
+    false
+}
+
+fn nests(value: &Value) -> bool {
+    matches!(value, Value::Array(_) | Value::Object(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn nested(levels: usize) -> Value {
+        (0..levels).fold(json!(1), |inner, _| json!([inner]))
+    }
+
+    #[test]
+    fn what_is_accepted_can_be_read_back_and_the_next_level_is_refused() {
+        let deepest = Json::from(nested(DEPTH_MAX)).to_text("payload", 1 << 20).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&deepest).unwrap(), nested(DEPTH_MAX));
+        assert!(matches!(
+            Json::from(nested(DEPTH_MAX + 1)).to_text("payload", 1 << 20),
+            Err(Error::Invalid { field: "payload", .. })
+        ));
+        assert!(
+            serde_json::from_str::<Value>(&nested(DEPTH_MAX + 1).to_string()).is_err(),
+            "the limit is tight"
+        );
+    }
+
+    #[test]
+    fn a_value_of_any_depth_can_be_dropped() {
+        let mut value = Value::Null;
+        for _ in 0..1_000_000 {
+            value = Value::Array(vec![value]);
+        }
+        drop(Json::from(value));
+    }
+}

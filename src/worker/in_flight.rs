@@ -1,0 +1,79 @@
+//! What a worker has claimed and not got back, and when its leases are to be renewed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::delivery::Delivery;
+use crate::handler::Cancellation;
+use crate::outbox::claim::Claim;
+use crate::settings::Settings;
+
+pub(crate) struct InFlight {
+    claims: HashMap<i64, (Claim, Arc<Cancellation>)>,
+    next_renewal: Instant,
+}
+
+impl InFlight {
+    pub(crate) fn new() -> Self {
+        InFlight { claims: HashMap::new(), next_renewal: Instant::now() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.claims.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.claims.is_empty()
+    }
+
+    pub(crate) fn contains(&self, seq: i64) -> bool {
+        self.claims.contains_key(&seq)
+    }
+
+    pub(crate) fn seqs(&self) -> impl Iterator<Item = i64> {
+        self.claims.keys().copied()
+    }
+
+    pub(crate) fn add(&mut self, deliveries: &[Delivery], settings: &Settings) {
+        if self.claims.is_empty() {
+            self.next_renewal = next_renewal(settings);
+        }
+        for delivery in deliveries {
+            self.claims.insert(delivery.claim.seq, (delivery.claim, Arc::clone(&delivery.cancellation)));
+        }
+    }
+
+    pub(crate) fn remove(&mut self, claim: Claim) {
+        self.claims.remove(&claim.seq);
+    }
+
+    /// When the leases are to be renewed; `None` where there are none.
+    pub(crate) fn renewal_due(&self) -> Option<Instant> {
+        (!self.claims.is_empty()).then_some(self.next_renewal)
+    }
+
+    /// The claims, if it is time to renew their leases: at a third of a lease.
+    pub(crate) fn to_renew(&self) -> Vec<Claim> {
+        if self.renewal_due().is_some_and(|due| due <= Instant::now()) {
+            self.claims.values().map(|(claim, _)| *claim).collect()
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// After [`to_renew`](Self::to_renew): `lost` were somebody else's by then, and their handlers are told.
+    pub(crate) fn renewed(&mut self, lost: &[Claim], settings: &Settings) {
+        self.next_renewal = next_renewal(settings);
+        for claim in lost {
+            if let Some((_, cancellation)) = self.claims.get(&claim.seq).filter(|(held, _)| held == claim) {
+                cancellation.lost.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+fn next_renewal(settings: &Settings) -> Instant {
+    Instant::now() + Duration::from_millis(settings.processing_lease_ms / 3)
+}

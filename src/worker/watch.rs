@@ -1,0 +1,96 @@
+//! What a worker looks at beside its own channels: commits of others, the settings, what is due and when.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use crate::core::Core;
+use crate::error::Result;
+use crate::outbox::{self, settle};
+use crate::settings::Settings;
+
+pub(crate) struct Watch {
+    /// A connection of the worker's own; `None` in memory, where there is one connection for all.
+    reader: Option<Connection>,
+    /// The reader's `data_version` at the last look.
+    seen_version: Option<i64>,
+    next_poll: Instant,
+    /// The registry's generation for which held events were let go.
+    released_for: Option<u64>,
+}
+
+impl Watch {
+    pub(crate) fn begin(core: &Core) -> Result<(Self, Arc<Settings>)> {
+        let reader = core.db.open_reader("start")?;
+        let settings = match &reader {
+            Some(conn) => core.reload_settings(conn)?,
+            None => core.settings(),
+        };
+        // Opening has just done what a poll does.
+        let next_poll = Instant::now() + Duration::from_millis(settings.polling_interval_ms);
+        Ok((Watch { reader, seen_version: None, next_poll, released_for: None }, Arc::new(settings)))
+    }
+
+    /// True when something may have changed: what is due is to be looked up. `idle`: the last look found nothing.
+    pub(crate) fn look(&mut self, core: &Core, settings: &mut Arc<Settings>, idle: bool) -> Result<bool> {
+        let polls = Instant::now() >= self.next_poll;
+        let changed = if let Some(reader) = &self.reader {
+            let version: i64 =
+                reader.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
+            let changed = polls || self.seen_version != Some(version);
+            if changed {
+                *settings = Arc::new(core.reload_settings(reader)?);
+                self.seen_version = Some(version);
+            }
+            changed
+        } else {
+            let now = core.settings();
+            let changed = now != **settings;
+            if changed {
+                *settings = Arc::new(now);
+            }
+            changed
+        };
+        if polls {
+            core.take_over_from_the_dead()?;
+            if self.read(core, settle::any_held)? {
+                self.released_for = None; // by another process, for one, that knew no subscriber
+            }
+            let interval =
+                if idle { settings.idle_polling_interval_ms } else { settings.polling_interval_ms };
+            self.next_poll = Instant::now() + Duration::from_millis(interval);
+        }
+        Ok(polls || changed)
+    }
+
+    pub(crate) fn next_poll(&self) -> Instant {
+        self.next_poll
+    }
+
+    /// When the next event is due that this box has not in its hands.
+    pub(crate) fn next_due(&self, core: &Core) -> Result<Option<i64>> {
+        self.read(core, |conn| outbox::next_due(conn, |seq| core.in_flight().contains_key(&seq)))
+    }
+
+    /// A read, so that an empty claim does not take the write lock.
+    pub(crate) fn is_due(&self, core: &Core) -> Result<bool> {
+        Ok(self.next_due(core)?.is_some_and(|due| due <= core.clock.now()))
+    }
+
+    /// The registry's generation, if events that were held may have found a subscriber since the last release.
+    pub(crate) fn release_for(&self, core: &Core) -> Option<u64> {
+        Some(core.registry.generation()).filter(|generation| self.released_for != Some(*generation))
+    }
+
+    pub(crate) fn released(&mut self, generation: u64) {
+        self.released_for = Some(generation);
+    }
+
+    fn read<T>(&self, core: &Core, f: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        match &self.reader {
+            Some(reader) => f(reader),
+            None => core.db.read("process", f),
+        }
+    }
+}

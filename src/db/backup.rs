@@ -32,11 +32,7 @@ impl<J: Job> Database<J> {
             ));
         }
         let copy = TemporaryFile::beside(&dest)?;
-        if let Some(reader) = self.open_reader("backup")? {
-            copy_whole(&reader, &copy.path)?;
-        } else {
-            copy_whole(self.lock("backup")?.conn(), &copy.path)?;
-        }
+        self.read_apart("backup", |conn| copy_whole(conn, &copy.path))?;
         check_integrity(&copy.open()?, &copy.path, &dest)?;
         copy.put_in_place(&dest)
     }

@@ -75,8 +75,8 @@ impl<J: Job> Database<J> {
             .with_flags(connection::flags())
             .with_init(move |conn| connection::configure_reader(conn, wait_max));
         let readers = r2d2::Pool::builder()
+            // All are opened now: one that is opened later, in the background, could outlive `close`.
             .max_size(READERS)
-            .min_idle(Some(0))
             // No reaper: an idle box wakes nobody up.
             .idle_timeout(None)
             .max_lifetime(None)
@@ -129,8 +129,9 @@ impl<J: Job> Database<J> {
                 None => f(self.lock(operation)?.conn()),
             };
         };
-        let pool = file.readers.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let pool = pool.ok_or(Error::Closed { operation })?;
+        // Held until the end: `close` waits for those who read, or their connections would keep the -wal.
+        let pool = file.readers.read().unwrap_or_else(PoisonError::into_inner);
+        let pool = pool.as_ref().ok_or(Error::Closed { operation })?;
         let start = Instant::now();
         let conn = pool.get().map_err(|error| match start.elapsed() {
             waited if waited >= self.wait_max && pool.state().connections >= READERS => {
@@ -141,13 +142,31 @@ impl<J: Job> Database<J> {
         f(&conn)
     }
 
-    /// A read connection for one thread's own use. `None` in memory, where the gate's connection is the only one.
+    /// A read connection for one thread's own use, which ends before `close` goes on. `None` in memory, where the gate's
+    /// connection is the only one.
     pub(crate) fn open_reader(&self, operation: &'static str) -> Result<Option<Connection>> {
         self.gate.refuse_closed(operation)?;
         let Some(path) = self.path() else { return Ok(None) };
         let conn = connection::open_file(path)?;
         connection::configure_reader(&conn, self.wait_max)?;
         Ok(Some(conn))
+    }
+
+    /// Runs `f` with a read connection of its own: for work that would keep a shared one too long.
+    pub(crate) fn read_apart<T>(
+        &self,
+        operation: &'static str,
+        f: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<T> {
+        // As in `read`: `close` waits.
+        let open = self.file.as_ref().map(|file| file.readers.read().unwrap_or_else(PoisonError::into_inner));
+        if open.as_ref().is_some_and(|open| open.is_none()) {
+            return Err(Error::Closed { operation });
+        }
+        match self.open_reader(operation)? {
+            Some(reader) => f(&reader),
+            None => f(self.lock(operation)?.conn()),
+        }
     }
 
     /// Whether the connection's main database is this one. A transaction of the box's own always is.

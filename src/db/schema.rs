@@ -54,6 +54,8 @@ pub(crate) fn version(conn: &Connection) -> Result<Option<u32>> {
 
 /// Refuses, without a write, what this release must not write to. The version, if the file has postbox's tables.
 pub(crate) fn check(conn: &Connection, path: &Path) -> Result<Option<u32>> {
+    // One snapshot for all the reads: another process may be making the tables at this moment.
+    let _snapshot = if conn.is_autocommit() { Some(conn.unchecked_transaction()?) } else { None };
     let version = version(conn).map_err(|error| match error {
         Error::Sqlite(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase) => {
             Error::NotADatabase { path: path.to_owned() }

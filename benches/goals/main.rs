@@ -17,8 +17,6 @@ use std::path::{Path, PathBuf};
 use postbox::{NewEvent, Postbox, Settings};
 use serde_json::{Value, json};
 
-use crate::table::Table;
-
 /// How much is measured.
 struct Scale {
     rounds: usize,
@@ -36,7 +34,6 @@ const QUICK: Scale = Scale { rounds: 3, singles: 1_000, backlog: 30_000, history
 struct Bench {
     scale: Scale,
     folder: tempfile::TempDir,
-    table: Table,
 }
 
 impl Bench {
@@ -45,7 +42,7 @@ impl Bench {
     }
 }
 
-type Section = (&'static str, fn(&mut Bench));
+type Section = (&'static str, fn(&Bench));
 
 const SECTIONS: &[Section] = &[
     ("publish", sections::publish::one_and_many_threads),
@@ -62,10 +59,9 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let quick = arguments.iter().any(|argument| argument == "--quick");
     let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
-    let mut bench = Bench {
+    let bench = Bench {
         scale: if quick { QUICK } else { FULL },
         folder: tempfile::tempdir().expect("a temporary folder"),
-        table: Table::new(),
     };
     println!(
         "postbox {}, SQLite {}, {} cores, {}",
@@ -74,10 +70,10 @@ fn main() {
         std::thread::available_parallelism().map_or(1, usize::from),
         if quick { "quick" } else { "full" },
     );
-    bench.table.head();
+    table::head();
     for (name, section) in SECTIONS {
         if wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str())) {
-            section(&mut bench);
+            section(&bench);
         }
     }
 }

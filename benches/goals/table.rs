@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-pub(crate) struct Table;
-
 /// Figures of the same thing, one a round.
 pub(crate) struct Sample(Vec<f64>);
 
@@ -29,50 +27,41 @@ impl Sample {
     }
 }
 
-impl Table {
-    pub(crate) fn new() -> Self {
-        Table
-    }
+pub(crate) fn head() {
+    println!("{:<46} {:>12} {:>12} {:>7} {:>7}  spread of ours", "what", "ours", "floor", "ratio", "goal");
+}
 
-    pub(crate) fn head(&self) {
-        println!(
-            "{:<46} {:>12} {:>12} {:>7} {:>7}  spread of ours",
-            "what", "ours", "floor", "ratio", "goal"
-        );
-    }
+/// Events a second: more is better. `goal` is of the ratio.
+pub(crate) fn rate(what: &str, ours: &Sample, floor: &Sample, goal: &str) {
+    let ratio = ours.median() / floor.median();
+    row(
+        what,
+        &format!("{:.0}/s", ours.median()),
+        &format!("{:.0}/s", floor.median()),
+        &format!("{ratio:.2}"),
+        goal,
+        &spread(ours, 1.0, "/s"),
+    );
+}
 
-    /// Events a second: more is better. `goal` is of the ratio.
-    pub(crate) fn rate(&self, what: &str, ours: &Sample, floor: &Sample, goal: &str) {
-        let ratio = ours.median() / floor.median();
-        self.row(
-            what,
-            &format!("{:.0}/s", ours.median()),
-            &format!("{:.0}/s", floor.median()),
-            &format!("{ratio:.2}"),
-            goal,
-            &spread(ours, 1.0, "/s"),
-        );
-    }
+pub(crate) fn micros(what: &str, ours: &Sample, floor: &Sample, goal: &str) {
+    let ratio = ours.median() / floor.median();
+    row(
+        what,
+        &format!("{:.1} us", ours.median() * 1e6),
+        &format!("{:.1} us", floor.median() * 1e6),
+        &format!("{ratio:.2}"),
+        goal,
+        &spread(ours, 1e6, " us"),
+    );
+}
 
-    pub(crate) fn micros(&self, what: &str, ours: &Sample, floor: &Sample, goal: &str) {
-        let ratio = ours.median() / floor.median();
-        self.row(
-            what,
-            &format!("{:.1} us", ours.median() * 1e6),
-            &format!("{:.1} us", floor.median() * 1e6),
-            &format!("{ratio:.2}"),
-            goal,
-            &spread(ours, 1e6, " us"),
-        );
-    }
+pub(crate) fn figure(what: &str, ours: &str, goal: &str) {
+    row(what, ours, "", "", goal, "");
+}
 
-    pub(crate) fn figure(&self, what: &str, ours: &str, goal: &str) {
-        self.row(what, ours, "", "", goal, "");
-    }
-
-    fn row(&self, what: &str, ours: &str, floor: &str, ratio: &str, goal: &str, spread: &str) {
-        println!("{what:<46} {ours:>12} {floor:>12} {ratio:>7} {goal:>7}  {spread}");
-    }
+fn row(what: &str, ours: &str, floor: &str, ratio: &str, goal: &str, spread: &str) {
+    println!("{what:<46} {ours:>12} {floor:>12} {ratio:>7} {goal:>7}  {spread}");
 }
 
 fn spread(sample: &Sample, factor: f64, unit: &str) -> String {

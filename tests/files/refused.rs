@@ -146,13 +146,18 @@ fn assert_too_new(path: &Path) {
 
 #[test]
 fn a_newer_schema_is_refused_without_a_write() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = boxed(dir.path(), "app.db");
-    raw(&path).execute("UPDATE postbox_schema SET version = 99", []).unwrap();
-    let before = fs::read(&path).unwrap();
-    assert_too_new(&path);
-    assert_bytes(&path, &before, "refused");
-    assert_eq!(listing(dir.path()), ["app.db"]);
+    for mode in ["WAL", "DELETE"] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = boxed(dir.path(), "app.db");
+        let conn = raw(&path);
+        conn.execute("UPDATE postbox_schema SET version = 99", []).unwrap();
+        conn.query_row(&format!("PRAGMA journal_mode = {mode}"), [], |_| Ok(())).unwrap();
+        drop(conn);
+        let before = fs::read(&path).unwrap();
+        assert_too_new(&path);
+        assert_bytes(&path, &before, mode);
+        assert_eq!(listing(dir.path()), ["app.db"], "{mode}");
+    }
 }
 
 /// The last connection to close a file folds its -wal into it: for a file that is refused, that is a write as well.

@@ -168,7 +168,7 @@ fn what_nests_as_deep_as_can_be_read_back_is_delivered_and_one_level_more_is_ref
 const CHILD: &str = "POSTBOX_TEST_DEEP";
 const DEEP: usize = 100_000;
 
-/// serde_json's own drop of such a value recurses: on an ordinary thread a refusal that only dropped it ended the
+/// `serde_json`'s own drop of such a value recurses: on an ordinary thread a refusal that only dropped it ended the
 /// process. So this runs as a process of its own, or its end would be that of all tests.
 #[test]
 fn a_value_nested_a_hundred_thousand_deep_is_refused_and_does_not_overflow_the_stack() {

@@ -123,6 +123,14 @@ fn an_outcome_that_comes_after_the_lease_was_taken_is_refused() {
     }
 }
 
+/// Somebody claimed every event, for this long, and was never heard of again.
+fn abandon(path: &Path, lease: Duration) {
+    let until = (start_of_time() + lease).unix_timestamp() * 1_000_000;
+    let sql =
+        "UPDATE outbox_event SET status = 'processing', attempt_count = 1, lease_id = 77, available_at = ?1";
+    assert!(raw(path).execute(sql, [until]).unwrap() > 0);
+}
+
 #[test]
 fn a_claim_whose_lease_ran_out_is_taken_over_by_a_running_worker() {
     let dir = tempfile::tempdir().unwrap();
@@ -132,11 +140,7 @@ fn a_claim_whose_lease_ran_out_is_taken_over_by_a_running_worker() {
     let tally = Tally::default();
     bus.subscribe(Subscription::new("*", "c", counting(&tally))).unwrap();
     let id = bus.publish(event("a")).unwrap();
-    // Somebody claimed it, and was never heard of again.
-    let until = (start_of_time() + SECOND * 30).unix_timestamp() * 1_000_000;
-    let sql =
-        "UPDATE outbox_event SET status = 'processing', attempt_count = 1, lease_id = 77, available_at = ?1";
-    assert_eq!(raw(&path).execute(sql, [until]).unwrap(), 1);
+    abandon(&path, SECOND * 30);
     let _worker = bus.start().unwrap();
     clock.advance(Duration::from_millis(29_999));
     bus.notify();
@@ -145,4 +149,52 @@ fn a_claim_whose_lease_ran_out_is_taken_over_by_a_running_worker() {
     bus.notify();
     tally.wait_for(1);
     wait_until("it is processed", || status(&bus, id) == (OutboxStatus::Processed, 2));
+}
+
+/// An event that is taken over runs alone at first, since it may be what killed its last owner. When its handler takes
+/// its time, or hangs, that must not keep everything else from being delivered.
+#[test]
+fn an_event_that_is_taken_over_and_hangs_does_not_stop_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let bus = Postbox::builder().settings(short_lease()).handler_threads(2).open(&path).unwrap();
+    let (entered, latch, quick) = (Tally::default(), Latch::default(), Tally::default());
+    bus.subscribe(Subscription::new("hangs", "c", blocking(&entered, &latch))).unwrap();
+    bus.subscribe(Subscription::new("quick", "c", counting(&quick))).unwrap();
+    bus.publish(event("hangs")).unwrap();
+    raw(&path).execute("UPDATE outbox_event SET available_at = 1", []).unwrap();
+    raw(&path)
+        .execute("UPDATE outbox_event SET status = 'processing', attempt_count = 1, lease_id = 77", [])
+        .unwrap();
+    bus.publish_all((0..20).map(|_| event("quick"))).unwrap();
+    let worker = bus.start().unwrap();
+    entered.wait_for(1);
+    quick.wait_for(20);
+    latch.open();
+    assert!(worker.shutdown(LIMIT).unwrap().clean);
+}
+
+#[test]
+fn a_handler_that_hangs_since_the_last_shutdown_does_not_keep_others_from_being_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let clock = manual_clock();
+    let bus = Postbox::builder().clock(clock.clone()).open(&path).unwrap();
+    let (entered, latch, tally) = (Tally::default(), Latch::default(), Tally::default());
+    bus.subscribe(Subscription::new("hangs", "c", blocking(&entered, &latch))).unwrap();
+    bus.subscribe(Subscription::new("quick", "c", counting(&tally))).unwrap();
+    let worker = bus.start().unwrap();
+    bus.publish(event("hangs")).unwrap();
+    entered.wait_for(1);
+    assert_eq!(worker.shutdown(Duration::ZERO).unwrap().unfinished, 1);
+
+    let abandoned = bus.publish(event("quick")).unwrap();
+    abandon(&path, SECOND * 30);
+    clock.advance(SECOND * 31);
+    bus.publish(event("quick")).unwrap();
+    let worker = bus.start().unwrap();
+    tally.wait_for(2);
+    wait_until("it is processed", || status(&bus, abandoned) == (OutboxStatus::Processed, 2));
+    latch.open();
+    drop(worker);
 }

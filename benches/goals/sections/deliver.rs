@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use postbox::{Context, Event, Postbox, Result, Subscription, Tx};
 
 use crate::floor::Floor;
-use crate::table::{Sample, rate_of};
+use crate::table::{self, Sample, rate_of};
 use crate::{Bench, event, fill, open};
 
-pub(crate) fn backlog(bench: &mut Bench) {
+pub(crate) fn backlog(bench: &Bench) {
     let total = bench.scale.backlog;
     let mut floors = Sample::new();
     let mut ways = [
@@ -32,7 +32,7 @@ pub(crate) fn backlog(bench: &mut Bench) {
                     postbox.drain().expect("drained");
                 } else {
                     let worker = postbox.start().expect("a worker");
-                    assert!(worker.wait_for_startup_drain(Duration::from_secs(600)));
+                    assert!(worker.wait_for_startup_drain(Duration::from_mins(10)));
                 }
             }));
             assert_eq!(postbox.stats().expect("stats").processed, u64::try_from(total).expect("a count"));
@@ -41,7 +41,7 @@ pub(crate) fn backlog(bench: &mut Bench) {
         }
     }
     for (way, goal, rates) in &ways {
-        bench.table.rate(&format!("backlog of {total}, {way}"), rates, &floors, goal);
+        table::rate(&format!("backlog of {total}, {way}"), rates, &floors, goal);
     }
 }
 
@@ -60,7 +60,7 @@ fn subscribe(postbox: &Postbox, transactional: bool) {
     postbox.subscribe(subscription).expect("subscribed");
 }
 
-pub(crate) fn latency(bench: &mut Bench) {
+pub(crate) fn latency(bench: &Bench) {
     let postbox = open(&bench.path("latency.db"));
     let (started, starts) = mpsc::channel();
     postbox
@@ -70,7 +70,7 @@ pub(crate) fn latency(bench: &mut Bench) {
         }))
         .expect("subscribed");
     let worker = postbox.start().expect("a worker");
-    assert!(worker.wait_for_startup_drain(Duration::from_secs(60)));
+    assert!(worker.wait_for_startup_drain(Duration::from_mins(1)));
 
     let (bell, rings) = mpsc::channel::<()>();
     let (woken, wakes) = mpsc::channel();
@@ -101,7 +101,7 @@ pub(crate) fn latency(bench: &mut Bench) {
 
     for (percent, goal) in [(50, "2.00"), (99, "5.00")] {
         let (ours, floor) = (percentile(&mut returns, percent), percentile(&mut channel, percent));
-        bench.table.micros(
+        table::micros(
             &format!("publish returned to handler, p{percent} (floor: channel)"),
             &ours,
             &floor,
@@ -109,7 +109,7 @@ pub(crate) fn latency(bench: &mut Bench) {
         );
     }
     let from_call = percentile(&mut calls, 50);
-    bench.table.figure("publish called to handler, p50", &format!("{:.0} us", from_call.median() * 1e6), "");
+    table::figure("publish called to handler, p50", &format!("{:.0} us", from_call.median() * 1e6), "");
 }
 
 fn percentile(sorted: &mut [f64], percent: usize) -> Sample {

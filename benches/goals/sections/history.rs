@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use postbox::{Context, Event, Postbox, Result, Settings, Subscription};
 
-use crate::table::{Sample, rate_of};
+use crate::table::{self, Sample, rate_of};
 use crate::{Bench, event, fill, open};
 
-pub(crate) fn history(bench: &mut Bench) {
+pub(crate) fn history(bench: &Bench) {
     let rows = bench.scale.history;
     let empty = subscribed(open(&bench.path("empty.db")));
     let full = subscribed(open(&bench.path("full.db")));
@@ -28,19 +28,14 @@ pub(crate) fn history(bench: &mut Bench) {
             delivered.push(rate_of(count, || assert!(postbox.drain().expect("drained") > 0)));
         }
     }
-    bench.table.rate(
-        &format!("publish with {rows} processed (floor: empty)"),
-        &publish.0,
-        &publish.1,
-        "0.95",
-    );
-    bench.table.rate(&format!("claim, settle with {rows} processed"), &deliver.0, &deliver.1, "0.95");
-    bench.table.figure(&format!("stats() with {rows} processed"), &time_of_stats(&full), "1 ms");
+    table::rate(&format!("publish with {rows} processed (floor: empty)"), &publish.0, &publish.1, "0.95");
+    table::rate(&format!("claim, settle with {rows} processed"), &deliver.0, &deliver.1, "0.95");
+    table::figure(&format!("stats() with {rows} processed"), &time_of_stats(&full), "1 ms");
 
     fill(&full, rows);
     full.publish_all((0..rows / 10).map(|number| event(number).delay(std::time::Duration::from_hours(1))))
         .expect("published");
-    bench.table.figure(&format!("stats() with {rows} pending"), &time_of_stats(&full), "1 ms");
+    table::figure(&format!("stats() with {rows} pending"), &time_of_stats(&full), "1 ms");
     let (mut crowded, mut alone) = (Sample::new(), Sample::new());
     for _ in 0..bench.scale.rounds {
         empty.publish_all((0..500).map(event)).expect("published");
@@ -48,7 +43,7 @@ pub(crate) fn history(bench: &mut Bench) {
             sample.push(rate_of(500, || assert_eq!(postbox.process_batch().expect("a batch"), 500)));
         }
     }
-    bench.table.rate(&format!("a batch of 500 of {rows} pending"), &crowded, &alone, "0.95");
+    table::rate(&format!("a batch of 500 of {rows} pending"), &crowded, &alone, "0.95");
 }
 
 fn subscribed(postbox: Postbox) -> Postbox {

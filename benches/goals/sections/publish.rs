@@ -7,10 +7,10 @@ use std::time::Instant;
 use postbox::Postbox;
 
 use crate::floor::Floor;
-use crate::table::{Sample, as_f64, rate_of};
+use crate::table::{self, Sample, as_f64, rate_of};
 use crate::{Bench, event, open};
 
-pub(crate) fn one_and_many_threads(bench: &mut Bench) {
+pub(crate) fn one_and_many_threads(bench: &Bench) {
     let mut floor = Floor::open(&bench.path("publish-floor.db"));
     let postbox = open(&bench.path("publish.db"));
     let count = bench.scale.singles;
@@ -21,7 +21,7 @@ pub(crate) fn one_and_many_threads(bench: &mut Bench) {
         ones.push(rate_of(count, || {
             (0..count).for_each(|number| {
                 postbox.publish(event(number)).expect("published");
-            })
+            });
         }));
         let commit = 1.0 / floors.median();
         for (threads, rates, waits) in &mut many {
@@ -30,12 +30,12 @@ pub(crate) fn one_and_many_threads(bench: &mut Bench) {
             waits.push(wait_p99 / commit);
         }
     }
-    bench.table.rate("publish, 1 thread", &ones, &floors, "0.90");
+    table::rate("publish, 1 thread", &ones, &floors, "0.90");
     for (threads, rates, waits) in &many {
         let goal = if *threads == 16 { "4.50" } else { "8.00" };
-        bench.table.rate(&format!("publish, {threads} threads (floor: 1 thread)"), rates, &floors, goal);
+        table::rate(&format!("publish, {threads} threads (floor: 1 thread)"), rates, &floors, goal);
         let waited = format!("{:.1} commits", waits.median());
-        bench.table.figure(&format!("publish, {threads} threads, p99 of one call"), &waited, "20");
+        table::figure(&format!("publish, {threads} threads, p99 of one call"), &waited, "20");
     }
 }
 
@@ -70,7 +70,7 @@ fn from_threads(postbox: &Postbox, threads: usize, count: usize) -> (f64, f64) {
     })
 }
 
-pub(crate) fn batches(bench: &mut Bench) {
+pub(crate) fn batches(bench: &Bench) {
     let mut floor = Floor::open(&bench.path("batches-floor.db"));
     let postbox = open(&bench.path("batches.db"));
     let total = bench.scale.backlog / 2;
@@ -78,7 +78,7 @@ pub(crate) fn batches(bench: &mut Bench) {
         let (mut floors, mut ours) = (Sample::new(), Sample::new());
         for _ in 0..bench.scale.rounds {
             floors.push(rate_of(total, || {
-                (0..total).step_by(batch).for_each(|first| floor.publish(first, batch))
+                (0..total).step_by(batch).for_each(|first| floor.publish(first, batch));
             }));
             ours.push(rate_of(total, || {
                 for first in (0..total).step_by(batch) {
@@ -86,6 +86,6 @@ pub(crate) fn batches(bench: &mut Bench) {
                 }
             }));
         }
-        bench.table.rate(&format!("publish_all, {batch} at a time"), &ours, &floors, "0.85");
+        table::rate(&format!("publish_all, {batch} at a time"), &ours, &floors, "0.85");
     }
 }

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use postbox::{Context, Event, Subscription};
 
-use crate::table::as_f64;
+use crate::table::{self, as_f64};
 use crate::{Bench, event, fill, open};
 
-pub(crate) fn idle(bench: &mut Bench) {
+pub(crate) fn idle(bench: &Bench) {
     let postbox = open(&bench.path("idle.db"));
     let worker = postbox.start().expect("a worker");
-    assert!(worker.wait_for_startup_drain(Duration::from_secs(60)));
+    assert!(worker.wait_for_startup_drain(Duration::from_mins(1)));
     let seconds = if bench.scale.rounds > 3 { 60 } else { 5 };
     let Some(before) = usage() else { return };
     thread::sleep(Duration::from_secs(seconds));
@@ -20,12 +20,8 @@ pub(crate) fn idle(bench: &mut Bench) {
     drop(worker);
     let wakes = as_f64(usize::try_from(after.0 - before.0).unwrap_or(0))
         / as_f64(usize::try_from(seconds).unwrap_or(1));
-    bench.table.figure("idle: wake-ups of the worker a second", &format!("{wakes:.2}"), "1");
-    bench.table.figure(
-        &format!("idle: CPU ticks (10 ms) in {seconds} s"),
-        &(after.1 - before.1).to_string(),
-        "0",
-    );
+    table::figure("idle: wake-ups of the worker a second", &format!("{wakes:.2}"), "1");
+    table::figure(&format!("idle: CPU ticks (10 ms) in {seconds} s"), &(after.1 - before.1).to_string(), "0");
 }
 
 /// Wake-ups of the worker's thread, and the process's CPU time in ticks.
@@ -41,7 +37,7 @@ fn usage() -> Option<(u64, u64)> {
     Some((switches, fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?))
 }
 
-pub(crate) fn memory(bench: &mut Bench) {
+pub(crate) fn memory(bench: &Bench) {
     let rows = bench.scale.history;
     let postbox = open(&bench.path("memory.db"));
     postbox.subscribe(Subscription::new("*", "c", |_: &Event, _: &Context<'_>| Ok(()))).expect("subscribed");
@@ -51,14 +47,14 @@ pub(crate) fn memory(bench: &mut Bench) {
     fill(&postbox, rows);
     let Some(filled) = resident_kib() else { return };
     let worker = postbox.start().expect("a worker");
-    assert!(worker.wait_for_startup_drain(Duration::from_secs(600)));
+    assert!(worker.wait_for_startup_drain(Duration::from_mins(10)));
     let Some(drained) = resident_kib() else { return };
     drop(worker);
     let more = |kib: u64| {
         format!("{:.1} MiB", as_f64(usize::try_from(kib.saturating_sub(empty)).unwrap_or(0)) / 1_024.0)
     };
-    bench.table.figure(&format!("memory: more with {rows} pending"), &more(filled), "16 MiB");
-    bench.table.figure(&format!("memory: more after {rows} delivered"), &more(drained), "16 MiB");
+    table::figure(&format!("memory: more with {rows} pending"), &more(filled), "16 MiB");
+    table::figure(&format!("memory: more after {rows} delivered"), &more(drained), "16 MiB");
 }
 
 fn resident_kib() -> Option<u64> {
@@ -73,7 +69,7 @@ fn resident_kib() -> Option<u64> {
         .ok()
 }
 
-pub(crate) fn bytes_on_disk(bench: &mut Bench) {
+pub(crate) fn bytes_on_disk(bench: &Bench) {
     let count = bench.scale.backlog;
     let path = bench.path("bytes.db");
     let postbox = open(&path);
@@ -84,5 +80,5 @@ pub(crate) fn bytes_on_disk(bench: &mut Bench) {
     postbox.drain().expect("drained");
     postbox.close().expect("closed");
     let bytes = fs::metadata(&path).expect("the file").len() / u64::try_from(count).expect("a count");
-    bench.table.figure("bytes on disk for each processed event", &bytes.to_string(), "420");
+    table::figure("bytes on disk for each processed event", &bytes.to_string(), "420");
 }

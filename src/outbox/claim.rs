@@ -83,6 +83,17 @@ pub(crate) struct ClaimRequest {
     pub(crate) limit: usize,
 }
 
+/// What a claim does about a row that is taken over, and may have killed its last owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Suspects {
+    /// Claims it with nothing beside it.
+    Alone,
+    /// Leaves it, and what is behind it: other handlers run.
+    NotYet,
+    /// Claims it like any other: it was waited for long enough.
+    AsOthers,
+}
+
 /// What a claim got.
 #[derive(Default)]
 pub(crate) struct Claims {
@@ -94,12 +105,12 @@ pub(crate) struct Claims {
 
 /// Claims due rows, those that were due first. Each costs an attempt.
 ///
-/// A row that is taken over may have killed its last owner. It is claimed alone, when this box has nothing else in its
-/// hands: or its neighbours would be lost with it, again and again, until they were dead letters as well.
+/// A row that is taken over runs alone, or its neighbours would be lost with it, again and again, until they were dead
+/// letters as well.
 pub(crate) fn claim(
     conn: &Connection,
     request: &ClaimRequest,
-    is_idle: bool,
+    suspects: Suspects,
     skip: impl Fn(i64) -> bool,
 ) -> Result<Claims> {
     let mut claimed = Vec::new();
@@ -122,12 +133,12 @@ pub(crate) fn claim(
                 continue;
             }
             let row = read_claimed(row, seq, request.lease)?;
-            if !row.taken_over {
+            if !row.taken_over || suspects == Suspects::AsOthers {
                 claimed.push(row);
                 continue;
             }
             alone = true;
-            if is_idle && claimed.is_empty() {
+            if suspects == Suspects::Alone && claimed.is_empty() {
                 claimed.push(row);
             }
             break;

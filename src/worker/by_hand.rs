@@ -10,7 +10,7 @@ use super::turn::{Outcome, Turn};
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::outbox;
-use crate::outbox::claim::Claim;
+use crate::outbox::claim::{Claim, Suspects};
 use crate::postbox::Postbox;
 use crate::settings::Settings;
 
@@ -23,20 +23,20 @@ pub(crate) fn process_batch(postbox: &Postbox) -> Result<usize> {
 }
 
 pub(crate) fn drain(postbox: &Postbox) -> Result<usize> {
-    let mut processed = 0;
-    // Settings are read anew for each round: an operator can stop a long drain.
-    while let Some(mut by_hand) = ByHand::begin(postbox, "drain")? {
-        for _ in 0..ROUNDS {
-            let claimed = by_hand.settle_and_claim()?;
-            if claimed.claimed == 0 {
-                return Ok(processed + by_hand.processed);
-            }
-            by_hand.deliver(claimed);
+    let Some(mut by_hand) = ByHand::begin(postbox, "drain")? else { return Ok(0) };
+    for round in 1_usize.. {
+        let claimed = by_hand.settle_and_claim()?;
+        if claimed.claimed == 0 {
+            break;
         }
-        by_hand.settle()?;
-        processed += by_hand.processed;
+        by_hand.deliver(claimed);
+        // An operator can stop a long drain.
+        if round.is_multiple_of(ROUNDS) && !by_hand.may_go_on()? {
+            by_hand.settle()?;
+            break;
+        }
     }
-    Ok(processed)
+    Ok(by_hand.processed)
 }
 
 /// Batches between two looks at the settings.
@@ -53,6 +53,8 @@ struct ByHand<'a> {
     /// What this run has claimed; forgotten when it ends, however it ends.
     claims: Vec<Claim>,
     processed: usize,
+    /// The registry's generation for which held events were let go.
+    released_for: Option<u64>,
     slot: u64,
     /// Why something was given back: the caller is told, or it would be claimed again and again.
     fault: Option<Error>,
@@ -81,6 +83,7 @@ impl<'a> ByHand<'a> {
             reports: Vec::new(),
             claims: Vec::new(),
             processed: 0,
+            released_for: None,
             slot: core.take_slot(),
             fault: None,
         }))
@@ -90,9 +93,20 @@ impl<'a> ByHand<'a> {
         // After a fault nothing new is begun: what there is is settled, and the caller told.
         let batch_size = usize::try_from(self.settings.batch_size).unwrap_or(usize::MAX);
         let claim_max = if self.fault.is_some() { 0 } else { batch_size };
-        let outcome = self.turn(claim_max, true)?;
+        // Once for each change of the registry: one that is held again must not be let go again and again.
+        let generation = Some(self.core.registry.generation());
+        let outcome = self.turn(claim_max, self.released_for != generation)?;
+        if !outcome.more_held {
+            self.released_for = generation;
+        }
         self.claims.extend(outcome.deliveries.iter().map(|delivery| delivery.claim));
         Ok(outcome)
+    }
+
+    /// Reads the settings anew.
+    fn may_go_on(&mut self) -> Result<bool> {
+        self.settings = self.core.db.read("drain", |conn| self.core.reload_settings(conn))?;
+        Ok(self.settings.allow_processing(false))
     }
 
     fn settle(&mut self) -> Result<()> {
@@ -108,6 +122,7 @@ impl<'a> ByHand<'a> {
             release_held,
             stopping: &self.stopping,
             by_worker: false,
+            suspects: Suspects::Alone,
         };
         let outcome = turn.run(self.core)?;
         self.reports.clear();

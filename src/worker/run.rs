@@ -17,13 +17,18 @@ use super::turn::{Outcome, Turn};
 use super::watch::Watch;
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::outbox::claim::Suspects;
 use crate::postbox::Postbox;
 use crate::settings::Settings;
 
 /// The longest sleep: a commit of another connection, or a jump of the clock, is noticed after it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long an event that has to run alone waits for what is processed by hand, which tells nobody when it ends.
+/// An event that was taken over runs alone: for this long, counted from when it was first waited for. A handler that
+/// hangs must not stop everything else.
+const ALONE_MAX: Duration = Duration::from_secs(5);
+
+/// How long such an event waits for what is not this worker's, which tells nobody when it ends.
 const WAIT_FOR_OTHERS: Duration = Duration::from_millis(20);
 
 /// After a fault of the file the loop waits this long, then twice as long, and so on.
@@ -43,8 +48,8 @@ pub(crate) struct Run {
     /// Something may be due.
     expect_work: bool,
     found_nothing: bool,
-    /// Nothing is claimed until nothing is in flight: an event that was taken over runs alone.
-    alone: bool,
+    /// Until then nothing is claimed beside an event that was taken over.
+    alone_until: Option<Instant>,
     faults: u32,
     /// Why handlers' work was given back.
     fault: Option<Error>,
@@ -65,7 +70,7 @@ impl Run {
             reports: Vec::new(),
             expect_work: true,
             found_nothing: false,
-            alone: false,
+            alone_until: None,
             faults: 0,
             fault: None,
         })
@@ -157,6 +162,7 @@ impl Run {
             release_held: release_for.is_some(),
             stopping: &self.signals.control.stopping,
             by_worker: true,
+            suspects: if self.is_patient() { Suspects::Alone } else { Suspects::AsOthers },
         }
         .run(core)?;
         self.reports.clear();
@@ -175,7 +181,11 @@ impl Run {
 
     /// What a claim of up to `free` got is handed out.
     fn begin(&mut self, outcome: Outcome, free: usize) {
-        self.alone = outcome.alone;
+        if outcome.alone {
+            self.alone_until.get_or_insert_with(|| Instant::now() + ALONE_MAX);
+        } else if self.in_flight.is_empty() || self.is_patient() {
+            self.alone_until = None;
+        }
         // A full claim means that more may be due.
         self.expect_work =
             outcome.claimed >= free || outcome.more_held || (outcome.alone && outcome.claimed > 0);
@@ -192,9 +202,14 @@ impl Run {
         }
     }
 
+    /// Whether it still waits for events that were taken over to have run alone.
+    fn is_patient(&self) -> bool {
+        self.alone_until.is_none_or(|until| Instant::now() < until)
+    }
+
     /// How many events may be claimed now.
     fn free_slots(&self) -> usize {
-        let waits = self.alone && !self.in_flight.is_empty();
+        let waits = self.alone_until.is_some() && self.is_patient() && !self.in_flight.is_empty();
         if self.settings.allow_processing(true) && !waits {
             self.startup.slots(&self.settings).saturating_sub(self.in_flight.len())
         } else {
@@ -217,11 +232,14 @@ impl Run {
     }
 
     fn time_to_sleep(&self) -> Duration {
-        if self.alone && self.in_flight.is_empty() {
-            return WAIT_FOR_OTHERS;
-        }
         let now = Instant::now();
         let mut until = LOOK_EVERY.min(self.watch.next_poll().saturating_duration_since(now));
+        if let Some(alone_until) = self.alone_until.filter(|alone_until| *alone_until > now) {
+            if self.in_flight.is_empty() {
+                return WAIT_FOR_OTHERS;
+            }
+            until = until.min(alone_until - now);
+        }
         if let Some(renewal) = self.in_flight.renewal_due() {
             until = until.min(renewal.saturating_duration_since(now));
         }
@@ -292,6 +310,7 @@ impl Run {
             release_held: false,
             stopping: &self.signals.control.stopping,
             by_worker: true,
+            suspects: Suspects::NotYet,
         };
         match turn.run(self.postbox.core()) {
             Ok(outcome) => {

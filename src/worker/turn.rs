@@ -15,7 +15,7 @@ use crate::db::{Synchronous, Writer};
 use crate::error::{Error, Result};
 use crate::event::EventId;
 use crate::inbox;
-use crate::outbox::claim::{self, Claim, ClaimRequest, Claims};
+use crate::outbox::claim::{self, Claim, ClaimRequest, Claims, Suspects};
 use crate::outbox::settle::{self, Settlement};
 use crate::settings::Settings;
 use crate::validate;
@@ -37,6 +37,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) stopping: &'a Arc<AtomicBool>,
     /// For a worker, which `processor_enabled` can stop; not by hand.
     pub(crate) by_worker: bool,
+    /// How rows that are taken over are claimed. [`Suspects::Alone`] waits until nothing is in flight.
+    pub(crate) suspects: Suspects,
 }
 
 /// What a turn has done.
@@ -152,8 +154,11 @@ impl Turn<'_> {
         let Claims { rows, alone } = {
             let in_flight = core.in_flight();
             let settled: HashSet<i64> = self.reports.iter().filter_map(|r| Some(r.ends()?.seq)).collect();
-            let is_idle = in_flight.keys().all(|seq| settled.contains(seq));
-            claim::claim(conn, &request, is_idle, |seq| {
+            let suspects = match self.suspects {
+                Suspects::Alone if !in_flight.keys().all(|seq| settled.contains(seq)) => Suspects::NotYet,
+                suspects => suspects,
+            };
+            claim::claim(conn, &request, suspects, |seq| {
                 in_flight.contains_key(&seq) && !settled.contains(&seq)
             })?
         };

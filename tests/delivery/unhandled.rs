@@ -4,8 +4,8 @@ use postbox::{Context, Event, EventId, HandlerError, OutboxStatus, Settings, Sub
 use time::OffsetDateTime;
 
 use crate::support::{
-    Calls, MICROSECOND, SECOND, TestBox, boxes, boxes_with, event, inbox_rows, just_before, noting,
-    outbox_row, start_time, status,
+    Calls, MICROSECOND, SECOND, TestBox, boxes, boxes_with, ends, event, inbox_rows, just_before, noting,
+    outbox_row, sql, start_time, status,
 };
 
 fn holding_boxes() -> [TestBox; 2] {
@@ -166,5 +166,23 @@ fn the_setting_counts_at_delivery() {
         bus.update_settings(|settings| settings.unhandled_events = UnhandledEvents::Complete).unwrap();
         bus.publish(event("a")).unwrap();
         assert_eq!(bus.drain().unwrap(), 1);
+    }
+}
+
+/// `deliver_to` names the only consumers that are asked. One of these is not there yet: held, it was let go for the
+/// sake of the others, and held again, without end.
+#[test]
+fn an_event_that_is_held_for_a_consumer_that_is_not_there_does_not_keep_a_drain_busy() {
+    for TestBox { kind, bus, .. } in &holding_boxes() {
+        let calls = Calls::default();
+        bus.subscribe(Subscription::new("a", "another", noting(&calls, "another"))).unwrap();
+        let id = bus.publish(event("a")).unwrap();
+        sql(bus, |tx| tx.execute("UPDATE outbox_event SET deliver_to = '[\"awaited\"]'", []));
+        let of_box = bus.clone();
+        assert_eq!(ends(move || of_box.drain().unwrap()), 0, "{kind}");
+        assert_eq!((status(bus, id), outbox_row(bus, id).attempt_count), (OutboxStatus::Pending, 0));
+        bus.subscribe(Subscription::new("a", "awaited", noting(&calls, "awaited"))).unwrap();
+        assert_eq!(bus.drain().unwrap(), 1, "{kind}");
+        assert_eq!(calls.all(), ["awaited"], "{kind}");
     }
 }

@@ -9,6 +9,8 @@ use time::OffsetDateTime;
 ///
 /// A clock may jump: the box's own time never goes back, whatever this returns. When `now` steps back, the box adds the
 /// difference from then on.
+///
+/// It is asked often and under a lock of the box's: it should be quick, and must not call the box.
 pub trait Clock: Send + Sync + 'static {
     /// The present moment.
     fn now(&self) -> OffsetDateTime;
@@ -54,8 +56,9 @@ impl BoxClock {
     }
 
     pub(crate) fn now(&self) -> i64 {
-        let wall = to_micros(self.clock.now()); // outside the lock: it is the application's code
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // Inside the lock: a thread that waits between the two would look like a step back.
+        let wall = to_micros(self.clock.now());
         let now = wall.saturating_add(state.offset);
         if now < state.last {
             state.offset = state.offset.saturating_add(state.last - now);

@@ -173,16 +173,13 @@ impl Core {
 
     pub(crate) fn update_settings(&self, change: impl FnOnce(&mut Settings)) -> Result<Settings> {
         const OPERATION: &str = "update_settings";
-        // The change is the application's code: it must not run where the gate is held.
-        self.db.refuse_reentry(OPERATION)?;
-        let mut wanted = self.db.read(OPERATION, |conn| self.reload_settings(conn))?;
-        let before = wanted.clone();
-        change(&mut wanted);
-        wanted.validate()?;
-        let now = self.clock.now();
+        // Inside the write transaction, so that changes by others, of this process or another, come before or after.
         self.db.write(OPERATION, |conn| {
-            settings::merge(conn, &self.defaults, &before, &wanted)?;
-            settings::store(conn, &before, &wanted, now)
+            let before = settings::load(conn, &self.defaults, |_| false)?;
+            let mut wanted = before.clone();
+            change(&mut wanted);
+            wanted.validate()?;
+            settings::store(conn, &before, &wanted, self.clock.now())
         })?;
         let settings = self.db.read(OPERATION, |conn| self.reload_settings(conn))?;
         self.bell.ring();

@@ -15,8 +15,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// SQLite refused or failed. Nothing was written.
-    #[error("SQLite: {0}")]
+    /// SQLite refused or failed. What was about to be written was not (of `process_batch` and `drain`: of this batch).
+    #[error("SQLite: {}", describe_sqlite(.0))]
     Sqlite(#[from] rusqlite::Error),
 
     /// SQLite failed while it committed: whether the transaction is in the file is **unknown** until it is looked up,
@@ -84,9 +84,9 @@ pub enum Error {
         operation: &'static str,
     },
 
-    /// The write lock, the box's write connection or a read connection could not be had in time. Nothing was written;
-    /// trying again later is safe.
-    #[error("{operation}: busy, gave up after {waited:?}{}", describe_detail(.detail))]
+    /// The write lock, the box's write connection or a read connection could not be had in time. What was about to be
+    /// written was not (of `process_batch` and `drain`: of this batch); trying again later is safe.
+    #[error("{operation}: busy, gave up after {waited:.1?}{}", describe_detail(.detail))]
     Busy {
         /// What was attempted.
         operation: &'static str,
@@ -174,9 +174,22 @@ pub enum Error {
         source: io::Error,
     },
 
-    /// A read connection could not be opened.
-    #[error("cannot open another connection: {0}")]
-    Pool(#[source] r2d2::Error),
+    /// A read connection could not be had.
+    #[error("{operation}: cannot open another connection: {reason}")]
+    Pool {
+        /// What was attempted.
+        operation: &'static str,
+        /// Why.
+        reason: String,
+    },
+
+    /// The file was deleted, moved or replaced while the box had it open. Nothing was written, and nothing will be: close
+    /// the box and open the file that is meant.
+    #[error("{} was deleted, moved or replaced while it was open", .path.display())]
+    FileReplaced {
+        /// Where it was.
+        path: PathBuf,
+    },
 
     /// Code inside the library panicked while it held this call's work; the work was rolled back.
     #[error("{operation}: a thread that was committing this call's work panicked; nothing was written")]
@@ -189,6 +202,33 @@ pub enum Error {
 impl Error {
     pub(crate) fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
         Error::Invalid { field, reason: reason.into() }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Error::Sqlite(_) => "Sqlite",
+            Error::CommitUnknown(_) => "CommitUnknown",
+            Error::Invalid { .. } => "Invalid",
+            Error::PayloadTooLarge { .. } => "PayloadTooLarge",
+            Error::DuplicateSubscription { .. } => "DuplicateSubscription",
+            Error::NotFound { .. } => "NotFound",
+            Error::SchemaTooNew { .. } => "SchemaTooNew",
+            Error::Json(_) => "Json",
+            Error::Closed { .. } => "Closed",
+            Error::Busy { .. } => "Busy",
+            Error::Reentrant { .. } => "Reentrant",
+            Error::WorkerRunning => "WorkerRunning",
+            Error::NotADatabase { .. } => "NotADatabase",
+            Error::CannotOpen { .. } => "CannotOpen",
+            Error::UnsupportedSqlite { .. } => "UnsupportedSqlite",
+            Error::Damaged { .. } => "Damaged",
+            Error::NotStored { .. } => "NotStored",
+            Error::InMemory { .. } => "InMemory",
+            Error::Io { .. } => "Io",
+            Error::Pool { .. } => "Pool",
+            Error::FileReplaced { .. } => "FileReplaced",
+            Error::Panicked { .. } => "Panicked",
+        }
     }
 
     pub(crate) fn io(operation: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
@@ -245,7 +285,7 @@ impl From<serde_json::Error> for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "postbox::Error({self})")
+        write!(f, "{}({self})", self.name())
     }
 }
 
@@ -272,15 +312,25 @@ fn other_sqlite(message: &str) -> rusqlite::Error {
     )
 }
 
+fn describe_sqlite(error: &rusqlite::Error) -> String {
+    if error.sqlite_error_code() == Some(rusqlite::ErrorCode::AuthorizationForStatementDenied) {
+        format!(
+            "{error} (inside a transaction of the box its end, its savepoints and the connection's settings are the box's)"
+        )
+    } else {
+        error.to_string()
+    }
+}
+
 /// serde's own text quotes the value that did not fit, which may be a part of a payload.
 pub(crate) fn describe_json(error: &serde_json::Error) -> String {
     let what = match error.classify() {
         serde_json::error::Category::Io => "reading or writing failed",
+        serde_json::error::Category::Syntax if error.to_string() == "key must be a string" => {
+            "the keys of a map must be strings"
+        }
         serde_json::error::Category::Syntax => "not well-formed, or nested too deeply",
-        serde_json::error::Category::Data => match missing_field(error) {
-            Some(missing) => return missing,
-            None => "a value does not fit the type",
-        },
+        serde_json::error::Category::Data => return describe_misfit(error),
         serde_json::error::Category::Eof => "it ends too early",
     };
     if error.line() == 0 {
@@ -290,11 +340,18 @@ pub(crate) fn describe_json(error: &serde_json::Error) -> String {
     }
 }
 
-/// The name of a field that is missing is the type's, not the payload's.
-fn missing_field(error: &serde_json::Error) -> Option<String> {
+/// The type's half of serde's text: what is missing, or what was expected. The other half is the payload's.
+fn describe_misfit(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    let name = text.strip_prefix("missing field `")?.split('`').next()?;
-    Some(format!("the field `{name}` is missing"))
+    if let Some(name) = text.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
+        return format!("the field `{name}` is missing");
+    }
+    let of_serde =
+        ["invalid type: ", "invalid value: ", "invalid length ", "unknown variant ", "unknown field "];
+    match text.rsplit_once(", expected ").filter(|_| of_serde.iter().any(|start| text.starts_with(start))) {
+        Some((_, expected)) => format!("a value does not fit the type: expected {expected}"),
+        None => "a value does not fit the type".to_owned(),
+    }
 }
 
 fn describe_detail(detail: &str) -> String {
@@ -312,5 +369,6 @@ mod tests {
         let error = Error::from(inner);
         assert!(!format!("{error} {error:?} {error:#?}").contains("canary-7f3a"));
         assert!(std::error::Error::source(&error).is_none());
+        assert_eq!(error.to_string(), "JSON: a value does not fit the type: expected u8");
     }
 }

@@ -260,6 +260,12 @@ pub(crate) fn standings(conn: &Connection, seq: i64) -> Result<Vec<Standing>> {
     Ok(standings)
 }
 
+fn is_done(conn: &Connection, seq: i64, consumer: &str) -> Result<bool> {
+    Ok(standings(conn, seq)?
+        .iter()
+        .any(|standing| standing.consumer_name == consumer && standing.status.is_done()))
+}
+
 /// How one attempt ended for one consumer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Mark {
@@ -291,10 +297,15 @@ pub(crate) fn record(conn: &Connection, seq: i64, consumer: &str, mark: &Mark, n
                 "UPDATE main.inbox_event
                  SET status = ?3, attempt_count = attempt_count + ?4, gave_up = ?5, last_error = ?6, processed_at = ?7,
                      updated_at = ?8
-                 WHERE event = ?1 AND consumer_name = ?2",
+                 WHERE event = ?1 AND consumer_name = ?2 AND (?3 <> 'failed' OR (status <> 'processed' AND status <> 'skipped'))",
             )?
             .execute(values)?,
         inserted => inserted?,
     };
-    if stored == 1 { Ok(()) } else { Err(Error::NotStored { what: "the inbox row", table: "inbox_event" }) }
+    // A failure is not written over a row that the application has marked as done meanwhile.
+    if stored == 1 || matches!(mark, Mark::Failed { .. }) && is_done(conn, seq, consumer)? {
+        Ok(())
+    } else {
+        Err(Error::NotStored { what: "the inbox row", table: "inbox_event" })
+    }
 }

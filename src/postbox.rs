@@ -222,7 +222,8 @@ impl Postbox {
     }
 
     /// Changes settings: checked, stored in the file, live at once in this process and within a second in others. Only
-    /// what the closure changes is stored; the rest keeps following the application's defaults.
+    /// what the closure changes is stored; the rest keeps following the application's defaults. The closure runs inside a
+    /// write transaction, on what the file holds: no change by others is lost.
     ///
     /// # Errors
     /// [`Error::Invalid`] with the setting's name when a value is out of its range: nothing is changed.

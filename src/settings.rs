@@ -194,24 +194,6 @@ pub(crate) fn load(
     Ok(settings)
 }
 
-/// What `change` made of `before`, made of what the file holds now: others may have changed other settings meanwhile.
-pub(crate) fn merge(
-    conn: &Connection,
-    defaults: &Settings,
-    before: &Settings,
-    wanted: &Settings,
-) -> Result<Settings> {
-    let (old, new) = (before.to_fields()?, wanted.to_fields()?);
-    let mut merged = load(conn, defaults, |_| false)?;
-    for (field, _) in KEYS {
-        if let Some(value) = new.get(field).filter(|value| old.get(field) != Some(value)) {
-            merged = merged.with(field, value.clone())?;
-        }
-    }
-    merged.validate()?;
-    Ok(merged)
-}
-
 /// Stores what differs. The rest keeps following the application's defaults.
 pub(crate) fn store(conn: &Connection, old: &Settings, new: &Settings, now: i64) -> Result<()> {
     let (old, new) = (old.to_fields()?, new.to_fields()?);

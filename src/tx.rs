@@ -16,7 +16,9 @@ use crate::services::{Access, Inbox, Links, Outbox};
 /// A write transaction of the box: everything that [`rusqlite::Connection`] can do, plus these.
 ///
 /// It begins as IMMEDIATE and cannot be ended from within: `COMMIT`, `ROLLBACK` and `BEGIN` are refused, and so are
-/// savepoints whose name begins with `postbox`. Other savepoints are the application's. Committing it wakes the worker.
+/// savepoints whose name begins with `postbox`; other savepoints are the application's. The connection outlives the
+/// transaction: its pragmas, hooks and attached files are the box's, and changing the settings that it needs is refused.
+/// Committing it wakes the worker.
 pub struct Tx<'a> {
     writer: &'a Writer,
     core: &'a Core,

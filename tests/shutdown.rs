@@ -292,9 +292,9 @@ fn a_worker_keeps_its_box_open() {
     assert_eq!(listing(dir.path()), ["app.db"]);
 }
 
-/// It waits for itself, up to the limit and no longer.
+/// It would wait for itself: the worker is told to stop, and not waited for.
 #[test]
-fn a_handler_that_shuts_its_own_worker_down_does_not_wait_for_ever() {
+fn a_handler_that_shuts_its_own_worker_down_gets_an_error_and_the_worker_ends() {
     let dir = tempfile::tempdir().unwrap();
     for bus in boxes(dir.path()) {
         let (slot, reports) = (Arc::new(Mutex::new(None::<Worker>)), Arc::new(Mutex::new(Vec::new())));
@@ -313,9 +313,10 @@ fn a_handler_that_shuts_its_own_worker_down_does_not_wait_for_ever() {
         bus.publish(event("a")).unwrap();
         ready.open();
         assert!(ended.reaches(1, LIMIT), "it waits for itself");
-        let report = reports.lock().unwrap().pop().unwrap().unwrap();
-        assert_eq!(parts(report), (false, 1));
-        assert!(!bus.stats().unwrap().worker_running);
+        let report = reports.lock().unwrap().pop().unwrap();
+        assert!(matches!(report, Err(Error::Reentrant { operation: "shutdown", .. })), "{report:?}");
+        wait_until("the worker has ended", || !bus.stats().unwrap().worker_running);
+        assert_eq!(bus.stats().unwrap().processed, 1);
         bus.close().unwrap();
     }
 }

@@ -7,6 +7,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, OpenFlags};
 
+use super::identity::FileIdentity;
 use super::writer::Writer;
 use crate::error::{Error, Result};
 
@@ -31,12 +32,12 @@ impl Source {
                 let conn = open_file(path)?;
                 configure(&conn, wait_max)?;
                 set(&conn, "synchronous", 2)?;
-                Writer::new(conn, wait_max, false)
+                Writer::new(conn, wait_max, Some(FileIdentity::of(path)?))
             }
             Source::Memory => {
                 let conn = Connection::open_in_memory_with_flags(flags())?;
                 configure(&conn, wait_max)?;
-                Writer::new(conn, wait_max, true)
+                Writer::new(conn, wait_max, None)
             }
         }
     }

@@ -299,8 +299,12 @@ fn run_job<J: Job>(conn: &Connection, job: &mut J) -> Result<Result<J::Output>> 
         conn.prepare_cached("SAVEPOINT postbox_job")?.execute([])?;
     }
     let result = job.run(conn);
-    if conn.is_autocommit() {
-        return Err(result.err().unwrap_or(Error::Panicked { operation: "publish" }));
+    match result {
+        // What a single statement wrote before it failed is undone with the whole transaction alone: a trigger's
+        // `RAISE(FAIL)` leaves it.
+        Err(error) if !job.needs_savepoint() || conn.is_autocommit() => return Err(error),
+        Ok(_) if conn.is_autocommit() => return Err(Error::Panicked { operation: "publish" }),
+        _ => {}
     }
     if job.needs_savepoint() {
         if result.is_err() {

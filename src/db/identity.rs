@@ -45,6 +45,11 @@ impl FileIdentity {
         }
     }
 
+    /// Whether the path still leads to the file.
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.is(&self.path)
+    }
+
     pub(crate) fn is(&self, path: &Path) -> bool {
         node(path).is_ok_and(|node| node == self.node)
     }

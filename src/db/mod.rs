@@ -84,7 +84,7 @@ impl<J: Job> Database<J> {
             .connection_timeout(wait_max)
             .error_handler(Box::new(PoolErrors))
             .build(manager)
-            .map_err(Error::Pool)?;
+            .map_err(|error| Error::Pool { operation: "open", reason: error.to_string() })?;
         let file = OpenFile { identity: FileIdentity::of(&path)?, readers: RwLock::new(Some(readers)) };
         Ok(Database { gate: Gate::new(source, writer, wait_max), wait_max, file: Some(file) })
     }
@@ -137,7 +137,7 @@ impl<J: Job> Database<J> {
             waited if waited >= self.wait_max && pool.state().connections >= READERS => {
                 Error::Busy { operation, waited, detail: "all read connections are in use".to_owned() }
             }
-            _ => Error::Pool(error),
+            _ => Error::Pool { operation, reason: error.to_string() },
         })?;
         f(&conn)
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{Connection, ErrorCode};
 
+use super::identity::FileIdentity;
 use crate::error::{self, Error, Result};
 
 /// Whether a commit waits for the disk (`PRAGMA synchronous`, <https://sqlite.org/pragma.html#pragma_synchronous>).
@@ -27,8 +28,11 @@ pub(crate) struct Writer {
     wait_max: Duration,
     /// Set while the application's code has the connection; what it may not do then is refused by the authorizer.
     lent: Arc<AtomicBool>,
+    /// A statement of the application's has rolled the open transaction back; a savepoint may have begun another.
+    rolled_back: Arc<AtomicBool>,
     broken: Cell<bool>,
-    in_memory: bool,
+    /// `None`: in memory.
+    file: Option<FileIdentity>,
     /// The `data_version` up to which commits of other connections are known to be synced.
     synced_version: Cell<Option<i64>>,
     /// This connection committed events without syncing them.
@@ -39,7 +43,7 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// `conn` is configured and at [`Synchronous::Full`].
-    pub(crate) fn new(conn: Connection, wait_max: Duration, in_memory: bool) -> Result<Self> {
+    pub(crate) fn new(conn: Connection, wait_max: Duration, file: Option<FileIdentity>) -> Result<Self> {
         let lent = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&lent);
         conn.authorizer(Some(move |context: AuthContext<'_>| authorize(&seen, &context)))?;
@@ -47,13 +51,17 @@ impl Writer {
         // statements would each commit by themselves. True turns a commit into a rollback.
         let seen = Arc::clone(&lent);
         conn.commit_hook(Some(move || seen.load(Ordering::Relaxed)))?;
+        let rolled_back = Arc::new(AtomicBool::new(false));
+        let (seen, note) = (Arc::clone(&lent), Arc::clone(&rolled_back));
+        conn.rollback_hook(Some(move || note.store(seen.load(Ordering::Relaxed), Ordering::Relaxed)))?;
         Ok(Writer {
             conn,
             synchronous: Cell::new(Synchronous::Full),
             wait_max,
             lent,
+            rolled_back,
             broken: Cell::new(false),
-            in_memory,
+            file,
             synced_version: Cell::new(None),
             unsynced_events: Cell::new(false),
             event_written: Cell::new(false),
@@ -87,12 +95,17 @@ impl Writer {
         synchronous: Synchronous,
         operation: &'static str,
     ) -> Result<OpenTransaction<'_>> {
+        if let Some(file) = self.file.as_ref().filter(|file| !file.is_in_place()) {
+            // SQLite would go on writing to what no path leads to any more, and say Ok.
+            return Err(Error::FileReplaced { path: file.path().to_owned() });
+        }
         self.set_synchronous(synchronous)?;
         // SQLite's own busy handler does the waiting.
         let start = Instant::now();
         match self.conn.prepare_cached("BEGIN IMMEDIATE /* postbox */")?.execute([]) {
             Ok(_) => {
                 self.event_written.set(false);
+                self.rolled_back.store(false, Ordering::Relaxed);
                 Ok(OpenTransaction { writer: self, operation })
             }
             Err(error) if error::is_busy(&error) => Err(Error::Busy {
@@ -106,14 +119,15 @@ impl Writer {
 
     /// Lends the connection to the application's code: until it returns, the transaction cannot be ended from within.
     pub(crate) fn lend<T>(&self, f: impl FnOnce() -> T) -> T {
-        struct Back<'a>(&'a AtomicBool);
+        struct Back<'a>(&'a Writer);
         impl Drop for Back<'_> {
             fn drop(&mut self) {
-                self.0.store(false, Ordering::Relaxed);
+                self.0.lent.store(false, Ordering::Relaxed);
+                let _ = self.0.conn.busy_timeout(self.0.wait_max); // it may have been set to another
             }
         }
         self.lent.store(true, Ordering::Relaxed);
-        let _back = Back(&self.lent);
+        let _back = Back(self);
         f()
     }
 
@@ -124,7 +138,7 @@ impl Writer {
 
     /// Whether somebody may have committed events that a power cut could still take back. Ask inside a transaction.
     pub(crate) fn may_hold_unsynced_events(&self) -> Result<bool> {
-        Ok(!self.in_memory
+        Ok(self.file.is_some()
             && (self.unsynced_events.get() || self.synced_version.get() != Some(self.data_version()?)))
     }
 
@@ -142,7 +156,7 @@ impl Writer {
 
     /// Inside a transaction: whether the application's SQL has ended it, as `ON CONFLICT ROLLBACK` does, or a full disk.
     pub(crate) fn refuse_ended(&self) -> Result<()> {
-        if self.conn.is_autocommit() {
+        if self.conn.is_autocommit() || self.rolled_back.load(Ordering::Relaxed) {
             return Err(Error::Sqlite(rusqlite::Error::SqliteFailure(
                 rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT_ROLLBACK),
                 Some("a statement rolled the whole transaction back".to_owned()),
@@ -153,7 +167,7 @@ impl Writer {
 
     pub(crate) fn is_broken(&self) -> bool {
         // A database in memory lives in its connection: it is never given up.
-        self.broken.get() && !self.in_memory
+        self.broken.get() && self.file.is_some()
     }
 
     pub(crate) fn rollback_if_open(&self) {
@@ -166,7 +180,7 @@ impl Writer {
     }
 
     fn set_synchronous(&self, to: Synchronous) -> Result<()> {
-        if self.in_memory || self.synchronous.get() == to {
+        if self.file.is_none() || self.synchronous.get() == to {
             return Ok(());
         }
         let value = match to {
@@ -239,6 +253,9 @@ fn authorize(lent: &AtomicBool, context: &AuthContext<'_>) -> Authorization {
     }
     match context.action {
         AuthAction::Transaction { .. } => Authorization::Deny,
+        AuthAction::Pragma { pragma_name, pragma_value: Some(_) } if is_setting(pragma_name) => {
+            Authorization::Deny
+        }
         AuthAction::Savepoint { savepoint_name, .. } if is_reserved(savepoint_name) => Authorization::Deny,
         _ => Authorization::Allow,
     }
@@ -247,4 +264,22 @@ fn authorize(lent: &AtomicBool, context: &AuthContext<'_>) -> Authorization {
 /// Names of savepoints are the same to SQLite in any case of letters.
 fn is_reserved(savepoint: &str) -> bool {
     savepoint.as_bytes().get(..7).is_some_and(|start| start.eq_ignore_ascii_case(b"postbox"))
+}
+
+/// What the box has set on its write connection, or what would keep it from writing.
+fn is_setting(pragma: &str) -> bool {
+    const SETTINGS: [&str; 11] = [
+        "busy_timeout",
+        "cell_size_check",
+        "foreign_keys",
+        "journal_mode",
+        "journal_size_limit",
+        "locking_mode",
+        "mmap_size",
+        "query_only",
+        "synchronous",
+        "trusted_schema",
+        "wal_autocheckpoint",
+    ];
+    SETTINGS.iter().any(|setting| pragma.eq_ignore_ascii_case(setting))
 }

@@ -122,7 +122,7 @@ fn commit_some(
 ) -> std::result::Result<Vec<Report>, Failure> {
     let mut stepped: Vec<(Delivery, Step)> = Vec::new();
     match fill_and_commit(core, settings, waiting, &mut stepped, slot, alone) {
-        Ok(()) => Ok(stepped.into_iter().map(|(delivery, step)| conclude(core, delivery, step)).collect()),
+        Ok(()) => Ok(stepped.into_iter().map(|(delivery, step)| conclude(delivery, step)).collect()),
         Err(fault) => {
             let tried = stepped.len();
             // What was refused is first in the line: it is what the caller looks at.
@@ -243,7 +243,7 @@ fn run_consumer(
         let tx = Tx::new(writer, core, Some(&delivery.event));
         writer.lend(|| caught(|| handler.handle(&delivery.event, &tx)))
     };
-    if conn.is_autocommit() {
+    if writer.refuse_ended().is_err() {
         let why =
             "a statement of the handler rolled back the transaction that it shares with others".to_owned();
         return Err(Fault::Consumer { consumer: step.next, why });
@@ -272,12 +272,11 @@ fn run_consumer(
 }
 
 /// After the commit.
-fn conclude(core: &Core, mut delivery: Delivery, step: Step) -> Report {
+fn conclude(mut delivery: Delivery, step: Step) -> Report {
     let claim = delivery.claim;
     match step.end {
         End::Lost => Report::Lost { claim },
         End::Settled(settlement) => {
-            core.no_longer_in_flight(claim);
             log_settlement(claim.id, &settlement);
             Report::Settled { claim, processed: settlement == Settlement::Processed }
         }

@@ -7,6 +7,7 @@ use super::batch;
 use super::delivery::{Delivery, Report};
 use super::scope::HandlerScope;
 use crate::handler::{Context, HandlerError, HandlerResult};
+use crate::outbox::claim::Claim;
 use crate::postbox::Postbox;
 use crate::registry::Kind;
 use crate::settings::Settings;
@@ -17,6 +18,15 @@ pub(crate) enum Unit {
     One(Box<Delivery>),
     /// Their next consumers are transactional, so that they may share commits.
     Together(Vec<Delivery>),
+}
+
+impl Unit {
+    pub(crate) fn claims(&self) -> Vec<Claim> {
+        match self {
+            Unit::One(delivery) => vec![delivery.claim],
+            Unit::Together(deliveries) => deliveries.iter().map(|delivery| delivery.claim).collect(),
+        }
+    }
 }
 
 /// Groups deliveries into units. In order of `seq`: neighbours alone are put together, or else all that can be.

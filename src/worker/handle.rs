@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::pool::Pool;
 use super::run::Run;
+use super::scope::refuse_inside_handler;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::postbox::Postbox;
@@ -27,13 +28,14 @@ pub struct ShutdownReport {
     pub unfinished: usize,
 }
 
-/// A running worker. Dropping it stops it and waits as [`shutdown`](Worker::shutdown) does, for at most ten seconds.
+/// A running worker. Dropping it stops it and waits as [`shutdown`](Worker::shutdown) does, for at most ten seconds; inside
+/// a transaction or handler of the same box it does not wait.
 #[must_use = "dropping a worker stops it"]
 #[derive(Debug)]
 pub struct Worker {
     control: Arc<Control>,
     // The box stays open for as long as its worker is held.
-    _postbox: Postbox,
+    postbox: Postbox,
 }
 
 impl Worker {
@@ -52,16 +54,33 @@ impl Worker {
     /// limit, and records their outcomes.
     ///
     /// # Errors
-    /// [`Error::Panicked`] when the worker's thread had died.
+    /// [`Error::Panicked`] when the worker's thread had died. [`Error::Reentrant`] inside a transaction or handler of the
+    /// same box, which it would wait for: the worker is told to stop, and not waited for.
     pub fn shutdown(self, limit: Duration) -> Result<ShutdownReport> {
+        if let Err(error) = self.refuse_to_wait() {
+            self.control.stop(limit);
+            return Err(error);
+        }
         self.control.stop_and_wait(limit).ok_or(Error::Panicked { operation: "shutdown" })
+    }
+
+    fn refuse_to_wait(&self) -> Result<()> {
+        const OPERATION: &str = "shutdown";
+        let core = self.postbox.core();
+        core.db.refuse_reentry(OPERATION)?;
+        refuse_inside_handler(core, OPERATION)
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        if !self.control.is_over() {
+        if self.control.is_over() {
+            return;
+        }
+        if self.refuse_to_wait().is_ok() {
             self.control.stop_and_wait(SHUTDOWN_LIMIT);
+        } else {
+            self.control.stop(SHUTDOWN_LIMIT);
         }
     }
 }
@@ -127,18 +146,20 @@ impl Control {
         wait_for_end_of(&self.over, Duration::ZERO)
     }
 
-    /// `None`: the thread died without a report.
-    fn stop_and_wait(&self, limit: Duration) -> Option<ShutdownReport> {
+    fn stop(&self, limit: Duration) {
         {
             let mut deadline = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
-            let wanted = Instant::now().checked_add(limit);
+            let now = Instant::now();
             // The first to stop it sets the limit.
-            if deadline.is_none() {
-                *deadline = wanted.or_else(|| Instant::now().checked_add(Duration::from_hours(24 * 365)));
-            }
+            deadline.get_or_insert(now.checked_add(limit).unwrap_or(now + Duration::from_hours(24 * 365)));
         }
         self.stopping.store(true, Ordering::Release);
         drop(self.stop.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// `None`: the thread died without a report.
+    fn stop_and_wait(&self, limit: Duration) -> Option<ShutdownReport> {
+        self.stop(limit);
         let _ = self.over.recv(); // an error is what is waited for: the sender was dropped
         // Its last act is done; what is left is that the thread itself goes.
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -193,5 +214,5 @@ pub(crate) fn start(postbox: &Postbox) -> Result<Worker> {
         .map_err(|error| Error::io("start the thread", "postbox-worker", error))?;
     *control.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
     *slot = Some(Arc::clone(&control));
-    Ok(Worker { control, _postbox: postbox.clone() })
+    Ok(Worker { control, postbox: postbox.clone() })
 }

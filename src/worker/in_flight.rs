@@ -37,16 +37,26 @@ impl InFlight {
     }
 
     pub(crate) fn add(&mut self, deliveries: &[Delivery], settings: &Settings) {
-        if self.claims.is_empty() {
-            self.next_renewal = next_renewal(settings);
-        }
+        let renewal = next_renewal(settings);
+        // Sooner, where an operator has made leases shorter.
+        self.next_renewal = if self.claims.is_empty() { renewal } else { renewal.min(self.next_renewal) };
         for delivery in deliveries {
             self.claims.insert(delivery.claim.seq, (delivery.claim, Arc::clone(&delivery.cancellation)));
         }
     }
 
     pub(crate) fn remove(&mut self, claim: Claim) {
-        self.claims.remove(&claim.seq);
+        // A report of an earlier claim says nothing about a later one of the same row.
+        if self.claims.get(&claim.seq).is_some_and(|(held, _)| *held == claim) {
+            self.claims.remove(&claim.seq);
+        }
+    }
+
+    /// Tells all handlers that nobody waits for them any more: nothing further is begun.
+    pub(crate) fn give_up(&self) {
+        for (_, cancellation) in self.claims.values() {
+            cancellation.lost.store(true, Ordering::Relaxed);
+        }
     }
 
     /// When the leases are to be renewed; `None` where there are none.

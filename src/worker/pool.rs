@@ -1,5 +1,6 @@
 //! The threads that run a worker's handlers.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -10,6 +11,7 @@ use super::delivery::Report;
 use super::dispatch::{self, Unit};
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::outbox::claim::Claim;
 use crate::postbox::Postbox;
 use crate::settings::Settings;
 
@@ -42,7 +44,7 @@ impl Pool {
                 .name(name.clone())
                 .spawn(move || {
                     for (settings, unit) in inbox {
-                        dispatch::run(&postbox, &settings, unit, slot, &mut |said| {
+                        run_unit(&postbox, &settings, unit, slot, &mut |said| {
                             let claim = said.claim();
                             let sent = report.send(said).is_ok();
                             // The worker has given up waiting: the lease will run out, and then it is anybody's.
@@ -87,6 +89,28 @@ impl Pool {
                     log::error!(target: "postbox::worker", "a handler thread panicked");
                 }
             }
+        }
+    }
+}
+
+/// Handlers' panics are caught where they run. Should anything else panic (the application's clock, for one), the thread
+/// lives on, and what it held is given back.
+fn run_unit(postbox: &Postbox, settings: &Settings, unit: Unit, slot: u64, report: &mut dyn FnMut(Report)) {
+    let mut open: Vec<Claim> = unit.claims();
+    let run = AssertUnwindSafe(|| {
+        dispatch::run(postbox, settings, unit, slot, &mut |said| {
+            if !matches!(said, Report::Marked { .. }) {
+                let claim = said.claim();
+                open.retain(|other| *other != claim);
+            }
+            report(said);
+        });
+    });
+    if let Err(panic) = catch_unwind(run) {
+        std::mem::forget(panic); // its drop is the application's, too
+        log::error!(target: "postbox::worker", "a panic outside a handler: {} events are given back", open.len());
+        for claim in open {
+            report(Report::GivenBack { claim, fault: Some(Error::Panicked { operation: "deliver" }) });
         }
     }
 }

@@ -83,6 +83,7 @@ impl Run {
             log::error!(target: "postbox::worker", "the worker panicked and ends: its claims come due when their leases run out");
         }
         let unfinished = self.wind_down();
+        self.in_flight.give_up();
         let report = ShutdownReport { clean: unfinished == 0 && !panicked, unfinished };
         *self.signals.control.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
         self.pool.end(self.postbox.core(), unfinished == 0);

@@ -189,6 +189,12 @@ fn what_is_no_sound_backup_is_refused_and_the_target_left_as_it_was() {
         damaged[page * 4_096..page * 4_096 + 200].fill(0x5a);
     }
     let damaged = write("damaged.db", &damaged);
+    // Index leaves whose last entry leads to another row: only a full check finds it.
+    let mut subtle = whole.clone();
+    for page in subtle.chunks_mut(4_096).skip(1).filter(|page| page[0] == 0x0a) {
+        page[4_095] ^= 1;
+    }
+    let subtle = write("subtle.db", &subtle);
     let foreign = sources.join("foreign.db");
     raw(&foreign).execute_batch("CREATE TABLE t (x)").unwrap();
     let newer = write("newer.db", &whole);
@@ -213,6 +219,7 @@ fn what_is_no_sound_backup_is_refused_and_the_target_left_as_it_was() {
     check(&empty, |error| matches!(error, Error::CannotOpen { .. } | Error::NotADatabase { .. }));
     check(&cut, |error| matches!(error, Error::Damaged { .. }));
     check(&damaged, |error| matches!(error, Error::Damaged { .. }));
+    check(&subtle, |error| matches!(error, Error::Damaged { .. }));
     check(&foreign, |error| matches!(error, Error::CannotOpen { .. }));
     check(&newer, |error| matches!(error, Error::SchemaTooNew { found: 99, .. }));
     check(

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rusqlite::Connection;
@@ -46,6 +46,11 @@ pub(crate) struct Core {
     ids: Mutex<ContextV7>,
     defaults: Settings,
     settings: RwLock<Settings>,
+    /// The registry's generation for which held events were let go: once for each, or what nobody wants after all would be
+    /// let go again and again.
+    released_for: Mutex<Option<u64>>,
+    /// Claims of living owners whose lease was seen to have run out, and when.
+    run_out: Mutex<HashMap<i64, (LeaseId, Instant)>>,
     /// The rows that this box has in its hands: it never takes over from itself.
     in_flight: Mutex<HashMap<i64, LeaseId>>,
     warned_of: Mutex<HashSet<String>>,
@@ -55,6 +60,11 @@ pub(crate) struct Core {
     /// Slots of threads that process by hand; those of the worker's pool come before them.
     slots_by_hand: Mutex<Vec<bool>>,
 }
+
+/// A worker looks at its clock once a second.
+const OWNER_NOTICES_IN: Duration = Duration::from_secs(2);
+
+const RUN_OUT_MAX: usize = 10_000;
 
 impl Core {
     pub(crate) fn open(db: Database<InsertJob>, options: Options) -> Result<Self> {
@@ -79,6 +89,8 @@ impl Core {
             ids: Mutex::new(ContextV7::new()),
             settings: RwLock::new(options.settings.clone()),
             defaults: options.settings,
+            released_for: Mutex::new(None),
+            run_out: Mutex::new(HashMap::new()),
             in_flight: Mutex::new(HashMap::new()),
             warned_of: Mutex::new(HashSet::new()),
             closed: AtomicBool::new(false),
@@ -103,6 +115,24 @@ impl Core {
             any |= ended > 0;
         }
         Ok(any)
+    }
+
+    /// Whether a claim whose lease has run out is left to its owner a little longer: when its process lives, a jump of the
+    /// clock may be all that has happened, and it renews as soon as it notices.
+    pub(crate) fn waits_for_owner(&self, seq: i64, lease: LeaseId) -> bool {
+        let (Some(path), Some(owner)) = (self.db.path(), lease.owner()) else { return false };
+        let mut run_out = self.run_out.lock().unwrap_or_else(PoisonError::into_inner);
+        match run_out.get(&seq) {
+            Some((known, since)) if *known == lease => since.elapsed() < OWNER_NOTICES_IN,
+            _ if owner == self.leases.owner() || !owner::is_alive(path, owner) => false,
+            _ => {
+                if run_out.len() >= RUN_OUT_MAX {
+                    run_out.clear();
+                }
+                run_out.insert(seq, (lease, Instant::now()));
+                true
+            }
+        }
     }
 
     /// After the file is closed.
@@ -188,6 +218,28 @@ impl Core {
 
     pub(crate) fn in_flight(&self) -> MutexGuard<'_, HashMap<i64, LeaseId>> {
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The registry's generation, if events that were held have found a subscriber since the last release. A read, which
+    /// goes through all that are held, so that the write lock is not taken for nothing.
+    pub(crate) fn release_held_for(&self, conn: &Connection) -> Result<Option<u64>> {
+        let generation = self.registry.generation();
+        if *self.released_for.lock().unwrap_or_else(PoisonError::into_inner) == Some(generation) {
+            return Ok(None);
+        }
+        if settle::held_names(conn)?.iter().any(|name| self.registry.has_handlers(name)) {
+            return Ok(Some(generation));
+        }
+        self.held_are_released(generation);
+        Ok(None)
+    }
+
+    pub(crate) fn held_are_released(&self, generation: u64) {
+        *self.released_for.lock().unwrap_or_else(PoisonError::into_inner) = Some(generation);
+    }
+
+    pub(crate) fn release_held_again(&self) {
+        *self.released_for.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     pub(crate) fn no_longer_in_flight(&self, claim: Claim) {

@@ -148,7 +148,7 @@ pub enum Error {
     },
 
     /// SQLite said that the statement succeeded, but nothing was stored (a trigger of the application swallowed it).
-    #[error("{what} was not stored: a trigger on {table} swallowed the insert")]
+    #[error("{what} was not stored: a trigger on {table} swallowed the write")]
     NotStored {
         /// What was written.
         what: &'static str,

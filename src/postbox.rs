@@ -300,7 +300,7 @@ impl fmt::Debug for Postbox {
 
 /// Puts a backup in the place of a file that nobody has open: checked first, whole or not at all. A stale -wal, -shm or
 /// -journal of the old file is removed, and the leases in the backup are voided, so that what was claimed when it was
-/// made is due at once.
+/// made is due at once. The file keeps the mode of the old one (0600 where there was none).
 ///
 /// # Errors
 /// [`Error::Busy`] when somebody has `to` open; [`Error::Damaged`], [`Error::NotADatabase`], [`Error::SchemaTooNew`] and

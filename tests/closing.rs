@@ -142,7 +142,7 @@ fn closing_completes_the_file_while_the_application_has_it_open() {
 /// the -wal and -shm back.
 #[test]
 fn closing_leaves_one_file_when_many_threads_have_just_read() {
-    for round in 0..40 {
+    for round in 0..25 {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.db");
         let bus = Postbox::open(&path).unwrap();
@@ -302,5 +302,64 @@ fn publishers_in_the_middle_of_a_close_are_told_and_what_was_acknowledged_is_the
         assert_eq!(listing(dir.path()), ["app.db"]);
         let stored = integer(&sound_copy(&path), "SELECT count(*) FROM outbox_event");
         assert_eq!(u64::try_from(stored).unwrap(), published.get());
+    }
+}
+
+#[test]
+fn readers_and_backups_in_the_middle_of_a_close_end_or_are_told() {
+    for round in 0..10 {
+        let dir = tempfile::tempdir().unwrap();
+        let bus = Postbox::open(dir.path().join("app.db")).unwrap();
+        let id = bus.publish(event("a")).unwrap();
+        let (read, backed_up) = (Tally::default(), Tally::default());
+        let until_closed = |done: &Tally, act: &dyn Fn() -> Result<()>| {
+            loop {
+                match act() {
+                    Ok(()) => done.add(),
+                    Err(Error::Closed { .. }) => return,
+                    Err(error) => panic!("round {round}: {error}"),
+                }
+            }
+        };
+        let change = || bus.update_settings(|settings| settings.batch_size ^= 1).map(drop);
+        thread::scope(|scope| {
+            scope.spawn(|| until_closed(&read, &|| bus.stats().map(drop)));
+            scope.spawn(|| until_closed(&read, &|| bus.outbox().get(id).map(drop)));
+            scope.spawn(|| until_closed(&read, &|| bus.drain().map(drop)));
+            scope.spawn(|| until_closed(&read, &change));
+            scope.spawn(|| until_closed(&backed_up, &|| bus.backup(dir.path().join("backup.db"))));
+            read.wait_for(50);
+            backed_up.wait_for(1);
+            bus.clone().close().unwrap();
+            let left = listing(dir.path());
+            assert!(left.iter().all(|name| !name.starts_with("app.db-")), "round {round}: {left:?}");
+        });
+        assert_eq!(listing(dir.path()), ["app.db", "backup.db"], "round {round}");
+        sound_copy(&dir.path().join("backup.db"));
+    }
+}
+
+#[test]
+fn a_worker_that_starts_in_the_middle_of_a_close_is_stopped_or_refused() {
+    for round in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let bus = Postbox::open(dir.path().join("app.db")).unwrap();
+        bus.publish_all((0..20).map(|_| event("a"))).unwrap();
+        let barrier = Barrier::new(2);
+        thread::scope(|scope| {
+            let start = scope.spawn(|| {
+                barrier.wait();
+                bus.start()
+            });
+            barrier.wait();
+            bus.clone().close().unwrap();
+            match start.join().unwrap() {
+                Ok(worker) => assert!(!worker.is_running(), "round {round}"),
+                Err(error) => assert!(matches!(error, Error::Closed { .. }), "round {round}: {error}"),
+            }
+        });
+        assert_eq!(listing(dir.path()), ["app.db"], "round {round}");
+        let processing = "SELECT count(*) FROM outbox_event WHERE status = 'processing'";
+        assert_eq!(integer(&sound_copy(&dir.path().join("app.db")), processing), 0, "round {round}");
     }
 }

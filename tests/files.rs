@@ -16,7 +16,7 @@ use std::sync::Barrier;
 
 use postbox::{Context, Error, Event, Postbox, Result, Subscription};
 
-use crate::support::{Process, beside, event, given, integer, listing, raw, text};
+use crate::support::{Process, assert_bytes, beside, event, given, integer, listing, raw, text};
 
 /// A closed box's file with one pending event.
 fn boxed(folder: &Path, name: &str) -> PathBuf {
@@ -198,6 +198,47 @@ fn many_boxes_opened_on_one_new_file_at_the_same_moment_all_work() {
         });
         assert_eq!(listing(dir.path()), ["app.db"]);
         assert_eq!(integer(&support::sound_copy(&path), "SELECT count(*) FROM outbox_event"), 8);
+    }
+}
+
+/// SQLite would go on writing to what no path leads to any more, and say Ok.
+#[test]
+fn a_file_that_is_deleted_or_replaced_under_a_box_is_noticed_by_every_write_and_never_written_to() {
+    for replaced in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = boxed(dir.path(), "app.db");
+        let other = boxed(dir.path(), "other.db");
+        let bus = Postbox::open(&path).unwrap();
+        let id = bus.publish(event("b")).unwrap();
+        let before = fs::read(&other).unwrap();
+        if replaced {
+            fs::rename(&other, &path).unwrap();
+        } else {
+            fs::remove_file(&path).unwrap();
+        }
+        let refused = |result: Result<(), Error>| match result {
+            Err(Error::FileReplaced { path: named }) => {
+                assert_eq!(named.file_name(), path.file_name());
+            }
+            other => panic!("replaced: {replaced}: {other:?}"),
+        };
+        refused(bus.publish(event("c")).map(drop));
+        refused(bus.publish_all([event("c")]).map(drop));
+        refused(bus.transaction(|_| -> Result<(), Error> { panic!("must not run") }));
+        refused(bus.update_settings(|settings| settings.batch_size = 3).map(drop));
+        refused(bus.inbox().get_or_create(id, "c").map(drop));
+        let _ = bus.close();
+        if replaced {
+            assert_bytes(&path, &before, "the other file");
+            // Nothing of the old file is read into it.
+            let bus = Postbox::open(&path).unwrap();
+            assert_eq!(bus.stats().unwrap().total, 1);
+            assert!(bus.outbox().get(id).unwrap().is_none());
+            bus.close().unwrap();
+            assert_eq!(listing(dir.path()), ["app.db"]);
+        } else {
+            assert_eq!(listing(dir.path()), ["other.db"]);
+        }
     }
 }
 

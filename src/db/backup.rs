@@ -24,12 +24,15 @@ impl<J: Job> Database<J> {
         if self.file.as_ref().is_some_and(|file| file.identity.is(&dest)) {
             return Err(Error::invalid("dest", "is the box's own file"));
         }
-        // SQLite would read the old -wal into the new file.
-        if identity::beside(&dest, "-wal").exists() {
-            return Err(Error::invalid(
-                "dest",
-                "has a -wal beside it: the old file is open, or was not closed",
-            ));
+        if self.path().is_some_and(|path| is_companion(path, &dest)) {
+            return Err(Error::invalid("dest", "is a file that belongs to the box's own"));
+        }
+        // SQLite would read the old -wal into the new file, or roll the old -journal back in it.
+        for suffix in ["-wal", "-journal"] {
+            if identity::beside(&dest, suffix).exists() {
+                let reason = format!("has a {suffix} beside it: the old file is open, or was not closed");
+                return Err(Error::invalid("dest", reason));
+            }
         }
         let copy = TemporaryFile::beside(&dest)?;
         self.read_apart("backup", |conn| copy_whole(conn, &copy.path))?;
@@ -82,6 +85,7 @@ pub(crate) fn restore(
     tx.commit()?;
     conn.close().map_err(|(_, error)| Error::Sqlite(error))?;
 
+    copy.take_mode_of(&to)?;
     settle_old_file(&to, wait_max)?;
     for suffix in ["-wal", "-shm", "-journal"] {
         remove_if_there(&identity::beside(&to, suffix))?;
@@ -111,16 +115,51 @@ fn copy_whole(source: &Connection, dest: &Path) -> Result<()> {
     dest.close().map_err(|(_, error)| Error::Sqlite(error))
 }
 
+/// Whether `other` is a -wal, -shm, -journal or lock file of the database.
+fn is_companion(database: &Path, other: &Path) -> bool {
+    let prefix = identity::beside(database, "-");
+    other.as_os_str().as_encoded_bytes().starts_with(prefix.as_os_str().as_encoded_bytes())
+}
+
 /// `blame` is the file that the caller knows.
 fn check_integrity(conn: &Connection, path: &Path, blame: &Path) -> Result<()> {
-    let mut statement = conn.prepare(&format!("PRAGMA main.integrity_check({FINDINGS_MAX})"))?;
-    let findings: Vec<String> =
-        statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-    if findings == ["ok"] {
+    let findings = match run_check(conn, &format!("PRAGMA main.integrity_check({FINDINGS_MAX})")) {
+        // The application's own collations and functions, which its schema uses, are not known here.
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::Unknown) => check_each_table(conn)?,
+        findings => findings?,
+    };
+    if findings.is_empty() {
         return Ok(());
     }
     log::error!(target: "postbox::db", "the copy {} was found damaged and is dropped", path.display());
     Err(Error::Damaged { path: blame.to_owned(), report: findings.join("; ") })
+}
+
+/// Checks what can be checked, and the library's tables are always among it.
+fn check_each_table(conn: &Connection) -> Result<Vec<String>> {
+    let tables: Vec<String> = conn
+        .prepare("SELECT name FROM main.sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")?
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut findings = Vec::new();
+    for table in tables {
+        let quoted = table.replace('"', "\"\"");
+        match run_check(conn, &format!("PRAGMA main.integrity_check(\"{quoted}\")")) {
+            Ok(of_table) => findings.extend(of_table),
+            Err(error) => {
+                log::warn!(target: "postbox::db", "the copy's table {table} cannot be checked without the application's collations and functions: {error}");
+            }
+        }
+    }
+    Ok(findings)
+}
+
+/// What is wrong; nothing, where all is well.
+fn run_check(conn: &Connection, pragma: &str) -> rusqlite::Result<Vec<String>> {
+    let mut statement = conn.prepare(pragma)?;
+    let findings: Vec<String> =
+        statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    Ok(findings.into_iter().filter(|finding| finding != "ok").collect())
 }
 
 fn checkpoint_whole(conn: &Connection, wait_max: Duration) -> Result<()> {
@@ -218,6 +257,17 @@ impl TemporaryFile {
         connection::set(&conn, "foreign_keys", 1)?;
         connection::set(&conn, "trusted_schema", 0)?;
         Ok(conn)
+    }
+
+    /// Whoever could read the old file can read the new one; its owner is whoever restores it.
+    fn take_mode_of(&self, target: &Path) -> Result<()> {
+        #[cfg(unix)]
+        if let Ok(metadata) = fs::metadata(target) {
+            fs::set_permissions(&self.path, metadata.permissions())
+                .map_err(|error| Error::io("set the mode of", &self.path, error))?;
+        }
+        let _ = target;
+        Ok(())
     }
 
     /// Without the last step a backup came back from a power cut as 0 bytes.

@@ -74,6 +74,11 @@ thread_local! {
     static HELD: RefCell<Vec<Held>> = const { RefCell::new(Vec::new()) };
 }
 
+/// `None` while the thread ends and has no such list any more: then it is in nobody's transaction.
+fn with_held<T>(f: impl FnOnce(&mut Vec<Held>) -> T) -> Option<T> {
+    HELD.try_with(|held| f(&mut held.borrow_mut())).ok()
+}
+
 impl<J: Job> Gate<J> {
     pub(crate) fn new(source: Source, writer: Writer, wait_max: Duration) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -113,11 +118,11 @@ impl<J: Job> Gate<J> {
 
     /// The connection, if this thread holds the gate: for reads inside the box's own transaction in memory.
     pub(crate) fn held_here(&self) -> Option<Rc<Writer>> {
-        HELD.with_borrow(|held| held.iter().find(|h| h.gate == self.id).map(|h| Rc::clone(&h.writer)))
+        with_held(|held| held.iter().find(|h| h.gate == self.id).map(|h| Rc::clone(&h.writer))).flatten()
     }
 
     pub(crate) fn refuse_reentry(&self, operation: &'static str) -> Result<()> {
-        if HELD.with_borrow(|held| held.iter().any(|h| h.gate == self.id)) {
+        if with_held(|held| held.iter().any(|h| h.gate == self.id)) == Some(true) {
             return Err(Error::Reentrant {
                 operation,
                 inside: "a transaction",
@@ -225,7 +230,7 @@ impl<J: Job> Gate<J> {
             None => self.source.open_writer(self.wait_max)?,
         };
         let writer = Rc::new(writer);
-        HELD.with_borrow_mut(|held| held.push(Held { gate: self.id, writer: Rc::clone(&writer) }));
+        with_held(|held| held.push(Held { gate: self.id, writer: Rc::clone(&writer) }));
         Ok(WriteGuard { writer: Some(writer), turn })
     }
 
@@ -414,7 +419,7 @@ pub(crate) struct WriteGuard<'g, J: Job> {
 impl<J: Job> WriteGuard<'_, J> {
     /// Ends this guard's use of the connection: nobody will find it behind the gate.
     fn withdraw(&mut self) -> Option<Writer> {
-        HELD.with_borrow_mut(|held| held.retain(|h| h.gate != self.turn.gate.id));
+        with_held(|held| held.retain(|h| h.gate != self.turn.gate.id));
         self.writer.take().and_then(|writer| Rc::try_unwrap(writer).ok())
     }
 }

@@ -99,6 +99,15 @@ impl DeadOwner {
     }
 }
 
+/// Whether this owner's process provably lives.
+pub(crate) fn is_alive(database: &Path, owner: u32) -> bool {
+    let path = identity::beside(database, &format!("{INFIX}{owner:08x}"));
+    OpenOptions::new()
+        .write(true)
+        .open(path)
+        .is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
 /// The dead among those who had this database open.
 pub(crate) fn find_dead(database: &Path) -> Vec<DeadOwner> {
     let (Some(folder), Some(name)) = (database.parent(), database.file_name()) else { return Vec::new() };
@@ -153,7 +162,9 @@ mod tests {
         let database = folder.path().join("app.db");
         let alive = OwnerLock::take(&database, 7).unwrap().unwrap();
         assert!(find_dead(&database).is_empty());
+        assert!(is_alive(&database, 7) && !is_alive(&database, 8));
         drop(alive);
+        assert!(!is_alive(&database, 7));
         assert!(find_dead(&database).is_empty(), "an orderly end is no death");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 

@@ -142,11 +142,11 @@ impl Writer {
             && (self.unsynced_events.get() || self.synced_version.get() != Some(self.data_version()?)))
     }
 
-    /// A synced commit that wrote something has carried everything before it to the disk.
-    pub(crate) fn note_all_synced(&self) -> Result<()> {
-        self.synced_version.set(Some(self.data_version()?));
+    /// A synced commit that wrote something has carried to the disk whatever was committed before it. `data_version` was
+    /// read inside that transaction.
+    pub(crate) fn note_synced_up_to(&self, data_version: i64) {
+        self.synced_version.set(Some(data_version));
         self.unsynced_events.set(false);
-        Ok(())
     }
 
     /// The open transaction writes an event.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::clock::from_micros;
-use crate::error::{Result, describe_json};
+use crate::error::{Error, Result, describe_json};
 use crate::event::{Event, EventId};
 
 /// One claim of one box. What is written under it is refused once the row is somebody else's.
@@ -21,6 +21,13 @@ pub(crate) struct Claim {
     pub(crate) seq: i64,
     pub(crate) lease: LeaseId,
     pub(crate) id: EventId,
+}
+
+impl LeaseId {
+    /// The box that made it.
+    pub(crate) fn owner(self) -> Option<u32> {
+        u32::try_from(self.0 >> 32).ok()
+    }
 }
 
 /// Makes lease ids: the open box in the high half, its claims counted in the low half.
@@ -112,6 +119,7 @@ pub(crate) fn claim(
     request: &ClaimRequest,
     suspects: Suspects,
     skip: impl Fn(i64) -> bool,
+    wait_for_owner: impl Fn(i64, LeaseId) -> bool,
 ) -> Result<Claims> {
     let mut claimed = Vec::new();
     let mut alone = false;
@@ -119,7 +127,7 @@ pub(crate) fn claim(
         let mut select = conn.prepare_cached(
             "SELECT seq, id, status = 'processing', min(attempt_count, 4294967295) + 1, available_at, created_at, payload_version,
                     event_name, source_module, aggregate_type, aggregate_id, causation_id, correlation_id, traceparent,
-                    deliver_to, payload, metadata
+                    deliver_to, payload, metadata, lease_id
              FROM main.outbox_event INDEXED BY outbox_event_live
              WHERE status IN ('pending', 'processing') AND available_at <= ?1
              ORDER BY available_at",
@@ -132,7 +140,11 @@ pub(crate) fn claim(
             if skip(seq) {
                 continue;
             }
+            let last_lease = LeaseId(row.get(17)?);
             let row = read_claimed(row, seq, request.lease)?;
+            if row.taken_over && wait_for_owner(seq, last_lease) {
+                continue;
+            }
             if !row.taken_over || suspects == Suspects::AsOthers {
                 claimed.push(row);
                 continue;
@@ -151,7 +163,11 @@ pub(crate) fn claim(
          WHERE seq = ?1",
     )?;
     for row in &claimed {
-        update.execute(params![row.claim.seq, request.lease.0, request.lease_until, request.now])?;
+        let changed =
+            update.execute(params![row.claim.seq, request.lease.0, request.lease_until, request.now])?;
+        if changed != 1 {
+            return Err(Error::NotStored { what: "a claim", table: "outbox_event" });
+        }
     }
     drop(update);
     Ok(Claims { rows: claimed, alone })

@@ -114,13 +114,7 @@ pub(crate) fn release_held(
     limit: usize,
     is_wanted: impl Fn(&str) -> bool,
 ) -> Result<usize> {
-    let names: Vec<String> = conn
-        .prepare_cached(
-            "SELECT DISTINCT event_name FROM main.outbox_event INDEXED BY outbox_event_live
-             WHERE status IN ('pending', 'processing') AND available_at = ?1",
-        )?
-        .query_map([HELD_UNTIL], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
+    let names = held_names(conn)?;
     let mut released = 0;
     for name in names.iter().filter(|name| is_wanted(name)) {
         released += conn
@@ -138,16 +132,15 @@ pub(crate) fn release_held(
     Ok(released)
 }
 
-/// Whether any event is held.
-pub(crate) fn any_held(conn: &Connection) -> Result<bool> {
+/// The names of the events that are held. Reads each of them.
+pub(crate) fn held_names(conn: &Connection) -> Result<Vec<String>> {
     Ok(conn
         .prepare_cached(
-            "SELECT 1 FROM main.outbox_event INDEXED BY outbox_event_live
-             WHERE status IN ('pending', 'processing') AND available_at = ?1 LIMIT 1",
+            "SELECT DISTINCT event_name FROM main.outbox_event INDEXED BY outbox_event_live
+             WHERE status IN ('pending', 'processing') AND available_at = ?1",
         )?
-        .query_row([HELD_UNTIL], |_| Ok(()))
-        .optional()?
-        .is_some())
+        .query_map([HELD_UNTIL], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?)
 }
 
 /// Takes the claims of a box that is gone: all are due at once. What it had begun was an attempt and is taken over; the

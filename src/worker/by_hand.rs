@@ -53,8 +53,6 @@ struct ByHand<'a> {
     /// What this run has claimed; forgotten when it ends, however it ends.
     claims: Vec<Claim>,
     processed: usize,
-    /// The registry's generation for which held events were let go.
-    released_for: Option<u64>,
     slot: u64,
     /// Why something was given back: the caller is told, or it would be claimed again and again.
     fault: Option<Error>,
@@ -70,7 +68,8 @@ impl<'a> ByHand<'a> {
             let settings = core.reload_settings(conn)?;
             // Clear, before the write lock is taken for nothing.
             let due = outbox::next_due(conn, |seq| core.in_flight().contains_key(&seq))?;
-            Ok((settings, due.is_some_and(|due| due <= core.clock.now()) || outbox::settle::any_held(conn)?))
+            let due = due.is_some_and(|due| due <= core.clock.now());
+            Ok((settings, due || core.release_held_for(conn)?.is_some()))
         })?;
         if !settings.allow_processing(false) || !due {
             return Ok(None);
@@ -83,7 +82,6 @@ impl<'a> ByHand<'a> {
             reports: Vec::new(),
             claims: Vec::new(),
             processed: 0,
-            released_for: None,
             slot: core.take_slot(),
             fault: None,
         }))
@@ -93,11 +91,10 @@ impl<'a> ByHand<'a> {
         // After a fault nothing new is begun: what there is is settled, and the caller told.
         let batch_size = usize::try_from(self.settings.batch_size).unwrap_or(usize::MAX);
         let claim_max = if self.fault.is_some() { 0 } else { batch_size };
-        // Once for each change of the registry: one that is held again must not be let go again and again.
-        let generation = Some(self.core.registry.generation());
-        let outcome = self.turn(claim_max, self.released_for != generation)?;
-        if !outcome.more_held {
-            self.released_for = generation;
+        let release_for = self.core.db.read("process", |conn| self.core.release_held_for(conn))?;
+        let outcome = self.turn(claim_max, release_for.is_some())?;
+        if let Some(generation) = release_for.filter(|_| !outcome.more_held) {
+            self.core.held_are_released(generation);
         }
         self.claims.extend(outcome.deliveries.iter().map(|delivery| delivery.claim));
         Ok(outcome)

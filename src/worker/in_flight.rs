@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::delivery::Delivery;
+use crate::clock;
 use crate::handler::Cancellation;
 use crate::outbox::claim::Claim;
 use crate::settings::Settings;
@@ -13,11 +14,13 @@ use crate::settings::Settings;
 pub(crate) struct InFlight {
     claims: HashMap<i64, (Claim, Arc<Cancellation>)>,
     next_renewal: Instant,
+    /// When the next lease runs out by the box's time, which may jump.
+    runs_out_at: i64,
 }
 
 impl InFlight {
     pub(crate) fn new() -> Self {
-        InFlight { claims: HashMap::new(), next_renewal: Instant::now() }
+        InFlight { claims: HashMap::new(), next_renewal: Instant::now(), runs_out_at: i64::MAX }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -36,7 +39,13 @@ impl InFlight {
         self.claims.keys().copied()
     }
 
-    pub(crate) fn add(&mut self, deliveries: &[Delivery], settings: &Settings) {
+    /// `now` is the box's time.
+    pub(crate) fn add(&mut self, deliveries: &[Delivery], settings: &Settings, now: i64) {
+        if !deliveries.is_empty() {
+            let runs_out_at = clock::add(now, Duration::from_millis(settings.processing_lease_ms));
+            self.runs_out_at =
+                if self.claims.is_empty() { runs_out_at } else { runs_out_at.min(self.runs_out_at) };
+        }
         let renewal = next_renewal(settings);
         // Sooner, where an operator has made leases shorter.
         self.next_renewal = if self.claims.is_empty() { renewal } else { renewal.min(self.next_renewal) };
@@ -64,9 +73,9 @@ impl InFlight {
         (!self.claims.is_empty()).then_some(self.next_renewal)
     }
 
-    /// The claims, if it is time to renew their leases: at a third of a lease.
-    pub(crate) fn to_renew(&self) -> Vec<Claim> {
-        if self.renewal_due().is_some_and(|due| due <= Instant::now()) {
+    /// The claims, if it is time to renew their leases: at a third of a lease, or at once when the clock has jumped past it.
+    pub(crate) fn to_renew(&self, now: i64) -> Vec<Claim> {
+        if now >= self.runs_out_at || self.renewal_due().is_some_and(|due| due <= Instant::now()) {
             self.claims.values().map(|(claim, _)| *claim).collect()
         } else {
             Vec::new()
@@ -74,8 +83,9 @@ impl InFlight {
     }
 
     /// After [`to_renew`](Self::to_renew): `lost` were somebody else's by then, and their handlers are told.
-    pub(crate) fn renewed(&mut self, lost: &[Claim], settings: &Settings) {
+    pub(crate) fn renewed(&mut self, lost: &[Claim], settings: &Settings, now: i64) {
         self.next_renewal = next_renewal(settings);
+        self.runs_out_at = clock::add(now, Duration::from_millis(settings.processing_lease_ms));
         for claim in lost {
             if let Some((_, cancellation)) = self.claims.get(&claim.seq).filter(|(held, _)| held == claim) {
                 cancellation.lost.store(true, Ordering::Relaxed);

@@ -31,6 +31,9 @@ const ALONE_MAX: Duration = Duration::from_secs(5);
 /// How long such an event waits for what is not this worker's, which tells nobody when it ends.
 const WAIT_FOR_OTHERS: Duration = Duration::from_millis(20);
 
+/// A clock that stands still must not keep the loop awake.
+const SLEEP_LEAST: Duration = Duration::from_millis(1);
+
 /// After a fault of the file the loop waits this long, then twice as long, and so on.
 const FAULT_PAUSE: Duration = Duration::from_millis(50);
 const FAULT_PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -48,6 +51,8 @@ pub(crate) struct Run {
     /// Something may be due.
     expect_work: bool,
     found_nothing: bool,
+    /// Something is due that cannot be claimed yet.
+    in_vain: bool,
     /// Until then nothing is claimed beside an event that was taken over.
     alone_until: Option<Instant>,
     faults: u32,
@@ -70,6 +75,7 @@ impl Run {
             reports: Vec::new(),
             expect_work: true,
             found_nothing: false,
+            in_vain: false,
             alone_until: None,
             faults: 0,
             fault: None,
@@ -142,9 +148,10 @@ impl Run {
         let core = self.postbox.core();
         self.expect_work |= self.watch.look(core, &mut self.settings, self.found_nothing)?;
         let free = self.free_slots();
-        let release_for = if free > 0 { self.watch.release_for(core) } else { None };
+        let release_for = if free > 0 { self.watch.release_for(core)? } else { None };
         let claims = free > 0 && (release_for.is_some() || (self.expect_work && self.watch.is_due(core)?));
-        let renew = self.in_flight.to_renew();
+        let now = self.postbox.core().clock.now();
+        let renew = self.in_flight.to_renew(now);
         if self.reports.is_empty() && renew.is_empty() && !claims {
             if free > 0 {
                 self.expect_work = false;
@@ -169,19 +176,20 @@ impl Run {
         self.reports.clear();
         self.faults = 0;
         if let Some(generation) = release_for.filter(|_| !outcome.more_held) {
-            self.watch.released(generation);
+            self.core().held_are_released(generation);
         }
         if !renew.is_empty() {
-            self.in_flight.renewed(&outcome.lost, &self.settings);
+            self.in_flight.renewed(&outcome.lost, &self.settings, now);
         }
         if claims {
-            self.begin(outcome, free);
+            self.in_vain = outcome.claimed == 0 && !outcome.more_held;
+            self.begin(outcome, free, now);
         }
         Ok(())
     }
 
     /// What a claim of up to `free` got is handed out.
-    fn begin(&mut self, outcome: Outcome, free: usize) {
+    fn begin(&mut self, outcome: Outcome, free: usize, now: i64) {
         if outcome.alone {
             self.alone_until.get_or_insert_with(|| Instant::now() + ALONE_MAX);
         } else if self.in_flight.is_empty() || self.is_patient() {
@@ -191,7 +199,7 @@ impl Run {
         self.expect_work =
             outcome.claimed >= free || outcome.more_held || (outcome.alone && outcome.claimed > 0);
         self.found_nothing &= outcome.claimed == 0;
-        self.in_flight.add(&outcome.deliveries, &self.settings);
+        self.in_flight.add(&outcome.deliveries, &self.settings, now);
         self.startup.has_claimed(&outcome, free, &self.in_flight);
         self.hand_out(outcome.deliveries);
     }
@@ -248,7 +256,8 @@ impl Run {
             && let Ok(Some(due)) = self.watch.next_due(self.core())
         {
             let left = due.saturating_sub(self.core().clock.now());
-            until = until.min(Duration::from_micros(u64::try_from(left).unwrap_or(0)));
+            let left = Duration::from_micros(u64::try_from(left).unwrap_or(0));
+            until = until.min(if self.in_vain { left.max(WAIT_FOR_OTHERS) } else { left.max(SLEEP_LEAST) });
         }
         until
     }
@@ -299,7 +308,8 @@ impl Run {
 
     /// True when nothing is left to be recorded.
     fn settle_last(&mut self) -> bool {
-        let renew = self.in_flight.to_renew();
+        let now = self.postbox.core().clock.now();
+        let renew = self.in_flight.to_renew(now);
         if self.reports.is_empty() && renew.is_empty() {
             return true;
         }
@@ -317,7 +327,7 @@ impl Run {
             Ok(outcome) => {
                 self.reports.clear();
                 if !renew.is_empty() {
-                    self.in_flight.renewed(&outcome.lost, &self.settings);
+                    self.in_flight.renewed(&outcome.lost, &self.settings, now);
                 }
                 true
             }

@@ -15,19 +15,20 @@ pub(crate) struct HandlerScope;
 
 impl HandlerScope {
     pub(crate) fn enter(core: &Core) -> Self {
-        INSIDE.with_borrow_mut(|inside| inside.push(address(core)));
+        let _ = INSIDE.try_with(|inside| inside.borrow_mut().push(address(core)));
         HandlerScope
     }
 }
 
 impl Drop for HandlerScope {
     fn drop(&mut self) {
-        INSIDE.with_borrow_mut(Vec::pop);
+        let _ = INSIDE.try_with(|inside| inside.borrow_mut().pop());
     }
 }
 
 pub(crate) fn refuse_inside_handler(core: &Core, operation: &'static str) -> Result<()> {
-    if INSIDE.with_borrow(|inside| inside.contains(&address(core))) {
+    // A thread that ends has no such list any more: it is in nobody's handler.
+    if INSIDE.try_with(|inside| inside.borrow().contains(&address(core))) == Ok(true) {
         return Err(Error::Reentrant {
             operation,
             inside: "a handler",

@@ -102,10 +102,11 @@ impl Turn<'_> {
             return Ok(None);
         }
         let outcome = self.work(core, writer.conn(), pieces)?;
-        let wrote = outcome.claimed > 0;
+        // Looked up before the commit: what others commit right after it is not synced with it.
+        let seen = if unsynced && outcome.claimed > 0 { Some(writer.data_version()?) } else { None };
         open.commit()?;
-        if unsynced && wrote {
-            writer.note_all_synced()?;
+        if let Some(seen) = seen {
+            writer.note_synced_up_to(seen);
         }
         Ok(Some(outcome))
     }
@@ -158,9 +159,9 @@ impl Turn<'_> {
                 Suspects::Alone if !in_flight.keys().all(|seq| settled.contains(seq)) => Suspects::NotYet,
                 suspects => suspects,
             };
-            claim::claim(conn, &request, suspects, |seq| {
-                in_flight.contains_key(&seq) && !settled.contains(&seq)
-            })?
+            let skip = |seq| in_flight.contains_key(&seq) && !settled.contains(&seq);
+            let wait_for_owner = |seq, lease| self.by_worker && core.waits_for_owner(seq, lease);
+            claim::claim(conn, &request, suspects, skip, wait_for_owner)?
         };
         outcome.alone = alone;
         outcome.claimed = rows.len();

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 
 use crate::core::Core;
 use crate::error::Result;
-use crate::outbox::{self, settle};
+use crate::outbox;
 use crate::settings::Settings;
 
 pub(crate) struct Watch {
@@ -16,8 +16,6 @@ pub(crate) struct Watch {
     /// The reader's `data_version` at the last look.
     seen_version: Option<i64>,
     next_poll: Instant,
-    /// The registry's generation for which held events were let go.
-    released_for: Option<u64>,
 }
 
 impl Watch {
@@ -29,7 +27,7 @@ impl Watch {
         };
         // Opening has just done what a poll does.
         let next_poll = Instant::now() + Duration::from_millis(settings.polling_interval_ms);
-        Ok((Watch { reader, seen_version: None, next_poll, released_for: None }, Arc::new(settings)))
+        Ok((Watch { reader, seen_version: None, next_poll }, Arc::new(settings)))
     }
 
     /// True when something may have changed: what is due is to be looked up. `idle`: the last look found nothing.
@@ -54,9 +52,7 @@ impl Watch {
         };
         if polls {
             core.take_over_from_the_dead()?;
-            if self.read(core, settle::any_held)? {
-                self.released_for = None; // by another process, for one, that knew no subscriber
-            }
+            core.release_held_again(); // what another process held that knew no subscriber, for one
             let interval =
                 if idle { settings.idle_polling_interval_ms } else { settings.polling_interval_ms };
             self.next_poll = Instant::now() + Duration::from_millis(interval);
@@ -78,13 +74,9 @@ impl Watch {
         Ok(self.next_due(core)?.is_some_and(|due| due <= core.clock.now()))
     }
 
-    /// The registry's generation, if events that were held may have found a subscriber since the last release.
-    pub(crate) fn release_for(&self, core: &Core) -> Option<u64> {
-        Some(core.registry.generation()).filter(|generation| self.released_for != Some(*generation))
-    }
-
-    pub(crate) fn released(&mut self, generation: u64) {
-        self.released_for = Some(generation);
+    /// The registry's generation, if held events are to be let go.
+    pub(crate) fn release_for(&self, core: &Core) -> Result<Option<u64>> {
+        self.read(core, |conn| core.release_held_for(conn))
     }
 
     fn read<T>(&self, core: &Core, f: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rusqlite::Connection;
-use uuid::{ContextV7, Timestamp, Uuid};
+use uuid::Uuid;
 
 use crate::clock::{BoxClock, Clock};
 use crate::db::owner::{self, OwnerLock};
 use crate::db::{Database, Synchronous};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventId, NewEvent};
+use crate::ids::Ids;
 use crate::outbox;
 use crate::outbox::claim::{Claim, LeaseId, Leases};
 use crate::outbox::insert::{self, InsertJob, PreparedEvent};
@@ -43,12 +44,11 @@ pub(crate) struct Core {
     pub(crate) payload_bytes_max: usize,
     /// How settles and transactional handlers commit.
     pub(crate) acks: Synchronous,
-    ids: Mutex<ContextV7>,
+    ids: Ids,
     defaults: Settings,
     settings: RwLock<Settings>,
-    /// The registry's generation for which held events were let go: once for each, or what nobody wants after all would be
-    /// let go again and again.
-    released_for: Mutex<Option<u64>>,
+    /// For what held events were last let go: once for each, or what nobody wants after all would be let go again and again.
+    released: Mutex<Option<Release>>,
     /// Claims of living owners whose lease was seen to have run out, and when.
     run_out: Mutex<HashMap<i64, (LeaseId, Instant)>>,
     /// The rows that this box has in its hands: it never takes over from itself.
@@ -65,6 +65,13 @@ pub(crate) struct Core {
 const OWNER_NOTICES_IN: Duration = Duration::from_secs(2);
 
 const RUN_OUT_MAX: usize = 10_000;
+
+/// The registry's generation, and the newest event that was held.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Release {
+    generation: u64,
+    newest: i64,
+}
 
 impl Core {
     pub(crate) fn open(db: Database<InsertJob>, options: Options) -> Result<Self> {
@@ -86,10 +93,10 @@ impl Core {
             handler_threads: options.handler_threads,
             payload_bytes_max: options.payload_bytes_max,
             acks: if options.synced_acks { Synchronous::Full } else { Synchronous::Normal },
-            ids: Mutex::new(ContextV7::new()),
+            ids: Ids::new(),
             settings: RwLock::new(options.settings.clone()),
             defaults: options.settings,
-            released_for: Mutex::new(None),
+            released: Mutex::new(None),
             run_out: Mutex::new(HashMap::new()),
             in_flight: Mutex::new(HashMap::new()),
             warned_of: Mutex::new(HashSet::new()),
@@ -167,12 +174,8 @@ impl Core {
         }
     }
 
-    /// A UUIDv7 of the box's own time: later ones sort behind earlier ones.
     pub(crate) fn new_id(&self) -> Uuid {
-        let micros = u64::try_from(self.clock.now()).unwrap_or(0);
-        let nanos = u32::try_from(micros % 1_000_000 * 1_000).unwrap_or(0);
-        let context = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        Uuid::new_v7(Timestamp::from_unix(&*context, micros / 1_000_000, nanos))
+        self.ids.new_id(self.clock.now())
     }
 
     pub(crate) fn prepare(&self, event: NewEvent, cause: Option<&Event>) -> Result<PreparedEvent> {
@@ -220,26 +223,38 @@ impl Core {
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The registry's generation, if events that were held have found a subscriber since the last release. A read, which
-    /// goes through all that are held, so that the write lock is not taken for nothing.
-    pub(crate) fn release_held_for(&self, conn: &Connection) -> Result<Option<u64>> {
-        let generation = self.registry.generation();
-        if *self.released_for.lock().unwrap_or_else(PoisonError::into_inner) == Some(generation) {
+    /// What to let go of, if events that were held may have found a subscriber since the last release. A read, which goes
+    /// through all that are held where anything is new, so that the write lock is not taken for nothing.
+    pub(crate) fn release_held_for(&self, conn: &Connection) -> Result<Option<Release>> {
+        let release = Release {
+            generation: self.registry.generation(),
+            newest: settle::newest_held(conn)?.unwrap_or(0),
+        };
+        let done = *self.released.lock().unwrap_or_else(PoisonError::into_inner);
+        if done.is_some_and(|done| done.generation == release.generation && done.newest >= release.newest) {
             return Ok(None);
         }
-        if settle::held_names(conn)?.iter().any(|name| self.registry.has_handlers(name)) {
-            return Ok(Some(generation));
+        if release.newest > 0 && settle::held_names(conn)?.iter().any(|name| self.registry.has_handlers(name))
+        {
+            return Ok(Some(release));
         }
-        self.held_are_released(generation);
+        self.held_are_released(release);
         Ok(None)
     }
 
-    pub(crate) fn held_are_released(&self, generation: u64) {
-        *self.released_for.lock().unwrap_or_else(PoisonError::into_inner) = Some(generation);
+    pub(crate) fn held_are_released(&self, release: Release) {
+        *self.released.lock().unwrap_or_else(PoisonError::into_inner) = Some(release);
+    }
+
+    /// This box holds an event itself: nobody subscribes to it.
+    pub(crate) fn note_held(&self, claim: Claim) {
+        if let Some(done) = &mut *self.released.lock().unwrap_or_else(PoisonError::into_inner) {
+            done.newest = done.newest.max(claim.seq);
+        }
     }
 
     pub(crate) fn release_held_again(&self) {
-        *self.released_for.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.released.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     pub(crate) fn no_longer_in_flight(&self, claim: Claim) {

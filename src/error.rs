@@ -346,11 +346,15 @@ fn describe_misfit(error: &serde_json::Error) -> String {
     if let Some(name) = text.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
         return format!("the field `{name}` is missing");
     }
-    let of_serde =
-        ["invalid type: ", "invalid value: ", "invalid length ", "unknown variant ", "unknown field "];
-    match text.rsplit_once(", expected ").filter(|_| of_serde.iter().any(|start| text.starts_with(start))) {
-        Some((_, expected)) => format!("a value does not fit the type: expected {expected}"),
-        None => "a value does not fit the type".to_owned(),
+    // Of other texts the end may be the payload's as well.
+    let of_serde = ["invalid type: ", "invalid value: ", "invalid length "];
+    match text.rsplit_once(", expected ") {
+        Some((_, expected))
+            if of_serde.iter().any(|start| text.starts_with(start)) && !expected.contains('`') =>
+        {
+            format!("a value does not fit the type: expected {expected}")
+        }
+        _ => "a value does not fit the type".to_owned(),
     }
 }
 

@@ -45,6 +45,8 @@
 //!   about an event is on [`NewEvent`].
 //! - **Subscribe** with a [`Subscription`]: a [`TransactionalHandler`] for effects in the same file (exactly once), a
 //!   plain [`Handler`] for all others (at least once). A failure says what is to be done: [`HandlerError`].
+//!   Subscribe first, then start: what is due and wanted by nobody is processed without a handler
+//!   ([`UnhandledEvents`]).
 //! - **Process** with [`Postbox::start`], or by hand with [`Postbox::process_batch`] and [`Postbox::drain`].
 //! - **Link** entities of different modules with [`Links`]; look at [`Outbox`], [`Inbox`] and [`Stats`].
 //! - **Tune** while it runs with [`Postbox::update_settings`].
@@ -53,7 +55,7 @@
 //! # What it promises
 //!
 //! 1. [`publish`](Postbox::publish) returned `Ok`: the event survives `kill -9` and power loss, and reaches every consumer
-//!    subscribed to it at least once.
+//!    that is subscribed when it is delivered at least once.
 //! 2. Published inside a transaction, it is delivered if and only if that transaction commits, and never seen before.
 //! 3. A plain handler runs at least once; [`Event::id`] is the stable key for the outside world's own dedupe.
 //! 4. A transactional handler's SQL writes, links and follow-up events commit together with its inbox mark, or not at all.
@@ -103,6 +105,7 @@ mod db;
 mod error;
 mod event;
 mod handler;
+mod ids;
 mod inbox;
 mod json;
 mod links;

@@ -67,6 +67,7 @@ impl Postbox {
     /// # Errors
     /// [`Error::Invalid`] and [`Error::PayloadTooLarge`] before anything is written; [`Error::Busy`] when the write lock
     /// could not be had in time; [`Error::CommitUnknown`] when it cannot be told whether the event is in the file;
+    /// [`Error::FileReplaced`] when the file was deleted, moved or replaced;
     /// [`Error::Reentrant`] inside a transaction of the same box on the same thread.
     pub fn publish(&self, event: NewEvent) -> Result<EventId> {
         self.publish_caused_by(event, None)
@@ -171,8 +172,10 @@ impl Postbox {
     // ---- processing ------------------------------------------------------------------------------------------------
 
     /// Starts the worker: a startup drain of the backlog (as the settings say), then the loop, on a thread of its own
-    /// and with handlers on a pool. Does not wait for the drain: see
-    /// [`Worker::wait_for_startup_drain`].
+    /// and with handlers on a pool. Does not wait for the drain: see [`Worker::wait_for_startup_drain`].
+    ///
+    /// Subscribe first: an event that is due and that nobody subscribes to is *processed* without a handler (see
+    /// [`UnhandledEvents`](crate::UnhandledEvents)), and a consumer that subscribes later never receives it.
     ///
     /// # Errors
     /// [`Error::WorkerRunning`] while this box has one; [`Error::Closed`]; [`Error::Io`] when a thread cannot be had.
@@ -190,7 +193,8 @@ impl Postbox {
     }
 
     /// Claims and delivers on this thread until nothing is due, follow-up events included, and says how many events
-    /// reached `processed`. Events that wait (for their delay or backoff) are left waiting.
+    /// reached `processed`. Events that wait (for their delay or backoff) are left waiting. Subscribe first, as for
+    /// [`start`](Postbox::start).
     ///
     /// # Errors
     /// As [`process_batch`](Postbox::process_batch).

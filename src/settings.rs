@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UnhandledEvents {
-    /// It is processed, with one warning for each name. The default.
+    /// It is processed, with one warning for each name: a consumer that subscribes later never receives it. The default.
     #[default]
     Complete,
     /// It stays pending, at no cost to claiming, until somebody subscribes to it.

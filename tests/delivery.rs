@@ -351,9 +351,10 @@ fn threads_that_drain_at_once_deliver_every_event_once() {
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
         assert_eq!(processed, 200, "{kind}");
-        let mut ran = calls.all();
+        let (mut ran, mut published) = (calls.all(), ids.iter().map(ToString::to_string).collect::<Vec<_>>());
         ran.sort();
-        assert_eq!(ran, ids.iter().map(ToString::to_string).collect::<Vec<_>>(), "{kind}");
+        published.sort();
+        assert!(ran == published, "{kind}: {} runs", ran.len());
         assert_eq!(bus.stats().unwrap().processed, 200);
     }
 }

@@ -257,6 +257,28 @@ fn marking_a_waiting_consumer_as_done_ends_its_retries() {
 }
 
 #[test]
+fn a_failure_is_not_written_over_a_row_that_was_marked_as_done_meanwhile() {
+    for TestBox { kind, bus, clock, .. } in &boxes() {
+        let calls = Calls::default();
+        let note = calls.clone();
+        bus.subscribe(Subscription::new("a", "c", move |event: &Event, cx: &Context<'_>| {
+            note.add("ran");
+            let inbox = cx.postbox().inbox();
+            inbox.mark_processed(inbox.get_or_create(event.id(), "c")?.id)?;
+            Err(HandlerError::retry("after it was marked"))
+        }))
+        .unwrap();
+        let id = bus.publish(event("a")).unwrap();
+        bus.drain().unwrap();
+        assert_eq!(inbox_rows(bus, id), [("c".to_owned(), InboxStatus::Processed, 0, None)], "{kind}");
+        clock.advance(SECOND);
+        bus.drain().unwrap();
+        assert_eq!(calls.all(), ["ran"], "{kind}");
+        assert_eq!(status(bus, id), OutboxStatus::Processed);
+    }
+}
+
+#[test]
 fn rows_go_with_their_event() {
     for TestBox { bus, .. } in &boxes() {
         let ids = bus.publish_all([event("a"), event("a")]).unwrap();

@@ -3,6 +3,8 @@
 #[path = "support/files.rs"]
 mod support;
 
+#[path = "processes/cut_off.rs"]
+mod cut_off;
 #[path = "processes/delivering.rs"]
 mod delivering;
 #[path = "processes/poison.rs"]

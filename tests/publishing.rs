@@ -303,6 +303,7 @@ fn publish_all_is_all_or_none() {
 fn ids_read_back_from_their_text_and_sort_by_time() {
     for TestBox { bus, clock, .. } in &boxes() {
         let first = bus.publish(event("a")).unwrap();
+        clock.advance(MICROSECOND);
         let second = bus.publish(event("a")).unwrap();
         clock.advance(Duration::from_millis(1));
         let third = bus.publish(event("a")).unwrap();

@@ -125,6 +125,7 @@ fn is_companion(database: &Path, other: &Path) -> bool {
 fn check_integrity(conn: &Connection, path: &Path, blame: &Path) -> Result<()> {
     let findings = match run_check(conn, &format!("PRAGMA main.integrity_check({FINDINGS_MAX})")) {
         // The application's own collations and functions, which its schema uses, are not known here.
+        Err(rusqlite::Error::SqlInputError { .. }) => check_each_table(conn)?,
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::Unknown) => check_each_table(conn)?,
         findings => findings?,
     };

@@ -298,6 +298,14 @@ impl<J: Job> Gate<J> {
     }
 }
 
+impl<J: Job> Drop for Gate<J> {
+    fn drop(&mut self) {
+        if let Some(writer) = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            writer.leave();
+        }
+    }
+}
+
 /// The outer error is the transaction's: SQLite rolled all of it back by itself.
 fn run_job<J: Job>(conn: &Connection, job: &mut J) -> Result<Result<J::Output>> {
     if job.needs_savepoint() {

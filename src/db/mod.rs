@@ -5,6 +5,7 @@ mod connection;
 mod gate;
 mod identity;
 pub(crate) mod owner;
+mod readers;
 mod schema;
 mod writer;
 
@@ -12,18 +13,15 @@ use std::path::Path;
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 
 use self::connection::Source;
 pub(crate) use self::gate::{Gate, Job, WriteGuard};
 use self::identity::FileIdentity;
+use self::readers::Readers;
 pub(crate) use self::writer::{Synchronous, Writer};
 use crate::error::{Error, Result};
-
-/// Read connections that the callers of look-ups share. The worker has one of its own, so that neither starves the other.
-const READERS: u32 = 4;
 
 /// One open database, generic over the jobs that share commits.
 pub(crate) struct Database<J: Job> {
@@ -36,7 +34,7 @@ pub(crate) struct Database<J: Job> {
 struct OpenFile {
     identity: FileIdentity,
     /// `None` once closed.
-    readers: RwLock<Option<r2d2::Pool<SqliteConnectionManager>>>,
+    readers: RwLock<Option<Readers>>,
 }
 
 impl<J: Job> Database<J> {
@@ -71,20 +69,7 @@ impl<J: Job> Database<J> {
         drop(probe); // after the writer is open, or the last one out would remove the -wal just to make it again
         writer.transaction(Synchronous::Full, "open", |conn| schema::create_or_upgrade(conn, &path))?;
 
-        let manager = SqliteConnectionManager::file(&path)
-            .with_flags(connection::flags())
-            .with_init(move |conn| connection::configure_reader(conn, wait_max));
-        let readers = r2d2::Pool::builder()
-            // All are opened now: one that is opened later, in the background, could outlive `close`.
-            .max_size(READERS)
-            // No reaper: an idle box wakes nobody up.
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .test_on_check_out(false)
-            .connection_timeout(wait_max)
-            .error_handler(Box::new(PoolErrors))
-            .build(manager)
-            .map_err(|error| Error::Pool { operation: "open", reason: error.to_string() })?;
+        let readers = Readers::open(&path, wait_max)?;
         let file = OpenFile { identity: FileIdentity::of(&path)?, readers: RwLock::new(Some(readers)) };
         Ok(Database { gate: Gate::new(source, writer, wait_max), wait_max, file: Some(file) })
     }
@@ -129,17 +114,9 @@ impl<J: Job> Database<J> {
                 None => f(self.lock(operation)?.conn()),
             };
         };
-        // Held until the end: `close` waits for those who read, or their connections would keep the -wal.
-        let pool = file.readers.read().unwrap_or_else(PoisonError::into_inner);
-        let pool = pool.as_ref().ok_or(Error::Closed { operation })?;
-        let start = Instant::now();
-        let conn = pool.get().map_err(|error| match start.elapsed() {
-            waited if waited >= self.wait_max && pool.state().connections >= READERS => {
-                Error::Busy { operation, waited, detail: "all read connections are in use".to_owned() }
-            }
-            _ => Error::Pool { operation, reason: error.to_string() },
-        })?;
-        f(&conn)
+        // Held until the end: `close` waits for those who read.
+        let readers = file.readers.read().unwrap_or_else(PoisonError::into_inner);
+        readers.as_ref().ok_or(Error::Closed { operation })?.read(operation, f)
     }
 
     /// A read connection for one thread's own use, which ends before `close` goes on. `None` in memory, where the gate's
@@ -194,7 +171,8 @@ impl<J: Job> Database<J> {
         self.gate.shut();
         if let Some(file) = &self.file {
             // Before the last connection closes: it is the one that removes the -wal.
-            drop(file.readers.write().unwrap_or_else(PoisonError::into_inner).take());
+            let readers = file.readers.write().unwrap_or_else(PoisonError::into_inner).take();
+            readers.into_iter().for_each(Readers::close);
         }
         let writer = self.gate.take_last(operation)?;
         let written = writer.transaction(Synchronous::Full, operation, last);
@@ -204,7 +182,27 @@ impl<J: Job> Database<J> {
             conn.query_row("PRAGMA main.wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         }
         conn.close().map_err(|(_, error)| Error::Sqlite(error))?;
+        if let Some(path) = self.path() {
+            remove_wal_left_by_a_race(path);
+        }
         written
+    }
+}
+
+/// Of two connections that close at the same moment each may take the other for the last one, and leave the -wal to it.
+/// Where others have the file open it stays.
+fn remove_wal_left_by_a_race(path: &Path) {
+    let wal = identity::beside(path, "-wal");
+    for _ in 0..5 {
+        if !wal.exists() || !path.exists() {
+            return;
+        }
+        if let Ok(conn) = connection::open_file(path) {
+            let _ = conn.query_row("PRAGMA main.schema_version", [], |_| Ok(()));
+        }
+        if wal.exists() {
+            std::thread::sleep(Duration::from_millis(5)); // others tell nobody when they have closed
+        }
     }
 }
 
@@ -245,15 +243,5 @@ fn switch_to_wal(conn: &Connection, path: &Path, wait_max: Duration) -> Result<(
             }
             Err(error) => return Err(error.into()),
         }
-    }
-}
-
-/// r2d2 would log a failed connection by itself and under its own name; the caller is told anyway.
-#[derive(Debug)]
-struct PoolErrors;
-
-impl r2d2::HandleError<rusqlite::Error> for PoolErrors {
-    fn handle_error(&self, error: rusqlite::Error) {
-        log::debug!(target: "postbox::db", "a read connection could not be opened, it is tried again: {error}");
     }
 }

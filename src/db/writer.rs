@@ -76,6 +76,14 @@ impl Writer {
         self.conn
     }
 
+    /// Closes without [`into_conn`](Self::into_conn). SQLite leaves the -wal of a file that was moved where it was, and
+    /// would read it into whatever file is there now: it is emptied first.
+    pub(crate) fn leave(self) {
+        if self.file.as_ref().is_some_and(|file| !file.is_in_place()) {
+            let _ = self.conn.query_row("PRAGMA main.wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        }
+    }
+
     /// Runs `f` in an IMMEDIATE transaction and commits; rolls back when `f` fails or panics.
     pub(crate) fn transaction<T>(
         &self,

@@ -132,6 +132,17 @@ pub(crate) fn release_held(
     Ok(released)
 }
 
+/// The newest event (its `seq`) that is held.
+pub(crate) fn newest_held(conn: &Connection) -> Result<Option<i64>> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT seq FROM main.outbox_event INDEXED BY outbox_event_live
+             WHERE status IN ('pending', 'processing') AND available_at = ?1 ORDER BY seq DESC LIMIT 1",
+        )?
+        .query_row([HELD_UNTIL], |row| row.get(0))
+        .optional()?)
+}
+
 /// The names of the events that are held. Reads each of them.
 pub(crate) fn held_names(conn: &Connection) -> Result<Vec<String>> {
     Ok(conn

@@ -93,8 +93,8 @@ impl<'a> ByHand<'a> {
         let claim_max = if self.fault.is_some() { 0 } else { batch_size };
         let release_for = self.core.db.read("process", |conn| self.core.release_held_for(conn))?;
         let outcome = self.turn(claim_max, release_for.is_some())?;
-        if let Some(generation) = release_for.filter(|_| !outcome.more_held) {
-            self.core.held_are_released(generation);
+        if let Some(release) = release_for.filter(|_| !outcome.more_held) {
+            self.core.held_are_released(release);
         }
         self.claims.extend(outcome.deliveries.iter().map(|delivery| delivery.claim));
         Ok(outcome)

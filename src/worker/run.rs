@@ -175,8 +175,8 @@ impl Run {
         .run(core)?;
         self.reports.clear();
         self.faults = 0;
-        if let Some(generation) = release_for.filter(|_| !outcome.more_held) {
-            self.core().held_are_released(generation);
+        if let Some(release) = release_for.filter(|_| !outcome.more_held) {
+            self.core().held_are_released(release);
         }
         if !renew.is_empty() {
             self.in_flight.renewed(&outcome.lost, &self.settings, now);

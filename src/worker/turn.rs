@@ -55,6 +55,8 @@ pub(crate) struct Outcome {
     pub(crate) lost: Vec<Claim>,
     /// An event that was taken over has to be alone: it waits for the others to end, or the others for it.
     pub(crate) alone: bool,
+    /// Events that this turn holds for want of a subscriber.
+    pub(crate) held: Vec<Claim>,
     /// More held events wait to be let go.
     pub(crate) more_held: bool,
 }
@@ -73,6 +75,7 @@ impl Turn<'_> {
                 core.no_longer_in_flight(claim);
             }
         }
+        outcome.held.iter().for_each(|claim| core.note_held(*claim));
         core.in_flight().extend(outcome.deliveries.iter().map(|d| (d.claim.seq, d.claim.lease)));
         Ok(outcome)
     }
@@ -177,6 +180,9 @@ impl Turn<'_> {
             match planned {
                 Ok(Plan::Deliver(delivery)) => outcome.deliveries.push(*delivery),
                 Ok(Plan::Settled { id, settlement }) => {
+                    if settlement == Settlement::Held {
+                        outcome.held.push(claim);
+                    }
                     log_settlement(id, &settlement);
                     outcome.processed += usize::from(settlement == Settlement::Processed);
                 }

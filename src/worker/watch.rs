@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use crate::core::Core;
+use crate::core::{Core, Release};
 use crate::error::Result;
 use crate::outbox;
 use crate::settings::Settings;
@@ -74,8 +74,8 @@ impl Watch {
         Ok(self.next_due(core)?.is_some_and(|due| due <= core.clock.now()))
     }
 
-    /// The registry's generation, if held events are to be let go.
-    pub(crate) fn release_for(&self, core: &Core) -> Result<Option<u64>> {
+    /// What held events are to be let go for, if any.
+    pub(crate) fn release_for(&self, core: &Core) -> Result<Option<Release>> {
         self.read(core, |conn| core.release_held_for(conn))
     }
 

@@ -245,3 +245,55 @@ fn a_handler_knows_that_nobody_is_stopping_it_in_a_drain_by_hand() {
         assert_eq!(calls.all(), ["the name false"]);
     }
 }
+
+/// Claimed together with one that kills the process, its neighbours would be lost with it at every attempt.
+#[test]
+fn an_event_whose_attempt_was_lost_is_tried_again_with_nothing_beside_it() {
+    for TestBox { kind, bus, .. } in &boxes() {
+        let calls = Calls::default();
+        let note = calls.clone();
+        bus.subscribe(Subscription::new("a", "c", move |event: &Event, cx: &Context<'_>| {
+            let gone: usize = sql(cx.postbox(), |tx| {
+                tx.query_row("SELECT count(*) FROM outbox_event WHERE lease_id >> 32 = 77", [], |row| {
+                    row.get(0)
+                })
+            });
+            let claimed = cx.postbox().stats()?.processing - gone as u64;
+            let gone = if gone > 0 { format!(" + {gone}") } else { String::new() };
+            note.add(format!("{} of {claimed}{gone}", event.attempt()));
+            Ok(())
+        }))
+        .unwrap();
+        let ids = bus.publish_all((0..6).map(|_| event("a"))).unwrap();
+        lose_an_attempt(bus, ids[2]);
+        lose_an_attempt(bus, ids[3]);
+        let batches: Vec<_> = (0..5).map(|_| bus.process_batch().unwrap()).collect();
+        assert_eq!(batches, [2, 1, 1, 2, 0], "{kind}");
+        // The attempt, and how many are claimed: at first the two count whose owner is gone.
+        let alone = ["1 of 2 + 2", "1 of 2 + 2", "2 of 1 + 1", "2 of 1", "1 of 2", "1 of 2"];
+        assert_eq!(calls.all(), alone, "{kind}");
+    }
+}
+
+#[test]
+fn a_killing_event_ends_as_a_dead_letter_and_its_neighbours_lose_no_attempt_to_it() {
+    for TestBox { kind, bus, .. } in &boxes() {
+        bus.subscribe(Subscription::new("kills", "c", |event: &Event, cx: &Context<'_>| {
+            die_in_the_handler(cx.postbox(), event);
+            Ok(())
+        }))
+        .unwrap();
+        bus.subscribe(Subscription::new("good", "c", |_: &Event, _: &Context<'_>| Ok(()))).unwrap();
+        let ids = bus.publish_all(["good", "kills", "good", "good"].map(event)).unwrap();
+        for _ in 0..9 {
+            bus.process_batch().unwrap();
+        }
+        let states = ids
+            .iter()
+            .map(|id| outbox_row(bus, *id))
+            .map(|row| (row.status, row.attempt_count))
+            .collect::<Vec<_>>();
+        let good = (OutboxStatus::Processed, 1);
+        assert_eq!(states, [good, (OutboxStatus::DeadLetter, 4), good, good], "{kind}");
+    }
+}

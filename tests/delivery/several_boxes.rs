@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use postbox::{Context, Event, HandlerError, InboxStatus, OutboxStatus, Postbox, Subscription, Tx};
+use postbox::{
+    Context, Event, HandlerError, InboxStatus, OutboxStatus, Postbox, Subscription, Tx, UnhandledEvents,
+};
 use serde_json::json;
 
 use crate::support::{
@@ -148,4 +150,22 @@ fn two_boxes_that_publish_and_drain_at_once_do_everything_once() {
     assert_eq!(sorted(calls.all()), all);
     let stats = test.bus.stats().unwrap();
     assert_eq!((stats.processed, stats.total), (EVENTS as u64, EVENTS as u64));
+}
+
+/// The box with the subscriber had looked for held events already, and saw no reason to look again.
+#[test]
+fn an_event_that_one_box_holds_for_want_of_a_subscriber_the_other_delivers() {
+    let test = file_box();
+    test.bus.update_settings(|settings| settings.unhandled_events = UnhandledEvents::Hold).unwrap();
+    let calls = Calls::default();
+    test.bus.subscribe(Subscription::new("a", "c", noting(&calls, "ran"))).unwrap();
+    test.bus.publish(event("a")).unwrap();
+    assert_eq!(test.bus.drain().unwrap(), 1);
+
+    let without_subscribers = test.second();
+    let id = test.bus.publish(event("a")).unwrap();
+    assert_eq!(without_subscribers.drain().unwrap(), 0);
+    assert_eq!(outbox_row(&test.bus, id).available_at.year(), 9999, "it is held");
+    assert_eq!(test.bus.drain().unwrap(), 1);
+    assert_eq!(calls.all(), ["ran", "ran"]);
 }

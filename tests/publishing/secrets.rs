@@ -143,6 +143,63 @@ fn a_payload_that_does_not_fit_a_type_is_not_quoted_in_the_error_that_is_kept() 
     }
 }
 
+#[derive(Debug, serde::Deserialize)]
+enum Kind {
+    Known,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Closed {}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(try_from = "String")]
+struct Checked;
+
+impl TryFrom<String> for Checked {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Err(format!("`{text}` is no good, expected {text}"))
+    }
+}
+
+/// serde quotes values in many words. What the library tells of a misfit is the type's half alone.
+#[test]
+fn no_way_in_which_a_payload_can_fail_to_fit_quotes_it() {
+    let words = [
+        CANARY.to_owned(),
+        format!("x, expected {CANARY}"),
+        format!("x`, expected {CANARY}"),
+        format!("missing field `{CANARY}`"),
+        format!("invalid type: {CANARY}, expected {CANARY}"),
+    ];
+    for TestBox { bus, .. } in &boxes() {
+        let looks = words.iter().cloned().map(|word| {
+            let payloads = [json!(word), json!([word]), json!({ word.as_str(): word }), json!({ word: 1 })];
+            event("a").payload(payloads.into())
+        });
+        bus.publish_all(looks).unwrap();
+        bus.subscribe(Subscription::new("a", "c", |event: &Event, _: &Context<'_>| {
+            for payload in event.payload().as_array().unwrap() {
+                let misfit =
+                    |result: Result<(), serde_json::Error>| assert_error_silent(result.map_err(Error::Json));
+                let value = || payload.clone();
+                misfit(serde_json::from_value::<u8>(value()).map(|_| ()));
+                misfit(serde_json::from_value::<Kind>(value()).map(|_| ()));
+                misfit(serde_json::from_value::<Closed>(value()).map(|_| ()));
+                misfit(serde_json::from_value::<Checked>(value()).map(|_| ()));
+                misfit(serde_json::from_value::<[u8; 3]>(value()).map(|_| ()));
+                misfit(serde_json::from_value::<std::collections::HashMap<u8, bool>>(value()).map(|_| ()));
+            }
+            assert_error_silent(event.payload_as::<(Kind, Closed, Checked, u8)>());
+            Ok(())
+        }))
+        .unwrap();
+        assert_eq!(bus.drain().unwrap(), words.len(), "an assertion in the handler failed");
+    }
+}
+
 #[test]
 fn a_row_that_cannot_be_read_is_not_quoted() {
     for TestBox { bus, .. } in &boxes() {

@@ -5,8 +5,8 @@ use postbox::{
 };
 
 use crate::support::{
-    Calls, SECOND, TestBox, boxes, effects, event, file_box, inbox_rows, noting, outbox_row, sql, status,
-    writing,
+    Calls, SECOND, TestBox, boxes, effects, ends, event, file_box, inbox_rows, noting, outbox_row, sql,
+    status, writing,
 };
 
 const SHADOWS: &str = "CREATE TEMP TABLE outbox_event (id BLOB PRIMARY KEY, available_at, created_at, updated_at,
@@ -170,5 +170,25 @@ fn an_event_with_a_consumer_whose_failures_a_trigger_swallows_comes_to_an_end() 
             clock.advance(3_600 * SECOND);
         }
         assert_eq!(status(bus, id), OutboxStatus::DeadLetter, "{kind}: {:?}", calls.all());
+    }
+}
+
+#[test]
+fn an_event_whose_claim_a_trigger_swallows_is_not_run() {
+    for TestBox { kind, bus, .. } in &boxes() {
+        let calls = Calls::default();
+        bus.subscribe(Subscription::new("a", "c", noting(&calls, "ran"))).unwrap();
+        let id = bus.publish(event("a")).unwrap();
+        sql(bus, |tx| {
+            tx.execute_batch(
+                "CREATE TRIGGER swallow BEFORE UPDATE ON outbox_event BEGIN SELECT RAISE(IGNORE); END",
+            )
+        });
+        let of_box = bus.clone();
+        assert_not_stored(ends(move || of_box.drain()));
+        assert_eq!(calls.all(), [""; 0], "{kind}");
+        assert_eq!(status(bus, id), OutboxStatus::Pending);
+        sql(bus, |tx| tx.execute_batch("DROP TRIGGER swallow"));
+        assert_eq!(bus.drain().unwrap(), 1, "{kind}");
     }
 }

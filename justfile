@@ -25,6 +25,14 @@ lint:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features --locked --open
 
+# Figures against floors of the same run; `just bench --quick`, `just bench backlog`.
+bench *ARGS:
+    cargo bench --bench goals -- {{ARGS}}
+
+# A short form, under three minutes.
+bench-quick:
+    cargo bench --bench goals -- --quick
+
 # Licences, bans and sources of the dependencies (`cargo install cargo-deny --locked`).
 deny:
     cargo deny --all-features check licenses bans sources

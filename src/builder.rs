@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::postbox::Postbox;
 use crate::settings::Settings;
 
-/// Opens a box with other than the default options.
+/// Opens a box with options of one's own.
 #[must_use = "a builder does nothing until it opens a box"]
 pub struct Builder {
     options: Options,
@@ -77,7 +77,7 @@ impl Builder {
     /// existing one keeps everything that is the application's, and is switched to WAL mode.
     ///
     /// # Errors
-    /// [`Error::NotADatabase`], [`Error::SchemaTooNew`] and [`Error::CannotOpen`] leave the file as it was;
+    /// [`Error::NotADatabase`], [`Error::Damaged`], [`Error::SchemaTooNew`] and [`Error::CannotOpen`] leave the file as it was;
     /// [`Error::UnsupportedSqlite`]; [`Error::Invalid`] for an option out of its range; [`Error::Busy`] when another
     /// connection is in the way; [`Error::Io`].
     pub fn open(self, path: impl AsRef<Path>) -> Result<Postbox> {

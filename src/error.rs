@@ -90,7 +90,7 @@ pub enum Error {
     Busy {
         /// What was attempted.
         operation: &'static str,
-        /// How long it was waited for.
+        /// How long the call waited.
         waited: Duration,
         /// Who is in the way, as far as it is known; may be empty.
         detail: String,
@@ -183,8 +183,8 @@ pub enum Error {
         reason: String,
     },
 
-    /// The file was deleted, moved or replaced while the box had it open. Nothing was written, and nothing will be: close
-    /// the box and open the file that is meant.
+    /// The file was deleted, moved or replaced while the box had it open. Nothing was written, and nothing is until it is
+    /// back: close the box and open the file that is meant. A -wal and -shm of a deleted file may stay beside it.
     #[error("{} was deleted, moved or replaced while it was open", .path.display())]
     FileReplaced {
         /// Where it was.
@@ -315,7 +315,8 @@ fn other_sqlite(message: &str) -> rusqlite::Error {
 fn describe_sqlite(error: &rusqlite::Error) -> String {
     if error.sqlite_error_code() == Some(rusqlite::ErrorCode::AuthorizationForStatementDenied) {
         format!(
-            "{error} (inside a transaction of the box its end, its savepoints and the connection's settings are the box's)"
+            "{error} (inside a transaction of the box BEGIN, COMMIT, ROLLBACK, savepoints named postbox... and pragmas \
+             that change the connection are refused)"
         )
     } else {
         error.to_string()

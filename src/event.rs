@@ -131,7 +131,8 @@ impl NewEvent {
     }
 
     /// The same source module and key is the same event: it is published once, for as long as its row is kept, and
-    /// publishing it again returns the id of the first and changes nothing (not even when its content differs). The key is not stored: the event's id is made from it. 1 to 1023 characters.
+    /// publishing it again returns the id of the first and changes nothing (not even when its content differs). The key is
+    /// not stored: the event's id is made from it. 1 to 1023 characters.
     pub fn idempotency_key(self, key: impl Into<String>) -> Self {
         NewEvent { idempotency_key: Some(key.into()), ..self }
     }

@@ -16,6 +16,8 @@ use crate::tx::Tx;
 /// For effects in the same SQLite file, [`TransactionalHandler`] is exactly once.
 ///
 /// A panic is a failed attempt; its message is kept as the error.
+///
+/// A closure is a handler too. It has to name its argument types: `|event: &Event, cx: &Context<'_>| ...`.
 pub trait Handler: Send + Sync + 'static {
     /// Handles one event.
     ///
@@ -39,6 +41,8 @@ where
 /// It holds the file's write lock while it runs, so it should be short, and effects outside the file do not belong in
 /// it. It cannot commit or roll back by itself; when it fails, panics or skips, what it wrote is undone.
 /// Where several are due they share a commit, each undone by itself.
+///
+/// A closure is a handler too. It has to name its argument types: `|event: &Event, tx: &Tx<'_>| ...`.
 pub trait TransactionalHandler: Send + Sync + 'static {
     /// Handles one event.
     ///
@@ -61,8 +65,22 @@ pub type HandlerResult = std::result::Result<(), HandlerError>;
 
 /// Why a handler did not handle an event, and what is to be done about it.
 ///
-/// Every error type converts into a retry, so that `?` works; the text is the error's and that of its sources. It is
-/// stored in `last_error`, where it is cut to 1023 characters, and never logged.
+/// Every `std::error::Error` converts into a retry, so that `?` works; the text is the error's and that of its sources. It is
+/// stored in `last_error`, where it is cut to 1023 characters, and never logged. What is no `std::error::Error`
+/// (`Box<dyn Error>`, `anyhow::Error`, `String`) is mapped: `.map_err(HandlerError::retry)?`.
+///
+/// ```
+/// # use postbox::{Context, Event, HandlerError, HandlerResult};
+/// # use std::time::Duration;
+/// fn mail(event: &Event, _: &Context<'_>) -> HandlerResult {
+///     let total: f64 = event.payload()["total"].as_f64().ok_or_else(|| HandlerError::dead_letter("no total"))?;
+///     if total == 0.0 {
+///         return Err(HandlerError::skip("nothing to pay"));
+///     }
+///     let _count: u32 = event.aggregate_id().trim_start_matches("inv-").parse()?; // retry, on an error
+///     Err(HandlerError::retry_after("the server asks to wait", Duration::from_secs(60)))
+/// }
+/// ```
 pub struct HandlerError {
     pub(crate) verdict: Verdict,
     pub(crate) message: String,

@@ -89,8 +89,8 @@ impl fmt::Display for InboxId {
     }
 }
 
-/// What one consumer has done with one event.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What one consumer has done with one event. `Debug` leaves `last_error` out, which may quote a payload.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InboxEvent {
     /// Its id.
@@ -111,6 +111,21 @@ pub struct InboxEvent {
     pub created_at: OffsetDateTime,
     /// When the row was last written.
     pub updated_at: OffsetDateTime,
+}
+
+impl fmt::Debug for InboxEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InboxEvent")
+            .field("id", &self.id)
+            .field("outbox_event_id", &self.outbox_event_id)
+            .field("consumer_name", &self.consumer_name)
+            .field("status", &self.status)
+            .field("attempt_count", &self.attempt_count)
+            .field("processed_at", &self.processed_at)
+            .field("created_at", &self.created_at)
+            .field("updated_at", &self.updated_at)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A change of one row by its id.

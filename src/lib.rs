@@ -7,7 +7,7 @@
 //!
 //! ```
 //! use postbox::{Event, NewEvent, Postbox, Result, Subscription, Tx};
-//! use serde_json::json;
+//! use postbox::serde_json::json;
 //!
 //! # fn main() -> Result<()> {
 //! let postbox = Postbox::open_in_memory()?; // or Postbox::open("app.db")
@@ -54,8 +54,8 @@
 //!
 //! # What it promises
 //!
-//! 1. [`publish`](Postbox::publish) returned `Ok`: the event survives `kill -9` and power loss, and reaches every consumer
-//!    that is subscribed when it is delivered at least once.
+//! 1. [`publish`](Postbox::publish) returned `Ok`: the event survives `kill -9` and power loss, and reaches, at
+//!    least once, every consumer that is subscribed when it is delivered.
 //! 2. Published inside a transaction, it is delivered if and only if that transaction commits, and never seen before.
 //! 3. A plain handler runs at least once; [`Event::id`] is the stable key for the outside world's own dedupe.
 //! 4. A transactional handler's SQL writes, links and follow-up events commit together with its inbox mark, or not at all.
@@ -83,12 +83,43 @@
 //! Through the [`log`](https://docs.rs/log) crate. No payload, metadata, idempotency key or text of a handler's error is
 //! ever logged: the row's `last_error` has that.
 //!
-//! | target | error | warn | info | debug |
-//! |---|---|---|---|---|
-//! | `postbox::db` | a rollback failed; a copy was found damaged | a temporary file is left behind; no lock beside the database | the schema was upgraded | a read connection could not be opened |
-//! | `postbox::worker` | a thread of the library panicked | processing pauses after a fault of the file, once per fault | started, ended, took over from a dead process | |
-//! | `postbox::delivery` | | dead letter, failed for good, a lost lease, nobody subscribes (once per name), a row that cannot be read | an attempt failed and will be retried | |
-//! | `postbox::settings` | | a setting in the file cannot be used | | |
+//! | target | level | says |
+//! |---|---|---|
+//! | `postbox::db` | error | a rollback failed; a copy was found damaged |
+//! | | warn | a temporary file is left behind; no lock beside the database; a table of a copy cannot be checked |
+//! | | info | the schema was upgraded |
+//! | | debug | a read connection could not be opened; what is begun cannot be noted; dead owners cannot be looked for |
+//! | `postbox::worker` | error | a thread of the library panicked |
+//! | | warn | processing pauses after a fault of the file (once a fault); the last outcomes cannot be recorded yet |
+//! | | info | started, ended, took over from a process that died |
+//! | `postbox::delivery` | error | an event can be neither settled nor set aside |
+//! | | warn | a dead letter; failed for good; a lost lease; nobody subscribes (once a name); a row that cannot be read; a shared transaction failed; an outcome cannot be recorded |
+//! | | info | an attempt failed and will be retried |
+//! | `postbox::settings` | warn | a setting in the file cannot be used (once a key) |
+//!
+//! Threads are named `postbox-worker` and `postbox-handler-1`, `-2`, and so on.
+//!
+//! # Testing
+//!
+//! A box in memory, a clock that a test moves, and [`drain`](Postbox::drain):
+//!
+//! ```
+//! # use postbox::{Context, Event, HandlerError, NewEvent, Postbox, Subscription, testing::ManualClock, time::OffsetDateTime};
+//! # use std::time::Duration;
+//! # fn main() -> postbox::Result<()> {
+//! let clock = ManualClock::new(OffsetDateTime::UNIX_EPOCH);
+//! let postbox = Postbox::builder().clock(clock.clone()).open_in_memory()?;
+//! postbox.subscribe(Subscription::new("ping", "pong", |event: &Event, _: &Context<'_>| match event.attempt() {
+//!     1 => Err(HandlerError::retry("not yet")),
+//!     _ => Ok(()),
+//! }))?;
+//! postbox.publish(NewEvent::new("ping", "test", "Ping", "1"))?;
+//! assert_eq!(postbox.drain()?, 0); // failed: it waits for a second
+//! clock.advance(Duration::from_secs(1));
+//! assert_eq!(postbox.drain()?, 1);
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # Features
 //!

@@ -22,8 +22,11 @@ use crate::worker::{self, Worker};
 
 /// A durable outbox, inbox and link store in the application's SQLite file.
 ///
-/// A cheap clone, for every module and thread. The file is closed when the last clone and the last [`Worker`] are gone,
-/// or by [`close`](Postbox::close).
+/// A cheap clone, for every module and thread. The file is closed by [`close`](Postbox::close), or when the last clone and
+/// the last [`Worker`] are gone. A handler that holds a clone keeps it open: take [`Context::postbox`](crate::Context::postbox)
+/// instead, or end with `close`, which drops the handlers.
+///
+/// Every method may also return [`Error::Closed`], and what SQLite says as [`Error::Sqlite`].
 #[derive(Clone)]
 pub struct Postbox {
     core: Arc<Core>,
@@ -102,6 +105,21 @@ impl Postbox {
     /// # Errors
     /// [`Error::Invalid`] with the field `conn` for a connection without an open transaction, to another file, or that
     /// cannot write; otherwise as [`publish`](Postbox::publish).
+    ///
+    /// ```
+    /// # use postbox::{NewEvent, Postbox, rusqlite};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("app.db");
+    /// let postbox = Postbox::open(&path)?;
+    /// let mut app = rusqlite::Connection::open(&path)?; // the application's own
+    /// let tx = app.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    /// postbox.publish_in(&tx, NewEvent::new("invoice.created", "finance", "Invoice", "inv-1"))?;
+    /// tx.commit()?;
+    /// postbox.notify();
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn publish_in(&self, conn: &Connection, event: NewEvent) -> Result<EventId> {
         self.core.refuse_closed("publish_in")?;
         if conn.is_autocommit() {
@@ -124,6 +142,21 @@ impl Postbox {
     /// # Errors
     /// What `f` returns; [`Error::Busy`] when the write lock could not be had in time; [`Error::CommitUnknown`] when it
     /// cannot be told whether it was committed.
+    ///
+    /// ```
+    /// # use postbox::{NewEvent, Postbox};
+    /// # fn main() -> postbox::Result<()> {
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// # postbox.transaction(|tx| -> postbox::Result<()> { Ok(tx.execute_batch("CREATE TABLE invoice (id TEXT)")?) })?;
+    /// // The closure's error type has to be named.
+    /// let id = postbox.transaction(|tx| -> postbox::Result<_> {
+    ///     tx.execute("INSERT INTO invoice VALUES ('inv-1')", [])?;
+    ///     tx.publish(NewEvent::new("invoice.created", "finance", "Invoice", "inv-1"))
+    /// })?;
+    /// # assert!(postbox.outbox().get(id)?.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn transaction<T, E: From<Error>>(
         &self,
         f: impl FnOnce(&Tx<'_>) -> std::result::Result<T, E>,
@@ -177,6 +210,21 @@ impl Postbox {
     /// Subscribe first: an event that is due and that nobody subscribes to is *processed* without a handler (see
     /// [`UnhandledEvents`](crate::UnhandledEvents)), and a consumer that subscribes later never receives it.
     ///
+    /// ```
+    /// # use postbox::{Context, Event, NewEvent, Postbox, Subscription};
+    /// # use std::time::Duration;
+    /// # fn main() -> postbox::Result<()> {
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// postbox.subscribe(Subscription::new("invoice.*", "mail", |_: &Event, _: &Context<'_>| Ok(())))?;
+    /// let worker = postbox.start()?;
+    /// assert!(worker.wait_for_startup_drain(Duration::from_secs(10)));
+    /// // ... the program runs ...
+    /// let report = worker.shutdown(Duration::from_secs(5))?;
+    /// assert!(report.clean);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::WorkerRunning`] while this box has one; [`Error::Closed`]; [`Error::Io`] when a thread cannot be had.
     pub fn start(&self) -> Result<Worker> {
@@ -192,7 +240,8 @@ impl Postbox {
         worker::process_batch(self)
     }
 
-    /// Claims and delivers on this thread until nothing is due, follow-up events included, and says how many events
+    /// Claims and delivers on this thread until nothing is due, follow-up events included (a handler that keeps publishing
+    /// what it handles keeps it from returning), and says how many events
     /// reached `processed`. Events that wait (for their delay or backoff) are left waiting. Subscribe first, as for
     /// [`start`](Postbox::start).
     ///
@@ -204,12 +253,12 @@ impl Postbox {
 
     // ---- looking and tuning ----------------------------------------------------------------------------------------
 
-    /// Events.
+    /// Looks up events.
     pub fn outbox(&self) -> Outbox<'_> {
         Outbox::new(Access::Apart(&self.core))
     }
 
-    /// What consumers have done with them.
+    /// What consumers have done with events.
     pub fn inbox(&self) -> Inbox<'_> {
         Inbox::new(Access::Apart(&self.core))
     }
@@ -250,7 +299,8 @@ impl Postbox {
     /// only (0600 on Unix).
     ///
     /// # Errors
-    /// [`Error::Invalid`] with the field `dest` for the box's own file, and for a file with a -wal beside it;
+    /// [`Error::Invalid`] with the field `dest` for the box's own files, and for a `dest` with a -wal or -journal beside it,
+    /// that is, a database that somebody uses;
     /// [`Error::Damaged`] when the copy fails SQLite's `integrity_check`; [`Error::Io`].
     pub fn backup(&self, dest: impl AsRef<Path>) -> Result<()> {
         self.core.db.backup(dest.as_ref())
@@ -271,13 +321,14 @@ impl Postbox {
         self.core.db.with_quiesced_file(copy)
     }
 
-    /// Stops the worker (running handlers have up to ten seconds to end), closes the file and leaves it complete,
+    /// Stops the worker (running handlers have up to ten seconds to end; recording what came of them may take the busy
+    /// timeout more), closes the file and leaves it complete,
     /// without a -wal unless somebody else has the file open. Other clones get [`Error::Closed`] from then on.
     /// Subscriptions are dropped.
     ///
     /// # Errors
-    /// [`Error::Busy`] when a transaction of this box goes on for longer than the busy timeout: the box is closed for
-    /// everyone all the same. [`Error::Reentrant`] inside a transaction or handler of this box.
+    /// [`Error::Busy`] when the write lock cannot be had within the busy timeout, from a transaction of this box or of another
+    /// connection: the box is closed for everyone all the same. [`Error::Reentrant`] inside a transaction or handler of this box.
     pub fn close(self) -> Result<()> {
         const OPERATION: &str = "close";
         let core = &*self.core;

@@ -15,6 +15,8 @@ use crate::validate;
 /// The name is exact, or ends in a wildcard: `invoice.*` matches every name below `invoice.`, at every depth, and `*`
 /// matches every name. A consumer that matches an event more than once runs once: the exact name wins, then the longest
 /// pattern.
+///
+/// Names have 1 to 255 characters; [`Postbox::subscribe`](crate::Postbox::subscribe) checks them.
 #[must_use = "a subscription does nothing until it is subscribed"]
 pub struct Subscription {
     pub(crate) event_name: String,
@@ -59,12 +61,14 @@ impl Subscription {
         Subscription { priority, ..self }
     }
 
-    /// At least 1. The settings' `max_attempts` when not given.
+    /// How many failed attempts of this consumer end its tries, at least 1; the event is a dead letter once none of its
+    /// consumers has tries left. The settings' `max_attempts` when not given.
     pub fn max_attempts(self, n: u32) -> Self {
         Subscription { max_attempts: Some(n), ..self }
     }
 
-    /// Exponential from the settings' `retry_base_delay_ms` when not given.
+    /// How long the event waits after this consumer has failed. Exponential from the settings' `retry_base_delay_ms` when not
+    /// given.
     pub fn backoff(self, backoff: Backoff) -> Self {
         Subscription { backoff: Some(backoff), ..self }
     }
@@ -179,7 +183,7 @@ impl Registry {
     }
 
     /// Ends the subscriptions of all consumers whose name begins with `prefix`, and says how many. Deliveries that are
-    /// under way are finished.
+    /// under way are finished. An event that waits for a retry by a removed consumer is processed when no other is left.
     pub fn remove_by_consumer_prefix(&self, prefix: &str) -> usize {
         self.remove(|subscription| subscription.consumer_name.starts_with(prefix))
     }

@@ -70,8 +70,10 @@ impl<'a> Outbox<'a> {
     }
 }
 
-/// What consumers have done with events. The box keeps these rows by itself while it delivers; an application that
-/// receives events by other ways can use them for its own dedupe.
+/// What consumers have done with events. The box keeps these rows by itself while it delivers; an application that delivers
+/// events of this outbox by other ways can use them for its own dedupe.
+///
+/// What writes may also return [`Error::Busy`](crate::Error::Busy) and [`Error::Reentrant`](crate::Error::Reentrant).
 pub struct Inbox<'a> {
     access: Access<'a>,
 }
@@ -115,7 +117,8 @@ impl<'a> Inbox<'a> {
         self.change("inbox.mark_processed", id, Change::Processed)
     }
 
-    /// Sets it to `failed`, with one attempt more. The error is cut to 1023 characters.
+    /// Sets it to `failed`, with one attempt more, also where it was `processed`: this consumer may run again. The error is
+    /// cut to 1023 characters.
     ///
     /// # Errors
     /// [`Error::NotFound`](crate::Error::NotFound) when there is no such row.
@@ -139,7 +142,7 @@ impl<'a> Inbox<'a> {
         self.change("inbox.increment_attempt", id, Change::Attempt)
     }
 
-    /// Whether this consumer has processed this event.
+    /// Whether this consumer has processed this event; false for one that it skipped.
     ///
     /// # Errors
     /// When the file cannot be read.

@@ -13,13 +13,14 @@ pub enum UnhandledEvents {
     /// It is processed, with one warning for each name: a consumer that subscribes later never receives it. The default.
     #[default]
     Complete,
-    /// It stays pending, at no cost to claiming, until somebody subscribes to it.
+    /// It stays pending, at no cost to claiming, until somebody subscribes to it, also when the setting goes back.
     Hold,
 }
 
 /// What can be tuned at run time. Stored in the file under the keys named here, each behind the prefix
 /// `core.integration.outbox.`; a key that the file does not hold has the application's default
-/// ([`Builder::settings`](crate::Builder::settings)), or else the one given here.
+/// ([`Builder::settings`](crate::Builder::settings)), or else the one given here. Times are at most 366 days, batch sizes at
+/// most 100,000. Build one with `..Settings::default()`: fields will be added.
 ///
 /// ```
 /// # use postbox::Postbox;
@@ -56,7 +57,7 @@ pub struct Settings {
     pub retry_base_delay_ms: u64,
     /// `deadLetterEnabled`, true: an event whose attempts are used up is a dead letter. Off: it is `failed`.
     pub dead_letter_enabled: bool,
-    /// `startupDrainBatchSize`, 50, at least 1.
+    /// `startupDrainBatchSize`, 50, at least 1: how many events are in flight at once during the startup drain.
     pub startup_drain_batch_size: u32,
     /// `unhandledEvents`, `complete`: what happens to an event that nobody subscribes to.
     pub unhandled_events: UnhandledEvents,

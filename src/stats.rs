@@ -26,7 +26,7 @@ pub struct Stats {
     pub handler_count: usize,
     /// Whether this box has a running worker.
     pub worker_running: bool,
-    /// How long ago the pending event that is due first was published, in milliseconds; `None` when none is pending.
+    /// How long ago the oldest pending event was published, in milliseconds; `None` when none is pending.
     pub oldest_pending_age_ms: Option<u64>,
 }
 

@@ -2,12 +2,16 @@
 
 mod support;
 
+#[path = "publishing/follow_ups.rs"]
+mod follow_ups;
 #[path = "publishing/keys.rs"]
 mod keys;
 #[path = "publishing/limits.rs"]
 mod limits;
 #[path = "publishing/on_app_connections.rs"]
 mod on_app_connections;
+#[path = "publishing/reentry.rs"]
+mod reentry;
 #[path = "publishing/secrets.rs"]
 mod secrets;
 #[path = "publishing/shadows.rs"]
@@ -20,7 +24,7 @@ mod transactions;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use postbox::{Context, Error, Event, EventId, HandlerError, OutboxStatus, Subscription, Tx};
+use postbox::{Context, Error, Event, EventId, OutboxStatus, Subscription};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
@@ -28,7 +32,6 @@ use crate::support::{Calls, just_before, refused_field};
 use crate::support::{MICROSECOND, SECOND, TestBox, boxes, event, noting, outbox_row, start_time, status};
 
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-const OTHER_TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
 
 /// Subscribes a consumer that keeps what it is given, and delivers what is due.
 fn delivered<T: Send + 'static>(
@@ -222,60 +225,6 @@ fn a_moment_in_the_past_is_now_and_the_last_of_delay_and_moment_counts() {
         assert_eq!(status(bus, longest), OutboxStatus::Pending);
         assert_eq!(refused_field(bus.publish(event("c").delay(Duration::MAX))), "delay");
         assert_eq!(bus.drain().unwrap(), 4);
-    }
-}
-
-#[test]
-fn follow_ups_inherit_the_conversation_and_keep_what_they_have_of_their_own() {
-    for TestBox { kind, bus, .. } in &boxes() {
-        bus.subscribe(Subscription::new("root", "plain", |_: &Event, cx: &Context<'_>| {
-            cx.publish(event("plain.inherits"))?;
-            cx.publish(event("plain.own").correlation_id("own").trace_parent(OTHER_TRACE))?;
-            Ok(())
-        }))
-        .unwrap();
-        bus.subscribe(Subscription::transactional("root", "transactional", |_: &Event, tx: &Tx<'_>| {
-            tx.publish(event("tx.inherits"))?;
-            tx.publish(event("tx.own").correlation_id("own").trace_parent(OTHER_TRACE))?;
-            Ok(())
-        }))
-        .unwrap();
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        for pattern in ["plain.*", "tx.*"] {
-            let keep = Arc::clone(&seen);
-            let look = move |event: &Event, _: &Context<'_>| {
-                let text = |text: Option<&str>| text.map(str::to_owned);
-                keep.lock().unwrap().push((
-                    event.name().to_owned(),
-                    text(event.correlation_id()),
-                    event.causation_id(),
-                    text(event.trace_parent()),
-                    event.metadata().is_some(),
-                ));
-                Ok::<(), HandlerError>(())
-            };
-            bus.subscribe(Subscription::new(pattern, format!("looks at {pattern}"), look)).unwrap();
-        }
-        let root = event("root").correlation_id("root").trace_parent(TRACE).metadata(json!("mine"));
-        let id = bus.publish(root).unwrap();
-        assert_eq!(bus.drain().unwrap(), 5, "follow-ups are delivered in the same drain");
-        let mut seen = std::mem::take(&mut *seen.lock().unwrap());
-        seen.sort();
-        let expected = ["plain.inherits", "plain.own", "tx.inherits", "tx.own"].map(|name| {
-            let (correlation, trace) =
-                if name.ends_with("own") { ("own", OTHER_TRACE) } else { ("root", TRACE) };
-            (name.to_owned(), Some(correlation.to_owned()), Some(id), Some(trace.to_owned()), false)
-        });
-        assert_eq!(seen, expected, "{kind}");
-    }
-}
-
-#[test]
-fn an_event_that_no_handler_published_has_no_cause() {
-    for TestBox { bus, .. } in &boxes() {
-        let in_transaction = bus.transaction(|tx| tx.publish(event("a"))).unwrap();
-        assert_eq!(outbox_row(bus, in_transaction).causation_id, None);
-        assert_eq!(outbox_row(bus, in_transaction).correlation_id, None);
     }
 }
 

@@ -126,7 +126,7 @@ impl<J: Job> Gate<J> {
             return Err(Error::Reentrant {
                 operation,
                 inside: "a transaction",
-                instead: "use the `Tx` that the transaction gives",
+                instead: "use what the transaction gives, such as its `Tx`, or do it afterwards",
             });
         }
         Ok(())

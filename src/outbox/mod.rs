@@ -71,7 +71,7 @@ impl FromSql for OutboxStatus {
     }
 }
 
-/// An event's row. `Debug` leaves payload and metadata out.
+/// An event's row. `Debug` leaves payload, metadata and `last_error` out.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct OutboxEvent {
@@ -99,7 +99,7 @@ pub struct OutboxEvent {
     /// When it is next due: after its delay, its backoff, or the end of the lease of whoever has claimed it. The end of
     /// the year 9999 while it is held for a first subscriber.
     pub available_at: OffsetDateTime,
-    /// When the last of its consumers had processed it.
+    /// When its last consumer had processed or skipped it; `None` for all others, dead letters included.
     pub processed_at: Option<OffsetDateTime>,
     /// When it was published.
     pub created_at: OffsetDateTime,
@@ -233,15 +233,14 @@ impl Counts {
     }
 }
 
-/// When the pending event that is due first was published.
+/// When the oldest pending event was published. Reads the live rows.
 pub(crate) fn oldest_pending(conn: &Connection) -> Result<Option<i64>> {
     Ok(conn
         .prepare_cached(
-            "SELECT created_at FROM main.outbox_event INDEXED BY outbox_event_live
-             WHERE status IN ('pending', 'processing') AND status = 'pending' ORDER BY available_at LIMIT 1",
+            "SELECT min(created_at) FROM main.outbox_event INDEXED BY outbox_event_live
+             WHERE status IN ('pending', 'processing') AND status = 'pending'",
         )?
-        .query_row([], |row| row.get(0))
-        .optional()?)
+        .query_row([], |row| row.get(0))?)
 }
 
 /// The newest time that the last rows show: the box's time starts no earlier.

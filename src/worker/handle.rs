@@ -51,7 +51,7 @@ impl Worker {
     }
 
     /// Stops claiming, gives back what no handler has begun (no attempt is spent), lets running handlers end within the
-    /// limit, and records their outcomes.
+    /// limit, and records their outcomes, for which it may wait the busy timeout more.
     ///
     /// # Errors
     /// [`Error::Panicked`] when the worker's thread had died. [`Error::Reentrant`] inside a transaction or handler of the

@@ -22,7 +22,7 @@ use crate::postbox::Postbox;
 use crate::settings::Settings;
 
 /// The longest sleep: a commit of another connection, or a jump of the clock, is noticed after it.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(990);
 
 /// An event that was taken over runs alone: for this long, counted from when it was first waited for. A handler that
 /// hangs must not stop everything else.
@@ -83,7 +83,7 @@ impl Run {
     }
 
     pub(crate) fn run(mut self) {
-        log::info!(target: "postbox::worker", "the worker starts");
+        log::info!(target: "postbox::worker", "the worker starts on {:?}", self.postbox);
         let panicked = catch_unwind(AssertUnwindSafe(|| self.work_until_stopped())).is_err();
         if panicked {
             log::error!(target: "postbox::worker", "the worker panicked and ends: its claims come due when their leases run out");
@@ -93,7 +93,7 @@ impl Run {
         let report = ShutdownReport { clean: unfinished == 0 && !panicked, unfinished };
         *self.signals.control.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
         self.pool.end(self.postbox.core(), unfinished == 0);
-        log::info!(target: "postbox::worker", "the worker ends, {unfinished} unfinished");
+        log::info!(target: "postbox::worker", "the worker ends, {unfinished} unfinished, on {:?}", self.postbox);
         // The box is let go before `signals` says that the worker is over: whoever waits for that may want to open the
         // file again.
         drop((self.watch, self.postbox));

@@ -144,6 +144,35 @@ fn what_was_unfinished_at_the_limit_is_delivered_again_after_its_lease_by_the_sa
 }
 
 #[test]
+fn an_event_that_was_given_up_at_the_limit_goes_to_no_further_consumer() {
+    let dir = tempfile::tempdir().unwrap();
+    for bus in boxes(dir.path()) {
+        let (entered, latch, further, ended) =
+            (Tally::default(), Latch::default(), Tally::default(), Arc::new(()));
+        let (inside, wait, held) = (entered.clone(), latch.clone(), Arc::clone(&ended));
+        bus.subscribe_many([
+            Subscription::new("*", "hangs", move |_: &Event, _: &Context<'_>| {
+                assert!(Arc::strong_count(&held) > 1);
+                inside.add();
+                wait.wait();
+                Ok(())
+            })
+            .priority(1),
+            Subscription::new("*", "plain", counting(&further)),
+        ])
+        .unwrap();
+        let worker = bus.start().unwrap();
+        bus.publish(event("a")).unwrap();
+        entered.wait_for(1);
+        assert_eq!(parts(worker.shutdown(Duration::ZERO).unwrap()), (false, 1));
+        bus.registry().clear();
+        latch.open();
+        wait_until("the delivery has ended", || Arc::strong_count(&ended) == 1);
+        assert_eq!(further.get(), 0);
+    }
+}
+
+#[test]
 fn what_a_handler_says_after_the_limit_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.db");

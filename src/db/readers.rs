@@ -15,6 +15,9 @@ use crate::error::{Error, Result};
 /// The worker has one of its own beside these, so that neither starves the other.
 const SIZE: u32 = 4;
 
+/// How long the opening of a connection may take on a busy machine.
+const OPENING_MAX: Duration = Duration::from_secs(5);
+
 pub(crate) struct Readers {
     pool: r2d2::Pool<Manager>,
     open: Arc<Open>,
@@ -47,12 +50,18 @@ impl Readers {
         f: impl FnOnce(&Connection) -> Result<T>,
     ) -> Result<T> {
         let start = Instant::now();
-        let reader = self.pool.get().map_err(|error| match start.elapsed() {
-            waited if waited >= self.wait_max && self.pool.state().connections >= SIZE => {
-                Error::Busy { operation, waited, detail: "all read connections are in use".to_owned() }
+        let reader = match self.pool.get_timeout(self.wait_max) {
+            Ok(reader) => reader,
+            Err(_) if self.pool.state().connections >= SIZE => {
+                let detail = "all read connections are in use".to_owned();
+                return Err(Error::Busy { operation, waited: start.elapsed(), detail });
             }
-            _ => Error::Pool { operation, reason: error.to_string() },
-        })?;
+            // Not all are open yet, and the threads that open them were not quick enough: nobody is in the way.
+            Err(_) => self
+                .pool
+                .get_timeout(OPENING_MAX)
+                .map_err(|error| Error::Pool { operation, reason: error.to_string() })?,
+        };
         f(&reader.conn)
     }
 

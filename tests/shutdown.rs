@@ -143,6 +143,31 @@ fn what_was_unfinished_at_the_limit_is_delivered_again_after_its_lease_by_the_sa
     }
 }
 
+/// The first box lives on, without a worker: nobody renews that lease any more.
+#[test]
+fn what_was_unfinished_at_the_limit_is_delivered_after_its_lease_by_another_box() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let clock = manual_clock();
+    let open = || Postbox::builder().clock(clock.clone()).open(&path).unwrap();
+    let (bus, other) = (open(), open());
+    let (entered, latch, tally) = (Tally::default(), Latch::default(), Tally::default());
+    bus.subscribe(Subscription::new("*", "c", blocking(&entered, &latch))).unwrap();
+    other.subscribe(Subscription::new("*", "c", counting(&tally))).unwrap();
+    let worker = bus.start().unwrap();
+    let id = bus.publish(event("a")).unwrap();
+    entered.wait_for(1);
+    assert_eq!(parts(worker.shutdown(Duration::ZERO).unwrap()), (false, 1));
+    clock.advance(SECOND * 29);
+    assert_eq!(other.drain().unwrap(), 0);
+    clock.advance(SECOND * 2);
+    let worker = other.start().unwrap();
+    assert!(tally.reaches(1, LIMIT), "it is never delivered");
+    assert!(worker.shutdown(LIMIT).unwrap().clean);
+    assert_eq!(status(&other, id), (OutboxStatus::Processed, 2));
+    latch.open();
+}
+
 #[test]
 fn an_event_that_was_given_up_at_the_limit_goes_to_no_further_consumer() {
     let dir = tempfile::tempdir().unwrap();

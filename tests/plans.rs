@@ -186,7 +186,7 @@ fn the_next_due_time_is_the_first_of_the_live_rows() {
     );
     assert_plan(
         &["SELECT min(created_at) FROM main.outbox_event"],
-        &["SCAN outbox_event USING INDEX outbox_event_live"],
+        &["SEARCH outbox_event USING INDEX outbox_event_live"],
     );
 }
 

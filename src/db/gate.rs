@@ -11,25 +11,14 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, Thread};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
-
 use super::connection::Source;
+pub(crate) use super::ticket::Job;
+use super::ticket::{Follower, Followers, Stage, Ticket, run_job};
 use super::writer::{Synchronous, Writer};
 use crate::error::{Error, Result};
-
-/// A piece of writing that may share its commit with others.
-pub(crate) trait Job: Send + 'static {
-    type Output: Send;
-
-    /// Runs inside a transaction that others share. When it fails, what it wrote is undone, and only that.
-    fn run(&mut self, conn: &Connection) -> Result<Self::Output>;
-
-    /// Whether `run` writes with more than one statement, so that undoing it takes a savepoint.
-    fn needs_savepoint(&self) -> bool;
-}
 
 pub(crate) struct Gate<J: Job> {
     id: u64,
@@ -44,24 +33,6 @@ struct Line<J: Job> {
     held: bool,
     closed: bool,
     waiting: VecDeque<Arc<Ticket<J>>>,
-}
-
-struct Ticket<J: Job> {
-    thread: Thread,
-    stage: Mutex<Stage<J>>,
-}
-
-enum Stage<J: Job> {
-    /// Waits for the gate itself.
-    Alone,
-    /// Waits for the gate, or for a leader that takes the job along.
-    With(J),
-    /// A leader has the job. Its result will come: the leader's own waits are bounded.
-    Taken,
-    /// The gate is this thread's now.
-    Granted(Option<J>),
-    Done(Result<J::Output>),
-    Closed,
 }
 
 struct Held {
@@ -177,8 +148,7 @@ impl<J: Job> Gate<J> {
             line.held = true;
             return None;
         }
-        let stage = Mutex::new(std::mem::replace(stage, Stage::Taken));
-        let ticket = Arc::new(Ticket { thread: thread::current(), stage });
+        let ticket = Ticket::new(std::mem::replace(stage, Stage::Taken));
         line.waiting.push_back(Arc::clone(&ticket));
         Some(ticket)
     }
@@ -302,107 +272,6 @@ impl<J: Job> Drop for Gate<J> {
     fn drop(&mut self) {
         if let Some(writer) = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             writer.leave();
-        }
-    }
-}
-
-/// The outer error is the transaction's: SQLite rolled all of it back by itself.
-fn run_job<J: Job>(conn: &Connection, job: &mut J) -> Result<Result<J::Output>> {
-    if job.needs_savepoint() {
-        conn.prepare_cached("SAVEPOINT postbox_job")?.execute([])?;
-    }
-    let result = job.run(conn);
-    match result {
-        // What a single statement wrote before it failed is undone with the whole transaction alone: a trigger's
-        // `RAISE(FAIL)` leaves it.
-        Err(error) if !job.needs_savepoint() || conn.is_autocommit() => return Err(error),
-        Ok(_) if conn.is_autocommit() => return Err(Error::Panicked { operation: "publish" }),
-        _ => {}
-    }
-    if job.needs_savepoint() {
-        if result.is_err() {
-            conn.prepare_cached("ROLLBACK TO postbox_job")?.execute([])?;
-        }
-        conn.prepare_cached("RELEASE postbox_job")?.execute([])?;
-    }
-    Ok(result)
-}
-
-impl<J: Job> Ticket<J> {
-    fn stage(&self) -> MutexGuard<'_, Stage<J>> {
-        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn advance(&self, stage: Stage<J>) {
-        *self.stage() = stage;
-        self.thread.unpark();
-    }
-
-    fn grant(&self) {
-        let mut stage = self.stage();
-        let job = match std::mem::replace(&mut *stage, Stage::Taken) {
-            Stage::With(job) => Some(job),
-            _ => None,
-        };
-        *stage = Stage::Granted(job);
-        drop(stage);
-        self.thread.unpark();
-    }
-
-    fn take_job(&self) -> Option<J> {
-        let mut stage = self.stage();
-        match std::mem::replace(&mut *stage, Stage::Taken) {
-            Stage::With(job) => Some(job),
-            other => {
-                *stage = other;
-                None
-            }
-        }
-    }
-
-    /// What has come, once it has.
-    fn arrived(&self) -> Option<Stage<J>> {
-        let mut stage = self.stage();
-        match &*stage {
-            Stage::Granted(_) | Stage::Done(_) | Stage::Closed => {
-                Some(std::mem::replace(&mut *stage, Stage::Taken))
-            }
-            Stage::Alone | Stage::With(_) | Stage::Taken => None,
-        }
-    }
-}
-
-struct Follower<J: Job> {
-    ticket: Arc<Ticket<J>>,
-    job: J,
-    result: Option<Result<J::Output>>,
-}
-
-/// Everyone whose job a leader took gets an answer, even when the leader panics.
-struct Followers<J: Job> {
-    operation: &'static str,
-    of: Vec<Follower<J>>,
-}
-
-impl<J: Job> Followers<J> {
-    fn wake(mut self) {
-        for follower in self.of.drain(..) {
-            let result = follower.result.unwrap_or(Err(Error::Panicked { operation: self.operation }));
-            follower.ticket.advance(Stage::Done(result));
-        }
-    }
-
-    fn fail(mut self, error: &Error) {
-        for follower in self.of.drain(..) {
-            follower.ticket.advance(Stage::Done(Err(error.replicate())));
-        }
-    }
-}
-
-impl<J: Job> Drop for Followers<J> {
-    fn drop(&mut self) {
-        for follower in self.of.drain(..) {
-            follower.ticket.advance(Stage::Done(Err(Error::Panicked { operation: self.operation })));
         }
     }
 }

@@ -7,6 +7,7 @@ mod identity;
 pub(crate) mod owner;
 mod readers;
 mod schema;
+mod ticket;
 mod writer;
 
 use std::path::Path;

@@ -250,3 +250,22 @@ fn stats_tell_the_age_of_the_oldest_pending_event() {
         assert_eq!(age(), None, "{kind}");
     }
 }
+
+#[test]
+fn synced_acknowledgements_deliver_the_same() {
+    for test in &boxes_with(|builder| builder.synced_acks(true)) {
+        let TestBox { kind, bus, .. } = test;
+        let calls = Calls::default();
+        bus.subscribe(Subscription::new("a", "plain", noting(&calls, "plain"))).unwrap();
+        bus.subscribe(Subscription::transactional("a", "tx", |event: &Event, tx: &Tx<'_>| {
+            if event.name() == "a" {
+                tx.publish(support::event("b"))?;
+            }
+            Ok(())
+        }))
+        .unwrap();
+        bus.publish_all([event("a"), event("a")]).unwrap();
+        assert_eq!(bus.drain().unwrap(), 4, "{kind}");
+        assert_eq!(calls.all(), ["plain", "plain"], "{kind}");
+    }
+}

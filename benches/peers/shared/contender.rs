@@ -10,7 +10,12 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use std::{env, fs, process, thread};
 
+use protocol::Outcome;
+pub use protocol::{Column, Description, Variant};
 use serde::{Deserialize, Serialize};
+
+#[path = "protocol.rs"]
+mod protocol;
 
 /// A library under test. Dropping it closes it.
 pub trait Contender: Sized {
@@ -36,45 +41,15 @@ pub trait Contender: Sized {
     fn unsettled(&self) -> usize;
 }
 
-/// What a contender says about itself; the README says the same with sources.
-#[derive(Serialize)]
-pub struct Description {
-    /// The crate, as its lock file names it.
-    pub library: &'static str,
-    pub sqlite: String,
-    pub variants: Vec<Variant>,
-}
-
-/// One way to run a library: a row in the tables.
-#[derive(Serialize)]
-pub struct Variant {
-    pub name: &'static str,
-    pub columns: &'static [Column],
-    /// What a commit survives when it has returned.
-    pub durability: &'static str,
-    /// What the worker is set to.
-    pub worker: &'static str,
-    /// Commits are not synced: shown on request only.
-    pub unsynced: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Column {
-    OneByOne,
-    AtOnce,
-    InBatches,
-    Drain,
-    Latency,
-}
-
-#[allow(dead_code, reason = "not every contender takes part in every column")]
-impl Column {
-    pub const ALL: &'static [Column] =
-        &[Column::OneByOne, Column::AtOnce, Column::InBatches, Column::Drain, Column::Latency];
-    pub const UNBATCHED: &'static [Column] =
-        &[Column::OneByOne, Column::AtOnce, Column::Drain, Column::Latency];
-    pub const WORKER: &'static [Column] = &[Column::Drain, Column::Latency];
+/// A row whose commits are synced, in every column.
+pub fn synced(name: &str, durability: &str, worker: &str) -> Variant {
+    Variant {
+        name: name.to_owned(),
+        columns: Column::ALL.to_vec(),
+        durability: durability.to_owned(),
+        worker: worker.to_owned(),
+        unsynced: false,
+    }
 }
 
 /// About 220 bytes as JSON.
@@ -162,20 +137,6 @@ impl Seen {
 /// Longer than any column takes. A contender that hangs ends after it.
 const LIMIT: Duration = Duration::from_mins(10);
 
-/// One column, done once.
-#[derive(Serialize)]
-struct Outcome {
-    /// For the work itself; of no meaning for latency.
-    seconds: f64,
-    /// Events that a handler was given more than once.
-    repeated: usize,
-    /// From the return of the call that stored the event, once it was committed, to the handler's first line. It is
-    /// negative where the handler had begun before that.
-    after_return_us: Vec<f64>,
-    /// The same from the call.
-    after_call_us: Vec<f64>,
-}
-
 /// The body of every contender's `main`.
 pub fn main<C: Contender>() {
     thread::spawn(|| {
@@ -211,7 +172,7 @@ impl Run {
         let number = |name: &str| text(name).parse().unwrap_or_else(|_| panic!("{name} is no number"));
         Run {
             variant: text("--variant"),
-            column: serde_json::from_value(text("--column").into()).expect("a column"),
+            column: Column::from_key(&text("--column")).expect("a column"),
             events: number("--events"),
             threads: number("--threads"),
             batch: number("--batch"),

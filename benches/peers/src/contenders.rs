@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
-use crate::options::{Column, Options};
+use crate::options::Options;
+use crate::protocol::{Column, Description, Outcome, Variant};
 
 /// In the order of the tables.
 const LIBRARIES: [&str; 5] = ["postbox", "honker", "effectum", "apalis-sqlite", "fang"];
@@ -31,37 +32,10 @@ pub(crate) struct Library {
     pub(crate) sqlite: String,
 }
 
-/// One way to run a library: a row in the tables.
-#[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct Variant {
-    pub(crate) name: String,
-    #[serde(skip_serializing)]
-    pub(crate) columns: Vec<Column>,
-    pub(crate) durability: String,
-    pub(crate) worker: String,
-    pub(crate) unsynced: bool,
-}
-
 #[derive(Clone, Serialize)]
 pub(crate) struct Failure {
     pub(crate) what: String,
     pub(crate) why: String,
-}
-
-#[derive(Deserialize)]
-struct Description {
-    library: String,
-    sqlite: String,
-    variants: Vec<Variant>,
-}
-
-/// What a contender says of one column, done once.
-#[derive(Deserialize)]
-pub(crate) struct Outcome {
-    pub(crate) seconds: f64,
-    pub(crate) repeated: usize,
-    pub(crate) after_return_us: Vec<f64>,
-    pub(crate) after_call_us: Vec<f64>,
 }
 
 /// Builds what was asked for.

@@ -12,6 +12,8 @@ mod contenders;
 mod machine;
 mod measure;
 mod options;
+#[path = "../shared/protocol.rs"]
+mod protocol;
 mod report;
 mod syncs;
 

@@ -1,8 +1,9 @@
 //! The rounds.
 
-use crate::contenders::{Contender, Contenders, Failure, Library, Variant};
+use crate::contenders::{Contender, Contenders, Failure, Library};
 use crate::machine::{self, Machine};
-use crate::options::{Column, Options};
+use crate::options::Options;
+use crate::protocol::{Column, Variant};
 use crate::report::{Report, Row, Table};
 
 /// Each round does each column with every contender, one after the other, so that what is compared was measured within

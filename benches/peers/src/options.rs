@@ -3,7 +3,9 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+
+use crate::protocol::Column;
 
 pub(crate) const USAGE: &str = "\
 The same work through postbox and its peers.
@@ -16,31 +18,6 @@ The same work through postbox and its peers.
   --unsynced       also the rows whose commits are not synced
   --dir DIR        where the databases are written (the target folder); never a tmpfs
   --syncs          no timing: counts fsync and fdatasync for each event, with strace";
-
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Column {
-    OneByOne,
-    AtOnce,
-    InBatches,
-    Drain,
-    Latency,
-}
-
-impl Column {
-    pub(crate) const ALL: [Column; 5] =
-        [Column::OneByOne, Column::AtOnce, Column::InBatches, Column::Drain, Column::Latency];
-
-    pub(crate) fn key(self) -> &'static str {
-        match self {
-            Column::OneByOne => "one-by-one",
-            Column::AtOnce => "at-once",
-            Column::InBatches => "in-batches",
-            Column::Drain => "drain",
-            Column::Latency => "latency",
-        }
-    }
-}
 
 /// How much of each column.
 #[derive(Clone, Copy, Serialize)]
@@ -144,8 +121,5 @@ impl Options {
 }
 
 fn column(key: &str) -> Result<Column, String> {
-    Column::ALL
-        .into_iter()
-        .find(|column| column.key() == key)
-        .ok_or_else(|| format!("{key} is no column\n\n{USAGE}"))
+    Column::from_key(key).ok_or_else(|| format!("{key} is no column\n\n{USAGE}"))
 }

@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::contenders::{Failure, Library, Outcome, Variant};
+use crate::contenders::{Failure, Library};
 use crate::machine::Machine;
-use crate::options::{Column, Work};
+use crate::options::Work;
+use crate::protocol::{Column, Outcome, Variant};
 
 #[derive(Serialize)]
 pub(crate) struct Report {
@@ -177,8 +178,7 @@ fn rates(table: &Table) -> String {
         grid.column("worker");
     }
     for row in &table.rows {
-        let ratio =
-            row.median.zip(ours(row)).map_or_else(none, |(median, ours)| format!("{:.2}", median / ours));
+        let ratio = row.median.zip(ours(row)).map_or_else(none, |(median, ours)| ratio(median / ours));
         let cells = [name(row), rate(row.median), spread(row), ratio, row.variant.durability.clone()];
         grid.row(cells.into_iter().chain(drain.then(|| row.variant.worker.clone())));
     }
@@ -214,6 +214,10 @@ fn name(row: &Row) -> String {
 
 fn spread(row: &Row) -> String {
     row.min.zip(row.max).map_or_else(none, |(min, max)| format!("{} - {}", rate(Some(min)), rate(Some(max))))
+}
+
+fn ratio(ratio: f64) -> String {
+    if ratio < 0.095 { format!("{ratio:.3}") } else { format!("{ratio:.2}") }
 }
 
 fn none() -> String {

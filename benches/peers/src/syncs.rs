@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::contenders::{Contender, Contenders, Variant};
-use crate::options::{Column, Options};
+use crate::contenders::{Contender, Contenders};
+use crate::options::Options;
+use crate::protocol::{Column, Variant};
 use crate::report::Grid;
 
 /// The difference between two runs leaves opening and closing out.
@@ -16,12 +17,13 @@ pub(crate) fn count(options: &Options, contenders: &Contenders) -> Result<bool, 
     let mut grid = Grid::new(&["syncs per event", "stored one by one", "stored and handled", "durability"]);
     for contender in &contenders.built {
         for variant in &contender.variants {
-            let cell = |column| match per_event(options, contender, variant, column) {
-                _ if !variant.columns.contains(&column) => Ok("-".to_owned()),
-                Ok(syncs) => Ok(format!("{syncs:.2}")),
-                Err(error) => Err(error),
+            let cell = |column| {
+                if !variant.columns.contains(&column) {
+                    return Ok("-".to_owned());
+                }
+                per_event(options, contender, variant, column).map(|syncs| format!("{syncs:.2}"))
             };
-            let cells = [cell(Column::OneByOne)?, cell(Column::Latency)?];
+            let cells: [String; 2] = [cell(Column::OneByOne)?, cell(Column::Latency)?];
             grid.row([variant.name.clone()].into_iter().chain(cells).chain([variant.durability.clone()]));
         }
     }

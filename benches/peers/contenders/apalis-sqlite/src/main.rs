@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use apalis::prelude::{BackendExt, Data, Strategy, TaskSink, WorkerBuilder};
 use apalis_sqlite::callback::HookCallbackListener;
 use apalis_sqlite::{Config, SqlitePoolOptions, SqliteStorage};
-use contender::{Column, Contender, Description, Payload, Seen, Variant};
+use contender::{Contender, Description, Payload, Seen, Variant, synced};
 use futures::StreamExt;
 use sqlx::SqlitePool;
 use tokio::runtime::Runtime;
@@ -41,19 +41,15 @@ struct Worker {
 
 impl Contender for Apalis {
     fn describe() -> Description {
-        let variant = |name, durability, unsynced| Variant {
-            name,
-            columns: Column::ALL,
-            durability,
-            worker: WORKER,
-            unsynced,
-        };
         Description {
-            library: "apalis-sqlite",
+            library: "apalis-sqlite".to_owned(),
             sqlite: sqlite_version(),
             variants: vec![
-                variant("apalis-sqlite", "WAL, FULL (its setup turns syncing off)", false),
-                variant(SHIPPED, "WAL, OFF on whichever connection ran setup", true),
+                synced("apalis-sqlite", "WAL, FULL (its setup turns syncing off)", WORKER),
+                Variant {
+                    unsynced: true,
+                    ..synced(SHIPPED, "WAL, OFF on whichever connection ran setup", WORKER)
+                },
             ],
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use contender::{Column, Contender, Description, Payload, Seen, Variant};
+use contender::{Contender, Description, Payload, Seen, Variant, synced};
 use effectum::{Job, JobRunner, Queue, RunningJob, Worker};
 use rusqlite::Connection;
 use tokio::runtime::Runtime;
@@ -17,8 +17,8 @@ mod full_sync;
 const SHIPPED: &str = "effectum, as it ships";
 const UNSYNCED: &str = "effectum, unsynced";
 
-/// "Defaults to 1, but you will usually want to set this to a higher number" (`WorkerBuilder`): the best of 64 to 2,048 here,
-/// refilled at 64, 256, 448 and 512.
+/// "Defaults to 1, but you will usually want to set this to a higher number" (`WorkerBuilder`): the best of 64 to 2,048 here, by
+/// a little.
 const CONCURRENCY: u16 = 512;
 const REFILL: u16 = 448;
 const WORKER: &str = "max_concurrency 512, min_concurrency 448";
@@ -32,20 +32,13 @@ struct Effectum {
 
 impl Contender for Effectum {
     fn describe() -> Description {
-        let variant = |name, durability, unsynced| Variant {
-            name,
-            columns: Column::ALL,
-            durability,
-            worker: WORKER,
-            unsynced,
-        };
         Description {
-            library: "effectum",
+            library: "effectum".to_owned(),
             sqlite: rusqlite::version().to_owned(),
             variants: vec![
-                variant("effectum", "WAL, FULL (both forced from outside)", false),
-                variant(SHIPPED, "rollback journal, NORMAL", false),
-                variant(UNSYNCED, "WAL (forced from outside), NORMAL", true),
+                synced("effectum", "WAL, FULL (both forced from outside)", WORKER),
+                synced(SHIPPED, "rollback journal, NORMAL", WORKER),
+                Variant { unsynced: true, ..synced(UNSYNCED, "WAL (forced from outside), NORMAL", WORKER) },
             ],
         }
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use contender::{Column, Contender, Description, Payload, Seen, Variant};
+use contender::{Column, Contender, Description, Payload, Seen, Variant, synced};
 use diesel::connection::SimpleConnection;
 use diesel::{Connection, SqliteConnection};
 use fang::asynk::async_queue::{AsyncQueue, AsyncQueueable};
@@ -32,16 +32,12 @@ struct Fang {
 
 impl Contender for Fang {
     fn describe() -> Description {
+        let columns = Column::ALL.into_iter().filter(|column| *column != Column::InBatches).collect();
+        let variant = synced("fang", "WAL (forced from outside), FULL", WORKER);
         Description {
-            library: "fang",
+            library: "fang".to_owned(),
             sqlite: sqlite_version(),
-            variants: vec![Variant {
-                name: "fang",
-                columns: Column::UNBATCHED,
-                durability: "WAL (forced from outside), FULL",
-                worker: WORKER,
-                unsynced: false,
-            }],
+            variants: vec![Variant { columns, ..variant }],
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use contender::{Column, Contender, Description, Payload, Seen, Variant};
+use contender::{Column, Contender, Description, Payload, Seen, Variant, synced};
 use honker::{Database, EnqueueOpts, OpenOptions, Queue, QueueOpts};
 
 #[path = "../../../shared/contender.rs"]
@@ -15,7 +15,7 @@ mod contender;
 const SHM: &str = "honker, shm watcher";
 const UNSYNCED: &str = "honker, unsynced";
 
-/// Its documentation names no size. Claims of 100, 500, 1,000, 2,000 and 5,000 drained 37, 96, 122, 130 and 130 thousand
+/// Its documentation names no size. Claims of 100, 500, 1,000, 2,000 and 5,000 drained 37, 89, 114, 122 and 113 thousand
 /// events a second here.
 const CLAIM: i64 = 2_000;
 const WORKER: &str = "claim_batch of 2,000 and ack_batch, one thread";
@@ -33,20 +33,14 @@ struct Worker {
 
 impl Contender for Honker {
     fn describe() -> Description {
-        let variant = |name, columns, durability, worker, unsynced| Variant {
-            name,
-            columns,
-            durability,
-            worker,
-            unsynced,
-        };
+        let full = "WAL, FULL (its default is NORMAL)";
         Description {
-            library: "honker",
+            library: "honker".to_owned(),
             sqlite: rusqlite::version().to_owned(),
             variants: vec![
-                variant("honker", Column::ALL, "WAL, FULL (its default is NORMAL)", WORKER, false),
-                variant(SHM, &[Column::Latency], "WAL, FULL (its default is NORMAL)", WORKER, false),
-                variant(UNSYNCED, Column::ALL, "WAL, NORMAL (its default)", WORKER, true),
+                synced("honker", full, WORKER),
+                Variant { columns: vec![Column::Latency], ..synced(SHM, full, WORKER) },
+                Variant { unsynced: true, ..synced(UNSYNCED, "WAL, NORMAL (its default)", WORKER) },
             ],
         }
     }

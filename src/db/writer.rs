@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{Connection, ErrorCode};
 
+use super::connection;
 use super::identity::FileIdentity;
 use crate::error::{self, Error, Result};
 
@@ -108,6 +109,9 @@ impl Writer {
             return Err(Error::FileReplaced { path: file.path().to_owned() });
         }
         self.set_synchronous(synchronous)?;
+        if self.file.is_some() {
+            connection::make_room_in_cache(&self.conn)?;
+        }
         // SQLite's own busy handler does the waiting.
         let start = Instant::now();
         match self.conn.prepare_cached("BEGIN IMMEDIATE /* postbox */")?.execute([]) {

@@ -1,4 +1,4 @@
--- The whole schema of postbox, version 1. Every object that the library owns in the application's file stands here.
+-- The whole schema of postbox, version 2. Every object that the library owns in the application's file stands here.
 --
 -- Times are Unix microseconds of the box's own clock. Ids are 16 bytes. The views at the end show both to people.
 
@@ -16,7 +16,24 @@ CREATE TABLE postbox_setting (
     updated_at      INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- What would take long to count: rows of outbox_event. All but `processed` is also counted anew where it is little.
+CREATE TABLE postbox_counter (
+    singleton       INTEGER PRIMARY KEY CHECK (singleton = 1),
+    processed       INTEGER NOT NULL DEFAULT 0,         -- of those that are there
+    deleted         INTEGER NOT NULL DEFAULT 0          -- numbers in `seq` that have no row any more
+) STRICT;
+
+-- Consumers that inbox rows speak of, each with a number that never changes.
+CREATE TABLE postbox_consumer (
+    number          INTEGER PRIMARY KEY CHECK (number BETWEEN 1 AND 1048575),
+    name            TEXT    NOT NULL UNIQUE CHECK (length(name) BETWEEN 1 AND 255)
+) STRICT;
+
 -- One row per event. Small columns come first, so that a claim and a settle never read a long payload's overflow pages.
+--
+-- A row is as long when it is published as ever after (until it fails): SQLite fills its pages with rows as they come, and
+-- one that grew would split its page. `status`, `lease_id`, `changed_at` and `processed_at` together take 17 bytes while it is
+-- pending, 16 while it is processing, 17 when it is processed.
 CREATE TABLE outbox_event (
     seq             INTEGER PRIMARY KEY AUTOINCREMENT,  -- the order of publishing; never reused, or a stale ack could settle a new event
     id              BLOB    NOT NULL UNIQUE CHECK (length(id) = 16),
@@ -25,13 +42,14 @@ CREATE TABLE outbox_event (
     attempt_count   INTEGER NOT NULL DEFAULT 0 CHECK (attempt_count >= 0),
     -- The one clock column: publish delay, backoff and lease end. 253402300799999999 (the year 9999) while it is held for a first subscriber.
     available_at    INTEGER NOT NULL,
-    -- The claim that owns the row while it is processing: its high 32 bits name the open box, its low 32 bits count that box's claims.
-    -- No claim is negative, and none is 0. A pending row holds a value of full width, so that it does not grow when it is claimed;
-    -- a finished row holds 0, which takes no bytes.
-    lease_id        INTEGER NOT NULL DEFAULT -9223372036854775808,
+    -- The claim that owns the row while it is processing, in 6 bytes: the open box, and in the low 24 bits the count of its claims.
+    -- -32768 (2 bytes) while it is pending, 0 (no byte) when it is finished: no claim is either.
+    lease_id        INTEGER NOT NULL DEFAULT -32768,
     created_at      INTEGER NOT NULL,
-    updated_at      INTEGER NOT NULL,
+    -- When it was published or last failed; NULL while it is claimed and once it is processed.
+    changed_at      INTEGER,
     processed_at    INTEGER,
+    updated_at      INTEGER GENERATED ALWAYS AS (coalesce(changed_at, processed_at, created_at)) VIRTUAL,
     payload_version INTEGER NOT NULL DEFAULT 1 CHECK (payload_version BETWEEN 1 AND 4294967295),
     event_name      TEXT    NOT NULL CHECK (length(event_name) BETWEEN 1 AND 255),
     source_module   TEXT    NOT NULL CHECK (length(source_module) BETWEEN 1 AND 127),
@@ -41,21 +59,23 @@ CREATE TABLE outbox_event (
     correlation_id  TEXT    CHECK (length(correlation_id) BETWEEN 1 AND 255),
     traceparent     TEXT    CHECK (length(traceparent) BETWEEN 1 AND 255),
     deliver_to      TEXT,                               -- JSON array of the only consumers that are asked (replay); NULL is all
-    resolution      TEXT,                               -- what an operator decided about a dead letter, and why
     last_error      TEXT    CHECK (length(last_error) <= 1023),
     payload         TEXT    NOT NULL,                   -- JSON, parsed by the API before it is written
     metadata        TEXT                                -- JSON
 ) STRICT;
 
--- Claiming reads this index and nothing else: history costs it nothing. Ties in available_at come out in order of seq.
-CREATE INDEX outbox_event_live ON outbox_event (available_at) WHERE status IN ('pending', 'processing');
+-- Claiming reads these two and nothing else: history costs it nothing. Ties in available_at come out in order of seq.
+CREATE INDEX outbox_event_due ON outbox_event (available_at) WHERE status = 'pending';
+CREATE INDEX outbox_event_claimed ON outbox_event (available_at) WHERE status = 'processing';
 -- What a person has to look at.
 CREATE INDEX outbox_event_dead ON outbox_event (status) WHERE status IN ('failed', 'dead_letter');
 
--- One row per event and consumer that has come to an outcome.
+-- One row per event and consumer that has come to an outcome. The key says which: the event's `seq`, and in the low 20 bits
+-- the consumer's number. So the rows of an event stand together, no two are for the same consumer, and there is no second
+-- index to write.
 CREATE TABLE inbox_event (
     id              INTEGER PRIMARY KEY,
-    event           INTEGER NOT NULL REFERENCES outbox_event (seq) ON DELETE CASCADE,
+    event           INTEGER GENERATED ALWAYS AS (id >> 20) VIRTUAL,                 -- outbox_event.seq
     consumer_name   TEXT    NOT NULL CHECK (length(consumer_name) BETWEEN 1 AND 255),
     status          TEXT    NOT NULL DEFAULT 'received'
                     CHECK (status = 'received' OR status = 'processing' OR status = 'processed' OR status = 'failed' OR status = 'skipped'),
@@ -63,13 +83,21 @@ CREATE TABLE inbox_event (
     gave_up         INTEGER NOT NULL DEFAULT 0 CHECK (gave_up = 0 OR gave_up = 1),  -- failed for good: this consumer is not asked again
     last_error      TEXT    CHECK (length(last_error) <= 1023),
     processed_at    INTEGER,
-    created_at      INTEGER NOT NULL,
-    updated_at      INTEGER NOT NULL,
-    UNIQUE (event, consumer_name)
+    -- Both NULL in a row that was made when its consumer was done, as most are.
+    received_at     INTEGER,
+    changed_at      INTEGER,
+    created_at      INTEGER GENERATED ALWAYS AS (coalesce(received_at, processed_at)) VIRTUAL,
+    updated_at      INTEGER GENERATED ALWAYS AS (coalesce(changed_at, processed_at)) VIRTUAL
 ) STRICT;
 
 -- A consumer's open work, without reading its history.
 CREATE INDEX inbox_event_open ON inbox_event (consumer_name) WHERE status = 'received' OR status = 'processing' OR status = 'failed';
+
+-- Whoever deletes an event, on whatever connection: its inbox rows go with it.
+CREATE TRIGGER outbox_event_deleted AFTER DELETE ON outbox_event BEGIN
+    DELETE FROM inbox_event WHERE id BETWEEN OLD.seq << 20 AND (OLD.seq << 20) + 1048575;
+    UPDATE postbox_counter SET deleted = deleted + 1, processed = processed - (OLD.status = 'processed');
+END;
 
 -- One row per link between entities of two modules. No foreign keys: modules do not know each other's tables.
 CREATE TABLE integration_link (
@@ -105,7 +133,7 @@ SELECT seq,
        correlation_id,
        lower(substr(hex(causation_id), 1, 8) || '-' || substr(hex(causation_id), 9, 4) || '-' || substr(hex(causation_id), 13, 4) || '-'
              || substr(hex(causation_id), 17, 4) || '-' || substr(hex(causation_id), 21)) AS causation_id,
-       traceparent, payload_version, deliver_to, resolution, payload, metadata
+       traceparent, payload_version, deliver_to, payload, metadata
 FROM outbox_event;
 
 CREATE VIEW inbox_event_readable AS
@@ -128,4 +156,5 @@ SELECT lower(substr(hex(id), 1, 8) || '-' || substr(hex(id), 9, 4) || '-' || sub
        strftime('%Y-%m-%dT%H:%M:%fZ', updated_at / 1000000.0, 'unixepoch') AS updated_at
 FROM integration_link;
 
-INSERT INTO postbox_schema (singleton, version) VALUES (1, 1);
+INSERT INTO postbox_schema (singleton, version) VALUES (1, 2);
+INSERT INTO postbox_counter (singleton) VALUES (1);

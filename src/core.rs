@@ -105,6 +105,9 @@ impl Core {
             slots_by_hand: Mutex::default(),
         };
         core.db.read("open", |conn| core.reload_settings(conn))?;
+        if core.db.read("open", outbox::is_off)? {
+            core.db.write("open", outbox::repair)?;
+        }
         core.take_over_from_the_dead()?;
         Ok(core)
     }

@@ -2,15 +2,16 @@
 
 use std::fmt;
 
-use rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE;
+use rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::clock::from_micros;
 use crate::error::{Error, Result};
 use crate::event::EventId;
+use crate::outbox::run::Run;
 use crate::{outbox, validate};
 
 /// How far one consumer is with one event.
@@ -138,6 +139,39 @@ pub(crate) enum Change<'a> {
     Attempt,
 }
 
+/// The bits of a row's id below the event's `seq`: the consumer's number.
+const NUMBER_BITS: u32 = 20;
+
+fn id_of(seq: i64, number: i64) -> InboxId {
+    InboxId(seq << NUMBER_BITS | number)
+}
+
+/// The consumer's number, if it has one: the same for ever.
+fn known_number_of(conn: &Connection, consumer: &str) -> Result<Option<i64>> {
+    Ok(conn
+        .prepare_cached("SELECT number FROM main.postbox_consumer INDEXED BY sqlite_autoindex_postbox_consumer_1 WHERE name = ?1")?
+        .query_row([consumer], |row| row.get(0))
+        .optional()?)
+}
+
+/// The same, given out where there was none.
+fn number_of(conn: &Connection, consumer: &str) -> Result<i64> {
+    if let Some(number) = known_number_of(conn, consumer)? {
+        return Ok(number);
+    }
+    let added = conn
+        .prepare_cached(
+            "INSERT INTO main.postbox_consumer (number, name)
+             SELECT coalesce(max(number), 0) + 1, ?1 FROM main.postbox_consumer",
+        )?
+        .execute([consumer])?;
+    if added == 1 {
+        Ok(conn.last_insert_rowid())
+    } else {
+        Err(Error::NotStored { what: "the consumer", table: "postbox_consumer" })
+    }
+}
+
 pub(crate) fn get_or_create(
     conn: &Connection,
     event: EventId,
@@ -148,28 +182,19 @@ pub(crate) fn get_or_create(
     let Some(seq) = outbox::seq_of(conn, event)? else {
         return Err(Error::NotFound { what: "event", id: event.to_string() });
     };
+    let id = id_of(seq, number_of(conn, consumer)?);
     conn.prepare_cached(
-        "INSERT INTO main.inbox_event (event, consumer_name, created_at, updated_at) VALUES (?1, ?2, ?3, ?3)
-         ON CONFLICT (event, consumer_name) DO NOTHING",
+        "INSERT INTO main.inbox_event (id, consumer_name, received_at, changed_at) VALUES (?1, ?2, ?3, ?3)
+         ON CONFLICT (id) DO NOTHING",
     )?
-    .execute(params![seq, consumer, now])?;
-    find(conn, seq, consumer)?.ok_or(Error::NotStored { what: "the inbox row", table: "inbox_event" })
-}
-
-fn find(conn: &Connection, seq: i64, consumer: &str) -> Result<Option<InboxEvent>> {
-    let mut statement = conn.prepare_cached(
-        "SELECT i.id, o.id, i.consumer_name, i.status, i.attempt_count, i.last_error, i.processed_at, i.created_at, i.updated_at
-         FROM main.inbox_event i JOIN main.outbox_event o ON o.seq = i.event
-         WHERE i.event = ?1 AND i.consumer_name = ?2",
-    )?;
-    let mut rows = statement.query(params![seq, consumer])?;
-    Ok(rows.next()?.map(read).transpose()?)
+    .execute(params![id.0, consumer, now])?;
+    get(conn, id)?.ok_or(Error::NotStored { what: "the inbox row", table: "inbox_event" })
 }
 
 pub(crate) fn get(conn: &Connection, id: InboxId) -> Result<Option<InboxEvent>> {
     let mut statement = conn.prepare_cached(
         "SELECT i.id, o.id, i.consumer_name, i.status, i.attempt_count, i.last_error, i.processed_at, i.created_at, i.updated_at
-         FROM main.inbox_event i JOIN main.outbox_event o ON o.seq = i.event
+         FROM main.inbox_event i JOIN main.outbox_event o ON o.seq = i.id >> 20
          WHERE i.id = ?1",
     )?;
     let mut rows = statement.query([id.0])?;
@@ -193,30 +218,33 @@ fn read(row: &Row<'_>) -> rusqlite::Result<InboxEvent> {
 pub(crate) fn change(conn: &Connection, id: InboxId, change: Change<'_>, now: i64) -> Result<InboxEvent> {
     let changed = match change {
         Change::Processing => conn
-            .prepare_cached("UPDATE main.inbox_event SET status = 'processing', processed_at = NULL, updated_at = ?2 WHERE id = ?1")?
+            .prepare_cached("UPDATE main.inbox_event SET status = 'processing', processed_at = NULL, received_at = created_at, changed_at = ?2 WHERE id = ?1")?
             .execute(params![id.0, now])?,
         Change::Processed => conn
             .prepare_cached(
                 "UPDATE main.inbox_event
-                 SET status = 'processed', last_error = NULL, gave_up = 0, processed_at = ?2, updated_at = ?2 WHERE id = ?1",
+                 SET status = 'processed', last_error = NULL, gave_up = 0, processed_at = ?2, received_at = created_at, changed_at = NULL
+                 WHERE id = ?1",
             )?
             .execute(params![id.0, now])?,
         Change::Failed(error) => conn
             .prepare_cached(
                 "UPDATE main.inbox_event
-                 SET status = 'failed', attempt_count = attempt_count + 1, last_error = ?3, processed_at = NULL, updated_at = ?2
+                 SET status = 'failed', attempt_count = attempt_count + 1, last_error = ?3, processed_at = NULL, received_at = created_at,
+                     changed_at = ?2
                  WHERE id = ?1",
             )?
             .execute(params![id.0, now, validate::error_text(error)])?,
         Change::Skipped => conn
             .prepare_cached(
                 "UPDATE main.inbox_event
-                 SET status = 'skipped', gave_up = 0, processed_at = ?2, updated_at = ?2 WHERE id = ?1",
+                 SET status = 'skipped', gave_up = 0, processed_at = ?2, received_at = created_at, changed_at = NULL
+                 WHERE id = ?1",
             )?
             .execute(params![id.0, now])?,
         Change::Attempt => conn
             .prepare_cached(
-                "UPDATE main.inbox_event SET attempt_count = attempt_count + 1, updated_at = ?2 WHERE id = ?1",
+                "UPDATE main.inbox_event SET attempt_count = attempt_count + 1, changed_at = ?2 WHERE id = ?1",
             )?
             .execute(params![id.0, now])?,
     };
@@ -225,12 +253,13 @@ pub(crate) fn change(conn: &Connection, id: InboxId, change: Change<'_>, now: i6
 }
 
 pub(crate) fn is_processed(conn: &Connection, event: EventId, consumer: &str) -> Result<bool> {
+    let Some(number) = known_number_of(conn, consumer)? else { return Ok(false) };
     Ok(conn
         .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM main.inbox_event i JOIN main.outbox_event o ON o.seq = i.event
-                            WHERE o.id = ?1 AND i.consumer_name = ?2 AND i.status = 'processed')",
+            "SELECT EXISTS (SELECT 1 FROM main.outbox_event o JOIN main.inbox_event i ON i.id = o.seq << 20 | ?2
+                            WHERE o.id = ?1 AND i.status = 'processed')",
         )?
-        .query_row(params![event.0, consumer], |row| row.get(0))?)
+        .query_row(params![event.0, number], |row| row.get(0))?)
 }
 
 pub(crate) fn count_unprocessed(conn: &Connection, consumer: &str) -> Result<u64> {
@@ -254,12 +283,13 @@ pub(crate) struct Standing {
 
 /// The newest event (its `seq`) that has an inbox row.
 pub(crate) fn newest_event(conn: &Connection) -> Result<Option<i64>> {
-    Ok(conn.prepare_cached("SELECT max(event) FROM main.inbox_event")?.query_row([], |row| row.get(0))?)
+    Ok(conn.prepare_cached("SELECT max(id) >> 20 FROM main.inbox_event")?.query_row([], |row| row.get(0))?)
 }
 
 pub(crate) fn standings(conn: &Connection, seq: i64) -> Result<Vec<Standing>> {
     let mut statement = conn.prepare_cached(
-        "SELECT consumer_name, status, attempt_count, gave_up, last_error FROM main.inbox_event WHERE event = ?1",
+        "SELECT consumer_name, status, attempt_count, gave_up, last_error FROM main.inbox_event
+         WHERE id BETWEEN ?1 << 20 AND (?1 << 20) + 1048575",
     )?;
     let mut rows = statement.query([seq])?;
     let mut standings = Vec::new();
@@ -293,26 +323,28 @@ pub(crate) enum Mark {
 ///
 /// Not as one upsert: that is a statement of several writes, for which SQLite copies every page that it touches.
 pub(crate) fn record(conn: &Connection, seq: i64, consumer: &str, mark: &Mark, now: i64) -> Result<()> {
-    let (status, error, failures, gave_up, processed_at) = match mark {
-        Mark::Processed => (InboxStatus::Processed, None, 0, false, Some(now)),
-        Mark::Skipped { why } => (InboxStatus::Skipped, Some(why), 0, false, Some(now)),
-        Mark::Failed { error, gave_up } => (InboxStatus::Failed, Some(error), 1, *gave_up, None),
+    let (status, error, failures, gave_up, done) = match mark {
+        Mark::Processed => (InboxStatus::Processed, None, 0, false, true),
+        Mark::Skipped { why } => (InboxStatus::Skipped, Some(why), 0, false, true),
+        Mark::Failed { error, gave_up } => (InboxStatus::Failed, Some(error), 1, *gave_up, false),
     };
-    let values = params![seq, consumer, status, failures, gave_up, error, processed_at, now];
+    let id = id_of(seq, number_of(conn, consumer)?).0;
+    let (processed_at, failed_at) = if done { (Some(now), None) } else { (None, Some(now)) };
+    let values = params![id, consumer, status, failures, gave_up, error, processed_at, failed_at];
     let inserted = conn
         .prepare_cached(
             "INSERT INTO main.inbox_event
-                (event, consumer_name, status, attempt_count, gave_up, last_error, processed_at, created_at, updated_at)
+                (id, consumer_name, status, attempt_count, gave_up, last_error, processed_at, received_at, changed_at)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8)",
         )?
         .execute(values);
     let stored = match inserted {
-        Err(error) if error.sqlite_error().map(|e| e.extended_code) == Some(SQLITE_CONSTRAINT_UNIQUE) => conn
+        Err(error) if error.sqlite_error().map(|e| e.extended_code) == Some(SQLITE_CONSTRAINT_PRIMARYKEY) => conn
             .prepare_cached(
                 "UPDATE main.inbox_event
                  SET status = ?3, attempt_count = attempt_count + ?4, gave_up = ?5, last_error = ?6, processed_at = ?7,
-                     updated_at = ?8
-                 WHERE event = ?1 AND consumer_name = ?2 AND (?3 <> 'failed' OR (status <> 'processed' AND status <> 'skipped'))",
+                     received_at = created_at, changed_at = ?8
+                 WHERE id = ?1 AND consumer_name = ?2 AND (?3 <> 'failed' OR (status <> 'processed' AND status <> 'skipped'))",
             )?
             .execute(values)?,
         inserted => inserted?,
@@ -322,5 +354,21 @@ pub(crate) fn record(conn: &Connection, seq: i64, consumer: &str, mark: &Mark, n
         Ok(())
     } else {
         Err(Error::NotStored { what: "the inbox row", table: "inbox_event" })
+    }
+}
+
+/// Records that a consumer has processed neighbouring events, of which it has no rows yet. False: it has some, and the
+/// transaction has to be rolled back.
+pub(crate) fn record_run(conn: &Connection, run: Run, consumer: &str, now: i64) -> Result<bool> {
+    let inserted = conn
+        .prepare_cached(
+            "INSERT OR FAIL INTO main.inbox_event (id, consumer_name, status, processed_at)
+             SELECT seq << 20 | ?3, ?4, 'processed', ?5 FROM main.outbox_event WHERE seq BETWEEN ?1 AND ?2",
+        )?
+        .execute(params![run.first, run.last, number_of(conn, consumer)?, consumer, now]);
+    match inserted {
+        Ok(rows) => Ok(rows == run.len()),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }

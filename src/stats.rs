@@ -6,7 +6,10 @@ use crate::core::Core;
 use crate::error::Result;
 use crate::outbox;
 
-/// The box in numbers, of one moment.
+/// The box in numbers, of one moment. Reading them takes a fraction of a millisecond, however many rows there are.
+///
+/// They are exact while fewer than 5,000 events are pending, whoever wrote the rows. Of more, what the box does is followed
+/// by a counter; rows whose `status` another program changed are not, until the box is opened with fewer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Stats {
@@ -26,7 +29,8 @@ pub struct Stats {
     pub handler_count: usize,
     /// Whether this box has a running worker.
     pub worker_running: bool,
-    /// How long ago the oldest pending event was published, in milliseconds; `None` when none is pending.
+    /// How long ago the oldest pending event was published, in milliseconds; `None` when none is pending. With more than 250
+    /// pending it is the oldest of the 250 that are due first.
     pub oldest_pending_age_ms: Option<u64>,
 }
 

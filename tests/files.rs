@@ -7,6 +7,8 @@ mod support;
 mod paths;
 #[path = "files/refused.rs"]
 mod refused;
+#[path = "files/upgraded.rs"]
+mod upgraded;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -38,10 +40,10 @@ fn belongings(path: &Path) -> Vec<String> {
                 format!("{pragma} = {}", text(&conn, &sql))
             })
             .collect();
-    let ours = "('postbox_schema', 'postbox_setting', 'outbox_event', 'inbox_event', 'integration_link')";
+    let ours = "('outbox_event', 'inbox_event', 'integration_link')";
     let sql = format!(
         "SELECT type || ' ' || name || ' ' || coalesce(sql, '') FROM sqlite_schema
-         WHERE tbl_name NOT IN {ours} AND name NOT LIKE '%_readable' AND name <> 'sqlite_sequence' ORDER BY 1"
+         WHERE tbl_name NOT IN {ours} AND tbl_name NOT LIKE 'postbox_%' AND name NOT LIKE '%_readable' AND name <> 'sqlite_sequence' ORDER BY 1"
     );
     let mut statement = conn.prepare(&sql).unwrap();
     found.extend(statement.query_map([], |row| row.get::<_, String>(0)).unwrap().map(Result::unwrap));
@@ -157,7 +159,7 @@ fn opening_again_changes_nothing() {
     }
     let conn = raw(&path);
     assert_eq!(integer(&conn, "SELECT count(*) FROM postbox_schema"), 1);
-    assert_eq!(integer(&conn, "SELECT version FROM postbox_schema"), 1);
+    assert_eq!(integer(&conn, "SELECT version FROM postbox_schema"), 2);
     assert_eq!(integer(&conn, "SELECT count(*) FROM postbox_setting"), 0);
 }
 

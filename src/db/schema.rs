@@ -10,10 +10,10 @@ use crate::error::{self, Error, Result};
 const SCHEMA: &str = include_str!("../../schema.sql");
 
 /// The version that schema.sql makes.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Each step leads from the version before it to its own.
-const UPGRADES: &[Upgrade] = &[];
+const UPGRADES: &[Upgrade] = &[Upgrade { to: 2, sql: include_str!("upgrades/2.sql") }];
 
 struct Upgrade {
     to: u32,
@@ -23,12 +23,16 @@ struct Upgrade {
 /// The names that the library takes for itself.
 const NAMES: &[&str] = &[
     "postbox_setting",
+    "postbox_counter",
+    "postbox_consumer",
     "outbox_event",
     "inbox_event",
     "integration_link",
-    "outbox_event_live",
+    "outbox_event_due",
+    "outbox_event_claimed",
     "outbox_event_dead",
     "inbox_event_open",
+    "outbox_event_deleted",
     "integration_link_source",
     "integration_link_target",
     "integration_link_type",
@@ -151,6 +155,7 @@ mod tests {
             Upgrade { to: 2, sql: "CREATE TABLE second (x)" },
             Upgrade { to: 3, sql: "ALTER TABLE second ADD COLUMN third" },
         ];
+        conn.execute("UPDATE postbox_schema SET version = 1", []).unwrap();
         upgrade(&conn, 1, 3, &steps).unwrap();
         assert_eq!(version(&conn).unwrap(), Some(3));
         conn.prepare("SELECT x, third FROM second").unwrap();
@@ -164,6 +169,7 @@ mod tests {
             Upgrade { to: 2, sql: "CREATE TABLE second (x)" },
             Upgrade { to: 3, sql: "CREATE TABLE second (x)" },
         ];
+        conn.execute("UPDATE postbox_schema SET version = 1", []).unwrap();
         let tx = conn.transaction().unwrap();
         assert!(upgrade(&tx, 1, 3, &steps).is_err());
         drop(tx);

@@ -7,6 +7,7 @@ use rusqlite::{Connection, Row, params};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::run::runs;
 use crate::clock::from_micros;
 use crate::error::{Error, Result, describe_json};
 use crate::event::{Event, EventId};
@@ -24,13 +25,16 @@ pub(crate) struct Claim {
 }
 
 impl LeaseId {
+    /// The box is in the bits above these, its claims are counted in them.
+    pub(crate) const OWNER_SHIFT: u32 = 24;
+
     /// The box that made it.
     pub(crate) fn owner(self) -> Option<u32> {
-        u32::try_from(self.0 >> 32).ok()
+        u32::try_from(self.0 >> Self::OWNER_SHIFT).ok()
     }
 }
 
-/// Makes lease ids: the open box in the high half, its claims counted in the low half.
+/// Makes lease ids, all of them 6 bytes wide in the file (see schema.sql).
 pub(crate) struct Leases {
     owner: u32,
     next: AtomicU32,
@@ -38,9 +42,9 @@ pub(crate) struct Leases {
 
 impl Leases {
     pub(crate) fn new() -> Self {
-        // 31 random bits, not all zero: no lease id is negative or small.
+        // 23 random bits, so that the id is a positive number of 48 bits, more than 32 of them; the least is that of claims that an upgrade took over.
         let random = Uuid::new_v4().as_u128();
-        Leases { owner: ((random & 0x7fff_ffff) as u32).max(1), next: AtomicU32::new(1) }
+        Leases { owner: ((random & 0x7f_ffff) as u32).max(0x101), next: AtomicU32::new(1) }
     }
 
     pub(crate) fn owner(&self) -> u32 {
@@ -48,8 +52,8 @@ impl Leases {
     }
 
     pub(crate) fn next(&self) -> LeaseId {
-        let count = self.next.fetch_add(1, Ordering::Relaxed);
-        LeaseId(i64::from(self.owner) << 32 | i64::from(count))
+        let count = self.next.fetch_add(1, Ordering::Relaxed) & ((1 << LeaseId::OWNER_SHIFT) - 1);
+        LeaseId(i64::from(self.owner) << LeaseId::OWNER_SHIFT | i64::from(count))
     }
 }
 
@@ -128,9 +132,15 @@ pub(crate) fn claim(
             "SELECT seq, id, status = 'processing', min(attempt_count, 4294967295) + 1, available_at, created_at, payload_version,
                     event_name, source_module, aggregate_type, aggregate_id, causation_id, correlation_id, traceparent,
                     deliver_to, payload, metadata, lease_id
-             FROM main.outbox_event INDEXED BY outbox_event_live
-             WHERE status IN ('pending', 'processing') AND available_at <= ?1
-             ORDER BY available_at",
+             FROM main.outbox_event INDEXED BY outbox_event_claimed
+             WHERE status = 'processing' AND available_at <= ?1
+             UNION ALL
+             SELECT seq, id, status = 'processing', min(attempt_count, 4294967295) + 1, available_at, created_at, payload_version,
+                    event_name, source_module, aggregate_type, aggregate_id, causation_id, correlation_id, traceparent,
+                    deliver_to, payload, metadata, lease_id
+             FROM main.outbox_event INDEXED BY outbox_event_due
+             WHERE status = 'pending' AND available_at <= ?1
+             ORDER BY available_at, seq",
         )?;
         let mut rows = select.query([request.now])?;
         while claimed.len() < request.limit
@@ -158,14 +168,14 @@ pub(crate) fn claim(
     }
     claimed.sort_unstable_by_key(|row| row.claim.seq);
     let mut update = conn.prepare_cached(
-        "UPDATE main.outbox_event
-         SET status = 'processing', attempt_count = min(attempt_count, 4294967295) + 1, lease_id = ?2, available_at = ?3, updated_at = ?4
-         WHERE seq = ?1",
+        "UPDATE OR FAIL main.outbox_event NOT INDEXED
+         SET status = 'processing', attempt_count = min(attempt_count, 4294967295) + 1, lease_id = ?3, available_at = ?4,
+             changed_at = NULL
+         WHERE seq BETWEEN ?1 AND ?2",
     )?;
-    for row in &claimed {
-        let changed =
-            update.execute(params![row.claim.seq, request.lease.0, request.lease_until, request.now])?;
-        if changed != 1 {
+    for (run, rows) in runs(&claimed, |row| row.claim.seq, |_, _| true) {
+        let changed = update.execute(params![run.first, run.last, request.lease.0, request.lease_until])?;
+        if changed != rows.len() {
             return Err(Error::NotStored { what: "a claim", table: "outbox_event" });
         }
     }

@@ -126,46 +126,41 @@ fn keyed_id(source_module: &str, key: &str) -> Result<Uuid> {
     Ok(Uuid::new_v5(&KEY_NAMESPACE, format!("{source_module}\0{key}").as_bytes()))
 }
 
-macro_rules! insert_event {
-    ($conflict:literal) => {
-        concat!(
-            "INSERT INTO main.outbox_event
-                (id, available_at, created_at, updated_at, payload_version, event_name, source_module, aggregate_type,
-                 aggregate_id, causation_id, correlation_id, traceparent, payload, metadata)
-             VALUES (?1, ?2, ?3, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
-            $conflict
-        )
-    };
-}
-
-const INSERT: &str = insert_event!("");
-const INSERT_ONCE: &str = insert_event!(" ON CONFLICT (id) DO NOTHING");
-
 /// Inserts the event inside the caller's transaction. One that its key has published already stays as it is.
 pub(crate) fn insert(conn: &Connection, event: &PreparedEvent, now: i64) -> Result<EventId> {
+    // Looked up first: an INSERT that then does nothing would use a number of `seq` up.
+    if event.keyed && super::seq_of(conn, event.id)?.is_some() {
+        return Ok(event.id);
+    }
     let available_at = match event.due {
         Due::AtOnce => now,
         Due::At(at) => clock::to_micros(at).max(now),
         Due::After(delay) => clock::add(now, delay),
     };
-    let sql = if event.keyed { INSERT_ONCE } else { INSERT };
-    let inserted = conn.prepare_cached(sql)?.execute(params![
-        event.id.0,
-        available_at,
-        now,
-        event.version,
-        event.event_name,
-        event.source_module,
-        event.aggregate_type,
-        event.aggregate_id,
-        event.causation_id.map(|id| id.0),
-        event.correlation_id,
-        event.trace_parent,
-        event.payload,
-        event.metadata,
-    ])?;
+    let inserted = conn
+        .prepare_cached(
+            "INSERT INTO main.outbox_event
+                (id, available_at, created_at, changed_at, payload_version, event_name, source_module, aggregate_type,
+                 aggregate_id, causation_id, correlation_id, traceparent, payload, metadata)
+             VALUES (?1, ?2, ?3, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+        )?
+        .execute(params![
+            event.id.0,
+            available_at,
+            now,
+            event.version,
+            event.event_name,
+            event.source_module,
+            event.aggregate_type,
+            event.aggregate_id,
+            event.causation_id.map(|id| id.0),
+            event.correlation_id,
+            event.trace_parent,
+            event.payload,
+            event.metadata,
+        ])?;
     // A trigger with RAISE(IGNORE) says Ok as well.
-    if inserted == 1 || (event.keyed && super::seq_of(conn, event.id)?.is_some()) {
+    if inserted == 1 {
         Ok(event.id)
     } else {
         Err(Error::NotStored { what: "the event", table: "outbox_event" })

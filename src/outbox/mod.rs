@@ -1,7 +1,9 @@
 //! The table `outbox_event`: its types and all of its SQL, as functions over a connection.
 
 pub(crate) mod claim;
+mod counts;
 pub(crate) mod insert;
+pub(crate) mod run;
 pub(crate) mod settle;
 
 use std::fmt;
@@ -13,6 +15,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+pub(crate) use self::counts::{count, is_off, oldest_pending, repair};
 use crate::clock::{HELD_UNTIL, from_micros};
 use crate::error::Result;
 use crate::event::EventId;
@@ -103,7 +106,7 @@ pub struct OutboxEvent {
     pub processed_at: Option<OffsetDateTime>,
     /// When it was published.
     pub created_at: OffsetDateTime,
-    /// When this row was last written.
+    /// When its state last changed: when it was published, failed, was let go, or finished. Being claimed does not count.
     pub updated_at: OffsetDateTime,
     /// The conversation that it belongs to.
     pub correlation_id: Option<String>,
@@ -179,70 +182,6 @@ pub(crate) fn seq_of(conn: &Connection, id: EventId) -> Result<Option<i64>> {
         .optional()?)
 }
 
-/// How many events are in each status.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    pub(crate) pending: u64,
-    pub(crate) processing: u64,
-    pub(crate) processed: u64,
-    pub(crate) failed: u64,
-    pub(crate) dead_letter: u64,
-    pub(crate) total: u64,
-}
-
-/// Reads the small indexes, and of the table only its number of rows.
-pub(crate) fn count(conn: &Connection) -> Result<Counts> {
-    let mut counts = Counts {
-        total: conn
-            .prepare_cached("SELECT count(*) FROM main.outbox_event")?
-            .query_row([], |row| row.get(0))?,
-        ..Counts::default()
-    };
-    for sql in [
-        "SELECT status, count(*) FROM main.outbox_event INDEXED BY outbox_event_live
-         WHERE status IN ('pending', 'processing') GROUP BY status",
-        "SELECT status, count(*) FROM main.outbox_event INDEXED BY outbox_event_dead
-         WHERE status IN ('failed', 'dead_letter') GROUP BY status",
-    ] {
-        let mut statement = conn.prepare_cached(sql)?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let count = row.get(1)?;
-            match row.get(0)? {
-                OutboxStatus::Pending => counts.pending = count,
-                OutboxStatus::Processing => counts.processing = count,
-                OutboxStatus::Failed => counts.failed = count,
-                OutboxStatus::DeadLetter => counts.dead_letter = count,
-                OutboxStatus::Processed => {}
-            }
-        }
-    }
-    counts.processed = counts.total - counts.pending - counts.processing - counts.failed - counts.dead_letter;
-    Ok(counts)
-}
-
-impl Counts {
-    pub(crate) fn of(&self, status: OutboxStatus) -> u64 {
-        match status {
-            OutboxStatus::Pending => self.pending,
-            OutboxStatus::Processing => self.processing,
-            OutboxStatus::Processed => self.processed,
-            OutboxStatus::Failed => self.failed,
-            OutboxStatus::DeadLetter => self.dead_letter,
-        }
-    }
-}
-
-/// When the oldest pending event was published. Reads the live rows.
-pub(crate) fn oldest_pending(conn: &Connection) -> Result<Option<i64>> {
-    Ok(conn
-        .prepare_cached(
-            "SELECT min(created_at) FROM main.outbox_event INDEXED BY outbox_event_live
-             WHERE status IN ('pending', 'processing') AND status = 'pending'",
-        )?
-        .query_row([], |row| row.get(0))?)
-}
-
 /// The newest time that the last rows show: the box's time starts no earlier.
 pub(crate) fn newest_time(conn: &Connection) -> Result<i64> {
     let newest: Option<i64> = conn.query_row(
@@ -264,8 +203,12 @@ pub(crate) fn mark_time(conn: &Connection, now: i64) -> Result<()> {
 /// When the next event is due that is not among those to `skip`; never for events that are held.
 pub(crate) fn next_due(conn: &Connection, skip: impl Fn(i64) -> bool) -> Result<Option<i64>> {
     let mut statement = conn.prepare_cached(
-        "SELECT seq, available_at FROM main.outbox_event INDEXED BY outbox_event_live
-         WHERE status IN ('pending', 'processing') AND available_at < ?1 ORDER BY available_at",
+        "SELECT seq, available_at FROM main.outbox_event INDEXED BY outbox_event_claimed
+         WHERE status = 'processing'
+         UNION ALL
+         SELECT seq, available_at FROM main.outbox_event INDEXED BY outbox_event_due
+         WHERE status = 'pending' AND available_at < ?1
+         ORDER BY available_at",
     )?;
     let mut rows = statement.query([HELD_UNTIL])?;
     while let Some(row) = rows.next()? {

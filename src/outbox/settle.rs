@@ -3,11 +3,12 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::claim::LeaseId;
+use super::run::Run;
 use crate::clock::HELD_UNTIL;
 use crate::error::Result;
 
-/// The lease id of a row that nobody owns and that may be claimed: as wide as a real one.
-pub(crate) const UNOWNED: i64 = i64::MIN;
+/// The lease id of a row that nobody owns and that may be claimed. Two bytes wide: see schema.sql.
+pub(crate) const UNOWNED: i64 = -32_768;
 
 /// How an attempt ended for the event as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,14 +39,14 @@ pub(crate) fn settle(
         Settlement::Processed => conn
             .prepare_cached(
                 "UPDATE main.outbox_event
-                 SET status = 'processed', lease_id = 0, last_error = NULL, available_at = ?3, processed_at = ?3, updated_at = ?3
+                 SET status = 'processed', lease_id = 0, last_error = NULL, available_at = ?3, changed_at = NULL, processed_at = ?3
                  WHERE seq = ?1 AND lease_id = ?2 AND status = 'processing'",
             )?
             .execute(params![seq, lease.0, now])?,
         Settlement::Retry { available_at, error } => conn
             .prepare_cached(
                 "UPDATE main.outbox_event
-                 SET status = 'pending', lease_id = ?3, last_error = ?4, available_at = ?5, updated_at = ?6
+                 SET status = 'pending', lease_id = ?3, last_error = ?4, available_at = ?5, changed_at = ?6
                  WHERE seq = ?1 AND lease_id = ?2 AND status = 'processing'",
             )?
             .execute(params![seq, lease.0, UNOWNED, error, available_at, now])?,
@@ -55,6 +56,28 @@ pub(crate) fn settle(
         Settlement::GivenBack => un_claim(conn, seq, lease, now, now)?,
     };
     Ok(changed == 1)
+}
+
+/// Settles neighbours that one claim took and every consumer has processed: all from `first` to `last`. False: not all of
+/// them are still its own, and the transaction has to be rolled back.
+pub(crate) fn settle_run(conn: &Connection, run: Run, lease: LeaseId, now: i64) -> Result<bool> {
+    let changed = conn
+        .prepare_cached(
+            "UPDATE OR FAIL main.outbox_event NOT INDEXED
+             SET status = 'processed', lease_id = 0, last_error = NULL, available_at = ?4, changed_at = NULL, processed_at = ?4
+             WHERE seq BETWEEN ?1 AND ?2 AND lease_id = ?3 AND status = 'processing'",
+        )?
+        .execute(params![run.first, run.last, lease.0, now])?;
+    Ok(changed == run.len())
+}
+
+/// Adds to the count of processed rows, which nobody counts one by one.
+pub(crate) fn count_processed(conn: &Connection, more: usize) -> Result<()> {
+    if more > 0 {
+        conn.prepare_cached("UPDATE main.postbox_counter SET processed = processed + ?1")?
+            .execute([i64::try_from(more).unwrap_or(i64::MAX)])?;
+    }
+    Ok(())
 }
 
 fn finish_failed(
@@ -68,7 +91,7 @@ fn finish_failed(
     Ok(conn
         .prepare_cached(
             "UPDATE main.outbox_event
-             SET status = ?3, lease_id = 0, last_error = ?4, available_at = ?5, updated_at = ?5
+             SET status = ?3, lease_id = 0, last_error = ?4, available_at = ?5, changed_at = ?5
              WHERE seq = ?1 AND lease_id = ?2 AND status = 'processing'",
         )?
         .execute(params![seq, lease.0, status, error, now])?)
@@ -79,7 +102,7 @@ fn un_claim(conn: &Connection, seq: i64, lease: LeaseId, available_at: i64, now:
     Ok(conn
         .prepare_cached(
             "UPDATE main.outbox_event
-             SET status = 'pending', lease_id = ?3, attempt_count = max(attempt_count - 1, 0), available_at = ?4, updated_at = ?5
+             SET status = 'pending', lease_id = ?3, attempt_count = max(attempt_count - 1, 0), available_at = ?4, changed_at = ?5
              WHERE seq = ?1 AND lease_id = ?2 AND status = 'processing'",
         )?
         .execute(params![seq, lease.0, UNOWNED, available_at, now])?)
@@ -94,6 +117,17 @@ pub(crate) fn holds_lease(conn: &Connection, seq: i64, lease: LeaseId) -> Result
         .query_row(params![seq, lease.0], |_| Ok(()))
         .optional()?
         .is_some())
+}
+
+/// Whether all of these rows are this lease's.
+pub(crate) fn holds_run(conn: &Connection, run: Run, lease: LeaseId) -> Result<bool> {
+    let held: usize = conn
+        .prepare_cached(
+            "SELECT count(*) FROM main.outbox_event NOT INDEXED
+             WHERE seq BETWEEN ?1 AND ?2 AND lease_id = ?3 AND status = 'processing'",
+        )?
+        .query_row(params![run.first, run.last, lease.0], |row| row.get(0))?;
+    Ok(held == run.len())
 }
 
 /// Makes a lease longer. False: it was lost.
@@ -119,9 +153,9 @@ pub(crate) fn release_held(
     for name in names.iter().filter(|name| is_wanted(name)) {
         released += conn
             .prepare_cached(
-                "UPDATE main.outbox_event SET available_at = ?1, updated_at = ?1
-                 WHERE seq IN (SELECT seq FROM main.outbox_event INDEXED BY outbox_event_live
-                               WHERE status IN ('pending', 'processing') AND available_at = ?2 AND event_name = ?3
+                "UPDATE main.outbox_event SET available_at = ?1, changed_at = ?1
+                 WHERE seq IN (SELECT seq FROM main.outbox_event INDEXED BY outbox_event_due
+                               WHERE status = 'pending' AND available_at = ?2 AND event_name = ?3
                                LIMIT ?4)",
             )?
             .execute(params![now, HELD_UNTIL, name, i64::try_from(limit - released).unwrap_or(i64::MAX)])?;
@@ -136,8 +170,8 @@ pub(crate) fn release_held(
 pub(crate) fn newest_held(conn: &Connection) -> Result<Option<i64>> {
     Ok(conn
         .prepare_cached(
-            "SELECT seq FROM main.outbox_event INDEXED BY outbox_event_live
-             WHERE status IN ('pending', 'processing') AND available_at = ?1 ORDER BY seq DESC LIMIT 1",
+            "SELECT seq FROM main.outbox_event INDEXED BY outbox_event_due
+             WHERE status = 'pending' AND available_at = ?1 ORDER BY seq DESC LIMIT 1",
         )?
         .query_row([HELD_UNTIL], |row| row.get(0))
         .optional()?)
@@ -147,8 +181,8 @@ pub(crate) fn newest_held(conn: &Connection) -> Result<Option<i64>> {
 pub(crate) fn held_names(conn: &Connection) -> Result<Vec<String>> {
     Ok(conn
         .prepare_cached(
-            "SELECT DISTINCT event_name FROM main.outbox_event INDEXED BY outbox_event_live
-             WHERE status IN ('pending', 'processing') AND available_at = ?1",
+            "SELECT DISTINCT event_name FROM main.outbox_event INDEXED BY outbox_event_due
+             WHERE status = 'pending' AND available_at = ?1",
         )?
         .query_map([HELD_UNTIL], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?)
@@ -159,11 +193,10 @@ pub(crate) fn held_names(conn: &Connection) -> Result<Vec<String>> {
 pub(crate) fn take_from(conn: &Connection, owner: u32, begun: &[i64], now: i64) -> Result<usize> {
     let claims: Vec<(i64, i64)> = conn
         .prepare_cached(
-            "SELECT seq, lease_id FROM main.outbox_event INDEXED BY outbox_event_live
-             WHERE status IN ('pending', 'processing') AND available_at < ?2
-               AND status = 'processing' AND lease_id >> 32 = ?1",
+            "SELECT seq, lease_id FROM main.outbox_event INDEXED BY outbox_event_claimed
+             WHERE status = 'processing' AND lease_id >> ?2 = ?1",
         )?
-        .query_map(params![owner, HELD_UNTIL], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .query_map(params![owner, LeaseId::OWNER_SHIFT], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
     for (seq, lease) in &claims {
         if begun.contains(seq) {
@@ -178,8 +211,8 @@ pub(crate) fn take_from(conn: &Connection, owner: u32, begun: &[i64], now: i64) 
 /// Nobody owns anything: for a copy of the file. The attempts that were under way stay counted.
 pub(crate) fn void_leases(conn: &Connection) -> Result<()> {
     conn.execute(
-        "UPDATE main.outbox_event SET status = 'pending', lease_id = ?1, available_at = updated_at
-         WHERE status IN ('pending', 'processing') AND status = 'processing'",
+        "UPDATE main.outbox_event SET status = 'pending', lease_id = ?1, available_at = created_at, changed_at = created_at
+         WHERE status = 'processing'",
         [UNOWNED],
     )?;
     Ok(())

@@ -3,21 +3,14 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::delivery::{Attempt, Delivery, Report};
-use super::dispatch::caught;
-use super::scope::HandlerScope;
+use super::delivery::{Delivery, Report};
+use super::shared::{End, Fault, Shared, Step};
 use super::turn::log_settlement;
 use crate::core::Core;
-use crate::db::Writer;
 use crate::error::Error;
-use crate::handler::{HandlerError, HandlerResult};
-use crate::inbox::{self, Mark};
-use crate::outbox::claim::Claim;
 use crate::outbox::settle::{self, Settlement};
 use crate::postbox::Postbox;
-use crate::registry::Kind;
 use crate::settings::Settings;
-use crate::tx::Tx;
 
 /// A shared transaction ends after this many events or this long, whichever comes first: the application's own writers
 /// wait meanwhile.
@@ -38,8 +31,9 @@ pub(crate) fn run(
     let core = postbox.core();
     let mut waiting = VecDeque::from(deliveries);
     let mut faults = 0;
-    // So many of the next are committed one consumer at a time, to find the one whose work cannot be.
-    let mut alone = 0_usize;
+    let mut caution = Caution::None;
+    // So many of the next are dealt with by it.
+    let mut with_caution = 0_usize;
     while !waiting.is_empty() {
         waiting.retain(|delivery| {
             let give_back = delivery.is_stopping() && !delivery.is_begun();
@@ -48,13 +42,19 @@ pub(crate) fn run(
             }
             !give_back
         });
-        match commit_some(core, settings, &mut waiting, slot, alone > 0) {
+        if with_caution == 0 {
+            caution = Caution::None;
+        }
+        match commit_some(core, settings, &mut waiting, slot, caution) {
             Ok(done) => {
-                alone = alone.saturating_sub(done.len());
+                with_caution = with_caution.saturating_sub(done.len());
                 core.bell.ring(); // follow-ups may be among what was committed
                 done.into_iter().for_each(&mut *report);
             }
             Err(Failure::Refused { consumer, why }) => refuse(&mut waiting, consumer, why, report),
+            Err(Failure::Run { tried }) => {
+                (caution, with_caution) = (Caution::EventByEvent, tried.max(1));
+            }
             Err(Failure::Commit { error, tried }) if error.is_fault_of_file() => {
                 faults += 1;
                 log::warn!(target: "postbox::delivery", "a transaction of {tried} deliveries failed and is tried again: {error}");
@@ -65,13 +65,26 @@ pub(crate) fn run(
                     }
                 }
             }
-            Err(Failure::Commit { error, .. }) if alone > 0 => {
+            Err(Failure::Commit { error, .. }) if caution == Caution::CommitByCommit => {
                 let consumer = waiting.front().map_or(0, |delivery| delivery.next);
                 refuse(&mut waiting, consumer, format!("its work cannot be committed: {error}"), report);
             }
-            Err(Failure::Commit { tried, .. }) => alone = tried.max(1),
+            Err(Failure::Commit { tried, .. }) => {
+                (caution, with_caution) = (Caution::CommitByCommit, tried.max(1));
+            }
         }
     }
+}
+
+/// How closely deliveries are looked at: more so once something in a shared transaction has gone wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caution {
+    /// Neighbours that succeed are settled by one statement, when all handlers have run.
+    None,
+    /// Each is fenced and settled by itself, in a savepoint of its own.
+    EventByEvent,
+    /// Each consumer's work is committed by itself, to find the one whose work cannot be.
+    CommitByCommit,
 }
 
 /// Why a shared transaction was not committed. Every delivery is back in the line, as it was.
@@ -80,6 +93,10 @@ enum Failure {
     Refused {
         consumer: usize,
         why: String,
+    },
+    /// Neighbours could not be settled as one.
+    Run {
+        tried: usize,
     },
     Commit {
         error: Error,
@@ -98,30 +115,16 @@ fn refuse(waiting: &mut VecDeque<Delivery>, consumer: usize, why: String, report
     }
 }
 
-/// What a delivery has come to in a transaction that is not committed yet.
-struct Step {
-    next: usize,
-    attempt: Attempt,
-    end: End,
-}
-
-enum End {
-    Lost,
-    Settled(Settlement),
-    /// More consumers are to come, plain ones as a rule.
-    Continues,
-}
-
-/// One shared transaction; `alone`: of one consumer of one delivery.
+/// One shared transaction.
 fn commit_some(
     core: &Core,
     settings: &Settings,
     waiting: &mut VecDeque<Delivery>,
     slot: u64,
-    alone: bool,
+    caution: Caution,
 ) -> std::result::Result<Vec<Report>, Failure> {
     let mut stepped: Vec<(Delivery, Step)> = Vec::new();
-    match fill_and_commit(core, settings, waiting, &mut stepped, slot, alone) {
+    match fill_and_commit(core, settings, waiting, &mut stepped, slot, caution) {
         Ok(()) => Ok(stepped.into_iter().map(|(delivery, step)| conclude(delivery, step)).collect()),
         Err(fault) => {
             let tried = stepped.len();
@@ -135,6 +138,8 @@ fn commit_some(
             }
             Err(match fault {
                 Fault::Consumer { consumer, why } => Failure::Refused { consumer, why },
+                // None was begun where the fence found one that is lost: it is among those that would have been.
+                Fault::Run => Failure::Run { tried: if tried == 0 { EVENTS_MAX } else { tried } },
                 Fault::File(error) => Failure::Commit { error, tried },
             })
         }
@@ -147,18 +152,22 @@ fn fill_and_commit(
     waiting: &mut VecDeque<Delivery>,
     stepped: &mut Vec<(Delivery, Step)>,
     slot: u64,
-    alone: bool,
+    caution: Caution,
 ) -> std::result::Result<(), Fault> {
     let writer = core.db.lock("deliver")?;
     let open = writer.begin(core.acks, "deliver")?;
     let begun = Instant::now();
-    let events_max = if alone { 1 } else { EVENTS_MAX };
+    let shared = Shared { core, settings, writer: &writer, caution };
+    let events_max = if caution == Caution::CommitByCommit { 1 } else { EVENTS_MAX };
+    if caution == Caution::None && !shared.holds_all(waiting.iter().take(events_max))? {
+        return Err(Fault::Run);
+    }
     while stepped.len() < events_max
         && (stepped.is_empty() || (begun.elapsed() < TIME_MAX && !stepped[0].0.is_stopping()))
         && let Some(delivery) = waiting.pop_front()
     {
         core.note_begun(slot, delivery.claim);
-        match deliver(core, settings, &writer, &delivery, alone) {
+        match shared.deliver(&delivery) {
             Ok(step) => stepped.push((delivery, step)),
             Err(fault) => {
                 waiting.push_front(delivery);
@@ -166,109 +175,10 @@ fn fill_and_commit(
             }
         }
     }
+    shared.settle_runs(stepped)?;
+    let processed = |step: &Step| matches!(step.end, End::Processed | End::Settled(Settlement::Processed));
+    settle::count_processed(writer.conn(), stepped.iter().filter(|(_, step)| processed(step)).count())?;
     Ok(open.commit()?)
-}
-
-enum Fault {
-    /// The work of this consumer cannot be part of the transaction.
-    Consumer {
-        consumer: usize,
-        why: String,
-    },
-    File(Error),
-}
-
-impl<E: Into<Error>> From<E> for Fault {
-    fn from(error: E) -> Self {
-        Fault::File(error.into())
-    }
-}
-
-/// Runs the delivery's next consumers, as long as they are transactional; `alone`: one of them.
-fn deliver(
-    core: &Core,
-    settings: &Settings,
-    writer: &Writer,
-    delivery: &Delivery,
-    alone: bool,
-) -> std::result::Result<Step, Fault> {
-    let mut step = Step { next: delivery.next, attempt: delivery.attempt.clone(), end: End::Continues };
-    let Claim { seq, lease, .. } = delivery.claim;
-    // The fence. The write lock is held: what is true now stays true until the commit.
-    if delivery.is_lost() || !settle::holds_lease(writer.conn(), seq, lease)? {
-        step.end = End::Lost;
-        return Ok(step);
-    }
-    while delivery.consumers.get(step.next).is_some_and(|consumer| consumer.subscription.is_transactional()) {
-        let consumer = step.next;
-        run_consumer(core, settings, writer, delivery, &mut step).map_err(|fault| match fault {
-            // A constraint or a trigger of the application: it would fail again and again.
-            Fault::File(error) if !error.is_fault_of_file() => {
-                Fault::Consumer { consumer, why: format!("its outcome cannot be recorded: {error}") }
-            }
-            fault => fault,
-        })?;
-        if alone {
-            break;
-        }
-    }
-    Ok(step)
-}
-
-/// One transactional consumer, in a savepoint of its own: {inbox mark, handler, and the settle after the last one}.
-fn run_consumer(
-    core: &Core,
-    settings: &Settings,
-    writer: &Writer,
-    delivery: &Delivery,
-    step: &mut Step,
-) -> std::result::Result<(), Fault> {
-    let conn = writer.conn();
-    let Claim { seq, lease, .. } = delivery.claim;
-    let consumer = &delivery.consumers[step.next];
-    let Kind::Transactional(handler) = &consumer.subscription.handler else { return Ok(()) };
-    let name = &consumer.subscription.consumer_name;
-    if step.next == delivery.next {
-        for (consumer, mark) in &delivery.marks {
-            inbox::record(conn, seq, consumer, mark, core.clock.now())?;
-        }
-    }
-
-    conn.prepare_cached("SAVEPOINT postbox_delivery")?.execute([])?;
-    let result: HandlerResult = if let Some(why) = delivery.refusal_of(step.next) {
-        Err(HandlerError::retry(why))
-    } else {
-        inbox::record(conn, seq, name, &Mark::Processed, core.clock.now())?;
-        let _inside = HandlerScope::enter(core);
-        let tx = Tx::new(writer, core, Some(&delivery.event));
-        writer.lend(|| caught(|| handler.handle(&delivery.event, &tx)))
-    };
-    if writer.refuse_ended().is_err() {
-        let why =
-            "a statement of the handler rolled back the transaction that it shares with others".to_owned();
-        return Err(Fault::Consumer { consumer: step.next, why });
-    }
-
-    let succeeded = result.is_ok();
-    let mark = step.attempt.note(consumer, result, settings);
-    let now = core.clock.now();
-    if !succeeded {
-        conn.prepare_cached("ROLLBACK TO postbox_delivery")?.execute([])?;
-        inbox::record(conn, seq, name, &mark, now)?;
-    }
-    step.next += 1;
-    if step.next == delivery.consumers.len() {
-        let settlement = step.attempt.settlement(settings, now);
-        if settle::settle(conn, seq, lease, &settlement, now)? {
-            step.end = End::Settled(settlement);
-        } else {
-            // The handler itself changed or deleted the event's row.
-            conn.prepare_cached("ROLLBACK TO postbox_delivery")?.execute([])?;
-            step.end = End::Lost;
-        }
-    }
-    conn.prepare_cached("RELEASE postbox_delivery")?.execute([])?;
-    Ok(())
 }
 
 /// After the commit.
@@ -276,6 +186,7 @@ fn conclude(mut delivery: Delivery, step: Step) -> Report {
     let claim = delivery.claim;
     match step.end {
         End::Lost => Report::Lost { claim },
+        End::Processed => Report::Settled { claim, processed: true },
         End::Settled(settlement) => {
             log_settlement(claim.id, &settlement);
             Report::Settled { claim, processed: settlement == Settlement::Processed }
@@ -284,6 +195,7 @@ fn conclude(mut delivery: Delivery, step: Step) -> Report {
             delivery.next = step.next;
             delivery.attempt = step.attempt;
             delivery.marks.clear();
+            delivery.is_fresh = false;
             Report::Continues(Box::new(delivery))
         }
     }

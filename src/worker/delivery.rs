@@ -14,7 +14,7 @@ use crate::handler::{Cancellation, HandlerError, HandlerResult, Verdict};
 use crate::inbox::Mark;
 use crate::outbox::claim::{Claim, Unparsed};
 use crate::outbox::settle::Settlement;
-use crate::registry::Subscription;
+use crate::registry::{Consumers, Subscription};
 use crate::settings::Settings;
 use crate::validate;
 
@@ -25,40 +25,54 @@ pub(crate) struct Delivery {
     /// What the event still lacks, until it is first run.
     pub(crate) unparsed: Option<Unparsed>,
     /// Those that run in this attempt, in order.
-    pub(crate) consumers: Vec<Consumer>,
+    pub(crate) consumers: Consumers,
+    /// How often each of them failed for this event before; empty when none of them ever did.
+    pub(crate) failures_before: Vec<u32>,
+    /// The event had no inbox rows when it was claimed.
+    pub(crate) is_fresh: bool,
     /// The first that has not run.
     pub(crate) next: usize,
     pub(crate) attempt: Attempt,
-    /// Outcomes of this attempt that nobody has written yet.
-    pub(crate) marks: Vec<(String, Mark)>,
+    /// Outcomes of this attempt that nobody has written yet: of `consumers`, by place.
+    pub(crate) marks: Vec<(usize, Mark)>,
     pub(crate) cancellation: Arc<Cancellation>,
     /// Transactional consumers whose work could not be committed in this attempt, and why: they are not run again in it.
     pub(crate) refused: Vec<(usize, String)>,
 }
 
-pub(crate) struct Consumer {
-    pub(crate) subscription: Arc<Subscription>,
-    /// How often it failed for this event before.
-    pub(crate) failures_before: u32,
-}
-
 impl Delivery {
+    /// What to say when every consumer has had its turn.
+    pub(crate) fn finish(self) -> Report {
+        let Delivery { claim, consumers, marks, attempt, .. } = self;
+        let all = marks.len() == consumers.len() && marks.iter().all(|(_, mark)| *mark == Mark::Processed);
+        if self.is_fresh && all {
+            Report::Processed { claim, consumers }
+        } else {
+            Report::Finished { claim, consumers, marks, attempt }
+        }
+    }
+
     /// Before the first handler sees it: completes the event, or says why nobody can handle it.
     pub(crate) fn make_ready(&mut self) -> std::result::Result<(), String> {
         self.unparsed.take().map_or(Ok(()), |unparsed| unparsed.parse_into(&mut self.event))
     }
 
-    pub(crate) fn next_consumer(&self) -> Option<&Consumer> {
+    pub(crate) fn next_consumer(&self) -> Option<&Arc<Subscription>> {
         self.consumers.get(self.next)
     }
 
     pub(crate) fn next_is_transactional(&self) -> bool {
-        self.next_consumer().is_some_and(|consumer| consumer.subscription.is_transactional())
+        self.next_consumer().is_some_and(|consumer| consumer.is_transactional())
+    }
+
+    /// How often the consumer at this place failed before this attempt.
+    pub(crate) fn failures_before(&self, consumer: usize) -> u32 {
+        self.failures_before.get(consumer).copied().unwrap_or(0)
     }
 
     /// Whether a transactional consumer is still to come: it will settle, and write what is not written yet.
     pub(crate) fn has_transactional_ahead(&self) -> bool {
-        self.consumers[self.next..].iter().any(|consumer| consumer.subscription.is_transactional())
+        self.consumers[self.next..].iter().any(|consumer| consumer.is_transactional())
     }
 
     pub(crate) fn refusal_of(&self, consumer: usize) -> Option<&str> {
@@ -95,21 +109,26 @@ pub(crate) struct Attempt {
 
 impl Attempt {
     /// One consumer's outcome: what its inbox row will say.
-    pub(crate) fn note(&mut self, consumer: &Consumer, result: HandlerResult, settings: &Settings) -> Mark {
+    pub(crate) fn note(
+        &mut self,
+        subscription: &Subscription,
+        failures_before: u32,
+        result: HandlerResult,
+        settings: &Settings,
+    ) -> Mark {
         let Err(HandlerError { verdict, message }) = result else { return Mark::Processed };
         let error = validate::error_text(&message);
         if verdict == Verdict::Skip {
             return Mark::Skipped { why: error };
         }
-        let subscription = &consumer.subscription;
         let gave_up = verdict == Verdict::DeadLetter
-            || consumer.failures_before.saturating_add(1) >= max_attempts(subscription, settings);
+            || failures_before.saturating_add(1) >= max_attempts(subscription, settings);
         if gave_up {
             self.gave_up = true;
         } else {
             let delay = match verdict {
                 Verdict::RetryAfter(after) => after,
-                _ => backoff(subscription, settings).delay(consumer.failures_before, random_fraction),
+                _ => backoff(subscription, settings).delay(failures_before, random_fraction),
             };
             self.retry_after = Some(self.retry_after.unwrap_or_default().max(delay));
         }
@@ -165,8 +184,10 @@ fn random_fraction() -> f64 {
 pub(crate) enum Report {
     /// One consumer of several is done: its mark is written without waiting for the others.
     Marked { claim: Claim, consumer: String, mark: Mark },
+    /// Every consumer has processed an event of which there were no inbox rows: nearly all end so.
+    Processed { claim: Claim, consumers: Consumers },
     /// Every consumer has had its turn.
-    Finished { claim: Claim, marks: Vec<(String, Mark)>, attempt: Attempt },
+    Finished { claim: Claim, consumers: Consumers, marks: Vec<(usize, Mark)>, attempt: Attempt },
     /// Settled already, in the transaction of its handler.
     Settled { claim: Claim, processed: bool },
     /// The lease was lost: nothing of it may be written.

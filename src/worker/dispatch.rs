@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use super::batch;
 use super::delivery::{Delivery, Report};
@@ -95,34 +96,39 @@ fn run_one(
 ) {
     let claim = delivery.claim;
     postbox.core().note_begun(slot, claim);
-    while let Some(consumer) = delivery.next_consumer() {
+    while let Some(subscription) = delivery.next_consumer() {
         if delivery.is_lost() {
             return report(Report::Lost { claim });
         }
-        let Kind::Plain(handler) = &consumer.subscription.handler else {
+        let Kind::Plain(handler) = &subscription.handler else {
             return batch::run(postbox, settings, vec![*delivery], slot, report);
         };
-        let name = consumer.subscription.consumer_name.clone();
         let result = caught(|| {
             let _inside = HandlerScope::enter(postbox.core());
             let context = Context {
                 postbox,
                 event: &delivery.event,
-                consumer_name: &consumer.subscription.consumer_name,
+                consumer_name: &subscription.consumer_name,
                 cancellation: &delivery.cancellation,
             };
             handler.handle(&delivery.event, &context)
         });
-        let mark = delivery.attempt.note(&delivery.consumers[delivery.next], result, settings);
+        let place = delivery.next;
+        let subscription = Arc::clone(subscription);
+        let mark = {
+            let before = delivery.failures_before(place);
+            delivery.attempt.note(&subscription, before, result, settings)
+        };
         delivery.next += 1;
         if delivery.next < delivery.consumers.len() && !delivery.has_transactional_ahead() {
             // Written at once: its neighbours may be slow, and it must not run again for their sake.
-            report(Report::Marked { claim, consumer: name, mark });
+            delivery.is_fresh = false;
+            report(Report::Marked { claim, consumer: subscription.consumer_name.clone(), mark });
         } else {
-            delivery.marks.push((name, mark));
+            delivery.marks.push((place, mark));
         }
     }
-    report(Report::Finished { claim, marks: delivery.marks, attempt: delivery.attempt });
+    report(delivery.finish());
 }
 
 /// A panic is a failed attempt like any other.

@@ -10,6 +10,7 @@ mod plan;
 mod pool;
 mod run;
 mod scope;
+mod shared;
 mod startup;
 mod turn;
 mod watch;

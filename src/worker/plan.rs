@@ -5,13 +5,13 @@ use std::sync::atomic::AtomicBool;
 
 use rusqlite::Connection;
 
-use super::delivery::{Attempt, Consumer, Delivery, max_attempts};
+use super::delivery::{Attempt, Delivery, max_attempts};
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::event::EventId;
 use crate::handler::Cancellation;
 use crate::inbox::{self, Mark, Standing};
-use crate::outbox::claim::Claimed;
+use crate::outbox::claim::{Claim, Claimed};
 use crate::outbox::settle::{Settlement, settle};
 use crate::registry::Consumers;
 use crate::settings::{Settings, UnhandledEvents};
@@ -74,44 +74,77 @@ pub(crate) fn plan(
         Err(error) => return Err(error),
     };
 
-    let mut attempt = Attempt::default();
-    let mut open = Vec::with_capacity(consumers.len());
-    for subscription in consumers.iter() {
-        let standing = standings.iter().find(|standing| standing.consumer_name == subscription.consumer_name);
-        if standing.is_some_and(|standing| standing.status.is_done()) {
-            continue;
-        }
-        let had_given_up = standing.is_some_and(|standing| standing.gave_up);
-        let lost = (row.taken_over && !had_given_up).then(|| lost_attempt(event.attempt));
-        if let Some(error) = &lost {
-            let gave_up = failures(standing) + 1 >= max_attempts(subscription, settings);
-            let mark = Mark::Failed { error: error.clone(), gave_up };
-            inbox::record(conn, claim.seq, &subscription.consumer_name, &mark, now)?;
-        }
-        let failures_before = failures(standing) + u32::from(lost.is_some());
-        let gave_up = had_given_up || failures_before >= max_attempts(subscription, settings);
-        if gave_up {
-            attempt.gave_up = true;
-            let error = lost.or_else(|| standing.and_then(|standing| standing.last_error.clone()));
-            attempt.earlier.push((subscription.consumer_name.clone(), error.unwrap_or_default()));
-        } else {
-            open.push(Consumer { subscription: Arc::clone(subscription), failures_before });
-        }
-    }
-    if open.is_empty() {
+    let is_fresh = standings.is_empty() && !row.taken_over;
+    let Open { consumers, failures_before, attempt } = if is_fresh {
+        Open { consumers, ..Open::default() }
+    } else {
+        let lost = row.taken_over.then(|| lost_attempt(event.attempt));
+        still_open(conn, claim, &consumers, &standings, lost.as_deref(), settings, now)?
+    };
+    if consumers.is_empty() {
         return settle_now(attempt.settlement(settings, now));
     }
     Ok(Plan::Deliver(Box::new(Delivery {
         claim,
         event,
         unparsed: Some(unparsed),
-        consumers: open,
+        consumers,
+        failures_before,
+        is_fresh,
         next: 0,
         attempt,
         marks: Vec::new(),
         cancellation: Arc::new(Cancellation { stopping: Arc::clone(stopping), lost: AtomicBool::new(false) }),
         refused: Vec::new(),
     })))
+}
+
+/// Whom an attempt still has to reach.
+#[derive(Default)]
+struct Open {
+    consumers: Consumers,
+    failures_before: Vec<u32>,
+    /// With what is known of those who have given up.
+    attempt: Attempt,
+}
+
+/// Of an event that was claimed before. `lost`: what is to be said of its last attempt, if that was lost.
+fn still_open(
+    conn: &Connection,
+    claim: Claim,
+    consumers: &Consumers,
+    standings: &[Standing],
+    lost: Option<&str>,
+    settings: &Settings,
+    now: i64,
+) -> Result<Open> {
+    let mut attempt = Attempt::default();
+    let mut open = Vec::with_capacity(consumers.len());
+    let mut failures_before = Vec::with_capacity(consumers.len());
+    for subscription in consumers.iter() {
+        let standing = standings.iter().find(|standing| standing.consumer_name == subscription.consumer_name);
+        if standing.is_some_and(|standing| standing.status.is_done()) {
+            continue;
+        }
+        let had_given_up = standing.is_some_and(|standing| standing.gave_up);
+        let lost = lost.filter(|_| !had_given_up);
+        if let Some(error) = lost {
+            let gave_up = failures(standing) + 1 >= max_attempts(subscription, settings);
+            let mark = Mark::Failed { error: error.to_owned(), gave_up };
+            inbox::record(conn, claim.seq, &subscription.consumer_name, &mark, now)?;
+        }
+        let failures = failures(standing) + u32::from(lost.is_some());
+        if had_given_up || failures >= max_attempts(subscription, settings) {
+            attempt.gave_up = true;
+            let error =
+                lost.map(str::to_owned).or_else(|| standing.and_then(|standing| standing.last_error.clone()));
+            attempt.earlier.push((subscription.consumer_name.clone(), error.unwrap_or_default()));
+        } else {
+            open.push(Arc::clone(subscription));
+            failures_before.push(failures);
+        }
+    }
+    Ok(Open { consumers: open.into(), failures_before, attempt })
 }
 
 fn failures(standing: Option<&Standing>) -> u32 {

@@ -14,9 +14,11 @@ use crate::core::Core;
 use crate::db::{Synchronous, Writer};
 use crate::error::{Error, Result};
 use crate::event::EventId;
-use crate::inbox;
-use crate::outbox::claim::{self, Claim, ClaimRequest, Claims, Suspects};
+use crate::inbox::{self, Mark};
+use crate::outbox::claim::{self, Claim, ClaimRequest, Claims, LeaseId, Suspects};
+use crate::outbox::run::{Run, runs};
 use crate::outbox::settle::{self, Settlement};
+use crate::registry::Consumers;
 use crate::settings::Settings;
 use crate::validate;
 
@@ -82,51 +84,51 @@ impl Turn<'_> {
 
     fn run_with(&self, core: &Core, pieces: Pieces) -> Result<Outcome> {
         let writer = core.db.lock("process")?;
-        match self.attempt(core, &writer, core.acks, pieces)? {
-            Some(outcome) => Ok(outcome),
+        let mut tried = self.attempt(core, &writer, core.acks, pieces)?;
+        if matches!(tried, Tried::Unsynced) {
             // Before a plain handler starts, its event must be on the disk, and `synchronous` cannot change inside a
             // transaction: begin again, synced, which carries every earlier commit with it.
-            None => Ok(self.attempt(core, &writer, Synchronous::Full, pieces)?.unwrap_or_default()),
+            tried = self.attempt(core, &writer, Synchronous::Full, pieces)?;
+        }
+        if matches!(tried, Tried::BrokenRun) {
+            tried = self.attempt(core, &writer, Synchronous::Full, Pieces::OneByOne)?;
+        }
+        match tried {
+            Tried::Done(outcome) => Ok(outcome),
+            Tried::Unsynced | Tried::BrokenRun => Ok(Outcome::default()), // neither comes of a synced one by one
         }
     }
 
-    /// `None`: it has to be synced and is not. Nothing was done.
+    /// Nothing was done, unless it is done.
     fn attempt(
         &self,
         core: &Core,
         writer: &Writer,
         synchronous: Synchronous,
         pieces: Pieces,
-    ) -> Result<Option<Outcome>> {
+    ) -> Result<Tried> {
         let open = writer.begin(synchronous, "process")?;
         let unsynced =
             self.claim_max > 0 && core.registry.has_plain_handlers() && writer.may_hold_unsynced_events()?;
         if unsynced && synchronous != Synchronous::Full {
-            return Ok(None);
+            return Ok(Tried::Unsynced);
         }
-        let outcome = self.work(core, writer.conn(), pieces)?;
+        let Some(outcome) = self.work(core, writer.conn(), pieces)? else { return Ok(Tried::BrokenRun) };
         // Looked up before the commit: what others commit right after it is not synced with it.
         let seen = if unsynced && outcome.claimed > 0 { Some(writer.data_version()?) } else { None };
         open.commit()?;
         if let Some(seen) = seen {
             writer.note_synced_up_to(seen);
         }
-        Ok(Some(outcome))
+        Ok(Tried::Done(outcome))
     }
 
-    fn work(&self, core: &Core, conn: &Connection, pieces: Pieces) -> Result<Outcome> {
+    /// `None`: a run of neighbours could not be settled as one.
+    fn work(&self, core: &Core, conn: &Connection, pieces: Pieces) -> Result<Option<Outcome>> {
         let now = core.clock.now();
         let mut outcome = Outcome::default();
-        for report in self.reports {
-            let settled = pieces.with(conn, || settle_report(conn, report, self.settings, now))?;
-            let processed = settled.unwrap_or_else(|error| {
-                if let Some(claim) = report.ends() {
-                    self.set_aside_or_leave(conn, claim, &error, now);
-                }
-                false
-            });
-            outcome.processed += usize::from(processed);
-        }
+        let Some(processed) = self.settle(conn, pieces, now)? else { return Ok(None) };
+        outcome.processed = processed;
         let lease_until = clock::add(now, Duration::from_millis(self.settings.processing_lease_ms));
         for claim in self.renew {
             if !settle::renew(conn, claim.seq, claim.lease, lease_until)? {
@@ -142,7 +144,51 @@ impl Turn<'_> {
         if self.claim_max > 0 && core.settings().allow_processing(self.by_worker) {
             self.claim(core, conn, pieces, now, lease_until, &mut outcome)?;
         }
-        Ok(outcome)
+        settle::count_processed(conn, outcome.processed)?;
+        // Those that were settled, and counted, by the transactions of their handlers.
+        outcome.processed += self
+            .reports
+            .iter()
+            .filter(|report| matches!(report, Report::Settled { processed: true, .. }))
+            .count();
+        Ok(Some(outcome))
+    }
+
+    /// How many events reached `processed`. `None`: a run of neighbours is not all this box's own any more, or has been
+    /// written about by others.
+    fn settle(&self, conn: &Connection, pieces: Pieces, now: i64) -> Result<Option<usize>> {
+        let mut processed = 0;
+        let mut alike: Vec<(Claim, &Consumers)> = Vec::new();
+        for report in self.reports {
+            if let (Report::Processed { claim, consumers }, Pieces::Together) = (report, pieces) {
+                alike.push((*claim, consumers));
+                continue;
+            }
+            let settled = pieces.with(conn, || settle_report(conn, report, self.settings, now))?;
+            processed += usize::from(settled.unwrap_or_else(|error| {
+                if let Some(claim) = report.ends() {
+                    self.set_aside_or_leave(conn, claim, &error, now);
+                }
+                false
+            }));
+        }
+        alike.sort_unstable_by_key(|(claim, _)| claim.seq);
+        let same = |one: &(Claim, &Consumers), next: &(Claim, &Consumers)| {
+            one.0.lease == next.0.lease && Arc::ptr_eq(one.1, next.1)
+        };
+        for (run, rows) in runs(&alike, |(claim, _)| claim.seq, same) {
+            let (claim, consumers) = rows[0];
+            if let [_] = rows {
+                let settled = settle_processed(conn, claim, consumers, now)?;
+                processed += usize::from(settled);
+                continue;
+            }
+            if !settle_run(conn, run, claim.lease, consumers, now)? {
+                return Ok(None);
+            }
+            processed += rows.len();
+        }
+        Ok(Some(processed))
     }
 
     fn claim(
@@ -201,6 +247,15 @@ impl Turn<'_> {
     }
 }
 
+/// What came of a try.
+enum Tried {
+    Done(Outcome),
+    /// It has to be synced and is not.
+    Unsynced,
+    /// Neighbours cannot be settled as one: each has to be looked at by itself.
+    BrokenRun,
+}
+
 /// How a turn deals with work that something of the application's in the file forbids.
 #[derive(Clone, Copy)]
 enum Pieces {
@@ -236,6 +291,7 @@ impl Report {
     pub(crate) fn claim(&self) -> Claim {
         match self {
             Report::Marked { claim, .. }
+            | Report::Processed { claim, .. }
             | Report::Finished { claim, .. }
             | Report::Settled { claim, .. }
             | Report::Lost { claim }
@@ -276,15 +332,16 @@ fn settle_report(conn: &Connection, report: &Report, settings: &Settings, now: i
             }
             Ok(false)
         }
-        Report::Finished { claim, marks, attempt } => {
+        Report::Processed { claim, consumers } => settle_processed(conn, *claim, consumers, now),
+        Report::Finished { claim, consumers, marks, attempt } => {
             let settlement = attempt.settlement(settings, now);
             // The fence comes first: what is written after a lease was lost is refused whole.
             if !settle::settle(conn, claim.seq, claim.lease, &settlement, now)? {
                 log_lost(*claim);
                 return Ok(false);
             }
-            for (consumer, mark) in marks {
-                inbox::record(conn, claim.seq, consumer, mark, now)?;
+            for (place, mark) in marks {
+                inbox::record(conn, claim.seq, &consumers[*place].consumer_name, mark, now)?;
             }
             log_settlement(claim.id, &settlement);
             Ok(settlement == Settlement::Processed)
@@ -301,9 +358,36 @@ fn settle_report(conn: &Connection, report: &Report, settings: &Settings, now: i
             log_lost(*claim);
             Ok(false)
         }
-        Report::Settled { processed, .. } => Ok(*processed),
-        Report::Continues(_) => Ok(false),
+        Report::Settled { .. } | Report::Continues(_) => Ok(false),
     }
+}
+
+/// Neighbours that one claim took and all of the same consumers have processed. False: some are not this lease's any more, or
+/// have inbox rows already, and the transaction has to be rolled back.
+pub(super) fn settle_run(
+    conn: &Connection,
+    run: Run,
+    lease: LeaseId,
+    consumers: &Consumers,
+    now: i64,
+) -> Result<bool> {
+    let mut whole = settle::settle_run(conn, run, lease, now)?;
+    for consumer in consumers.iter() {
+        whole = whole && inbox::record_run(conn, run, &consumer.consumer_name, now)?;
+    }
+    Ok(whole)
+}
+
+fn settle_processed(conn: &Connection, claim: Claim, consumers: &Consumers, now: i64) -> Result<bool> {
+    // The fence comes first: what is written after a lease was lost is refused whole.
+    if !settle::settle(conn, claim.seq, claim.lease, &Settlement::Processed, now)? {
+        log_lost(claim);
+        return Ok(false);
+    }
+    for consumer in consumers.iter() {
+        inbox::record(conn, claim.seq, &consumer.consumer_name, &Mark::Processed, now)?;
+    }
+    Ok(true)
 }
 
 pub(crate) fn log_settlement(id: EventId, settlement: &Settlement) {

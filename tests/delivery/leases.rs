@@ -40,7 +40,7 @@ fn die_in_the_handler(bus: &Postbox, event: &Event) {
     let changed = sql(bus, |tx| {
         tx.execute(
             "UPDATE outbox_event SET lease_id = ?2, available_at = created_at WHERE id = ?1 AND status = 'processing'",
-            params![event.id().as_uuid(), 77_i64 << 32 | i64::from(event.attempt())],
+            params![event.id().as_uuid(), 77_i64 << 24 | i64::from(event.attempt())],
         )
     });
     assert_eq!(changed, 1);
@@ -254,7 +254,7 @@ fn an_event_whose_attempt_was_lost_is_tried_again_with_nothing_beside_it() {
         let note = calls.clone();
         bus.subscribe(Subscription::new("a", "c", move |event: &Event, cx: &Context<'_>| {
             let gone: usize = sql(cx.postbox(), |tx| {
-                tx.query_row("SELECT count(*) FROM outbox_event WHERE lease_id >> 32 = 77", [], |row| {
+                tx.query_row("SELECT count(*) FROM outbox_event WHERE lease_id >> 24 = 77", [], |row| {
                     row.get(0)
                 })
             });

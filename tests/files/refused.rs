@@ -139,7 +139,7 @@ fn child_opens_as_nobody() {
 
 fn assert_too_new(path: &Path) {
     match Postbox::open(path) {
-        Err(Error::SchemaTooNew { found, supported }) => assert_eq!((found, supported), (99, 1)),
+        Err(Error::SchemaTooNew { found, supported }) => assert_eq!((found, supported), (99, 2)),
         other => panic!("{other:?}"),
     }
 }
@@ -186,7 +186,7 @@ fn a_foreign_object_under_one_of_our_names_is_refused_without_a_write() {
         "CREATE TABLE outbox_event (x)",
         "CREATE TABLE Outbox_Event (x)",
         "CREATE VIEW inbox_event AS SELECT 1",
-        "CREATE TABLE t (x); CREATE INDEX outbox_event_live ON t (x)",
+        "CREATE TABLE t (x); CREATE INDEX outbox_event_due ON t (x)",
         "CREATE TABLE postbox_setting (x)",
     ] {
         let dir = tempfile::tempdir().unwrap();

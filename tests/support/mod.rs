@@ -219,7 +219,7 @@ pub(crate) fn lose_an_attempt(bus: &Postbox, id: EventId) {
         tx.execute(
             "UPDATE outbox_event SET status = 'processing', attempt_count = attempt_count + 1, lease_id = ?2, available_at = created_at
              WHERE id = ?1",
-            params![id.as_uuid(), 77_i64 << 32 | 1],
+            params![id.as_uuid(), 77_i64 << 24 | 1],
         )
     });
     assert_eq!(changed, 1);

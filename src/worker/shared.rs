@@ -1,0 +1,207 @@
+//! One shared transaction of transactional handlers: what happens to each event in it, and how they are settled together.
+
+use std::sync::Arc;
+
+use super::batch::Caution;
+use super::delivery::{Attempt, Delivery};
+use super::dispatch::caught;
+use super::scope::HandlerScope;
+use super::turn::settle_run;
+use crate::core::Core;
+use crate::db::Writer;
+use crate::error::Error;
+use crate::handler::{HandlerError, HandlerResult};
+use crate::inbox::{self, Mark};
+use crate::outbox::run::runs;
+use crate::outbox::settle::{self, Settlement};
+use crate::registry::Kind;
+use crate::settings::Settings;
+use crate::tx::Tx;
+
+/// The open transaction, and how it is used.
+pub(super) struct Shared<'a> {
+    pub(super) core: &'a Core,
+    pub(super) settings: &'a Settings,
+    pub(super) writer: &'a Writer,
+    pub(super) caution: Caution,
+}
+
+/// What a delivery has come to in a transaction that is not committed yet.
+pub(super) struct Step {
+    pub(super) next: usize,
+    pub(super) attempt: Attempt,
+    pub(super) end: End,
+}
+
+pub(super) enum End {
+    Lost,
+    /// Every consumer has processed it: it is settled with its neighbours.
+    Processed,
+    Settled(Settlement),
+    /// More consumers are to come, plain ones as a rule.
+    Continues,
+}
+
+pub(super) enum Fault {
+    /// The work of this consumer cannot be part of the transaction.
+    Consumer {
+        consumer: usize,
+        why: String,
+    },
+    /// Neighbours cannot be settled as one: each has to be looked at by itself.
+    Run,
+    File(Error),
+}
+
+impl<E: Into<Error>> From<E> for Fault {
+    fn from(error: E) -> Self {
+        Fault::File(error.into())
+    }
+}
+
+type Result<T> = std::result::Result<T, Fault>;
+
+impl Shared<'_> {
+    /// The fence. The write lock is held: what is true now stays true until the commit, unless handlers change it.
+    pub(super) fn holds_all<'d>(&self, deliveries: impl Iterator<Item = &'d Delivery>) -> Result<bool> {
+        let mut claims: Vec<_> = deliveries.map(|delivery| delivery.claim).collect();
+        claims.sort_unstable_by_key(|claim| claim.seq);
+        for (run, claims) in runs(&claims, |claim| claim.seq, |one, next| one.lease == next.lease) {
+            if !settle::holds_run(self.writer.conn(), run, claims[0].lease)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Runs the delivery's next consumers, as long as they are transactional.
+    pub(super) fn deliver(&self, delivery: &Delivery) -> Result<Step> {
+        let mut step = Step { next: delivery.next, attempt: delivery.attempt.clone(), end: End::Continues };
+        if delivery.is_lost() || (self.caution != Caution::None && !self.holds(delivery)?) {
+            step.end = End::Lost;
+            return Ok(step);
+        }
+        if self.caution != Caution::None {
+            self.execute("SAVEPOINT postbox_delivery")?;
+        }
+        let mut marks = delivery.marks.clone();
+        while delivery.consumers.get(step.next).is_some_and(|consumer| consumer.is_transactional()) {
+            let mark = self.run_handler(delivery, &mut step)?;
+            marks.push((step.next, mark));
+            step.next += 1;
+            if self.caution == Caution::CommitByCommit {
+                break;
+            }
+        }
+        let all =
+            marks.len() == delivery.consumers.len() && marks.iter().all(|(_, mark)| *mark == Mark::Processed);
+        if all && delivery.is_fresh && self.caution == Caution::None {
+            step.end = End::Processed;
+            return Ok(step);
+        }
+        self.settle(delivery, &marks, &mut step)?;
+        if self.caution != Caution::None {
+            self.execute("RELEASE postbox_delivery")?;
+        }
+        Ok(step)
+    }
+
+    fn holds(&self, delivery: &Delivery) -> Result<bool> {
+        Ok(settle::holds_lease(self.writer.conn(), delivery.claim.seq, delivery.claim.lease)?)
+    }
+
+    fn execute(&self, sql: &str) -> Result<()> {
+        self.writer.conn().prepare_cached(sql)?.execute([])?;
+        Ok(())
+    }
+
+    /// The delivery's next consumer, in a savepoint of its own.
+    fn run_handler(&self, delivery: &Delivery, step: &mut Step) -> Result<Mark> {
+        let consumer = step.next;
+        let subscription = &delivery.consumers[consumer];
+        let failures_before = delivery.failures_before(consumer);
+        let result: HandlerResult = match (&subscription.handler, delivery.refusal_of(consumer)) {
+            (_, Some(why)) => Err(HandlerError::retry(why)),
+            (Kind::Plain(_), _) => Err(HandlerError::retry("it is not transactional")), // the caller has looked
+            (Kind::Transactional(handler), None) => {
+                self.execute("SAVEPOINT postbox_handler")?;
+                let result = {
+                    let _inside = HandlerScope::enter(self.core);
+                    let tx = Tx::new(self.writer, self.core, Some(&delivery.event));
+                    self.writer.lend(|| caught(|| handler.handle(&delivery.event, &tx)))
+                };
+                if self.writer.refuse_ended().is_err() {
+                    let why =
+                        "a statement of the handler rolled back the transaction that it shares with others";
+                    return Err(Fault::Consumer { consumer, why: why.to_owned() });
+                }
+                if result.is_err() {
+                    self.execute("ROLLBACK TO postbox_handler")?;
+                }
+                self.execute("RELEASE postbox_handler")?;
+                result
+            }
+        };
+        Ok(step.attempt.note(subscription, failures_before, result, self.settings))
+    }
+
+    /// Writes what came of the delivery by itself.
+    fn settle(&self, delivery: &Delivery, marks: &[(usize, Mark)], step: &mut Step) -> Result<()> {
+        let conn = self.writer.conn();
+        let now = self.core.clock.now();
+        // A constraint or a trigger of the application in the way: it would fail again and again.
+        let refused = |consumer: usize| {
+            move |error: Error| match error {
+                error if error.is_fault_of_file() => Fault::File(error),
+                error => {
+                    Fault::Consumer { consumer, why: format!("its outcome cannot be recorded: {error}") }
+                }
+            }
+        };
+        for (place, mark) in marks {
+            let name = &delivery.consumers[*place].consumer_name;
+            inbox::record(conn, delivery.claim.seq, name, mark, now)
+                .map_err(refused((*place).max(delivery.next)))?;
+        }
+        if step.next < delivery.consumers.len() {
+            return Ok(());
+        }
+        let settlement = step.attempt.settlement(self.settings, now);
+        let settled = settle::settle(conn, delivery.claim.seq, delivery.claim.lease, &settlement, now)
+            .map_err(refused(step.next - 1))?;
+        step.end = if settled {
+            End::Settled(settlement)
+        } else if self.caution == Caution::None {
+            return Err(Fault::Run);
+        } else {
+            // The handler itself changed or deleted the event's row.
+            self.execute("ROLLBACK TO postbox_delivery")?;
+            End::Lost
+        };
+        Ok(())
+    }
+
+    /// Settles all that are [`End::Processed`], neighbours as one.
+    pub(super) fn settle_runs(&self, stepped: &[(Delivery, Step)]) -> Result<()> {
+        let conn = self.writer.conn();
+        let now = self.core.clock.now();
+        let mut done: Vec<&Delivery> = stepped
+            .iter()
+            .filter(|(_, step)| matches!(step.end, End::Processed))
+            .map(|(delivery, _)| delivery)
+            .collect();
+        done.sort_unstable_by_key(|delivery| delivery.claim.seq);
+        let alike = |one: &&Delivery, next: &&Delivery| {
+            one.claim.lease == next.claim.lease && Arc::ptr_eq(&one.consumers, &next.consumers)
+        };
+        for (run, deliveries) in runs(&done, |delivery| delivery.claim.seq, alike) {
+            let Delivery { claim, consumers, .. } = deliveries[0];
+            match settle_run(conn, run, claim.lease, consumers, now) {
+                Ok(true) => {}
+                Err(error) if error.is_fault_of_file() => return Err(Fault::File(error)),
+                Ok(false) | Err(_) => return Err(Fault::Run),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,143 @@
+//! Files of an earlier version: opened, they are of this one, with everything that was in them.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use postbox::{Context, Event, InboxStatus, LinkType, OutboxStatus, Postbox, Subscription};
+use rusqlite::params;
+use uuid::Uuid;
+
+use crate::support::{event, integer, raw, text};
+
+/// Late enough that no clock has come to it.
+const FUTURE: i64 = 4_000_000_000_000_000;
+
+/// What version 1 wrote, as its box left it: the statuses, one each and more of what is pending, with their inbox rows.
+fn file_of_version_1(path: &Path) {
+    let conn = raw(path);
+    conn.execute_batch(
+        "PRAGMA journal_mode = WAL; CREATE TABLE customer (id TEXT); INSERT INTO customer VALUES ('c-1');",
+    )
+    .unwrap();
+    conn.execute_batch(include_str!("../data/schema-1.sql")).unwrap();
+    conn.execute_batch(
+        "CREATE VIEW open_work AS SELECT event_name FROM outbox_event WHERE status = 'pending'",
+    )
+    .unwrap();
+    for (number, status, attempts, available_at, lease) in [
+        (1, "processed", 1, 70, 0),
+        (2, "pending", 0, 20, i64::MIN),
+        (3, "pending", 0, FUTURE, i64::MIN),
+        (4, "processing", 1, 40, 77_i64 << 32 | 1),
+        (5, "dead_letter", 3, 50, 0),
+        (6, "failed", 3, 60, 0),
+        (7, "pending", 1, 65, i64::MIN),
+        (8, "processed", 1, 80, 0),
+    ] {
+        conn.execute(
+            "INSERT INTO outbox_event (id, status, attempt_count, available_at, lease_id, created_at, updated_at, processed_at,
+                                       event_name, source_module, aggregate_type, aggregate_id, payload, metadata, last_error)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6 + 1, CASE ?2 WHEN 'processed' THEN ?4 END, 'a', 'tests', 'Thing', 'thing-1',
+                     '{\"n\":1}', '{\"who\":\"me\"}', CASE WHEN ?3 > 1 THEN 'why' END)",
+            params![id(number), status, attempts, available_at, lease, number],
+        )
+        .unwrap();
+    }
+    conn.execute_batch(
+        "DELETE FROM outbox_event WHERE seq = 8;
+         INSERT INTO inbox_event (event, consumer_name, status, attempt_count, gave_up, last_error, processed_at, created_at, updated_at)
+         VALUES (1, 'one', 'processed', 0, 0, NULL, 70, 70, 70), (1, 'two', 'skipped', 0, 0, 'no', 71, 71, 71),
+                (5, 'one', 'failed', 3, 1, 'why', NULL, 51, 55), (7, 'one', 'failed', 1, 0, 'once', NULL, 62, 62);
+         INSERT INTO integration_link (id, source_module, source_entity_type, source_entity_id, target_module, target_entity_type,
+                                       target_entity_id, link_type, created_at, updated_at)
+         VALUES (x'00000000000000000000000000000009', 'a', 'A', '1', 'b', 'B', '2', 'cascade', 1, 1);
+         INSERT INTO postbox_setting VALUES ('core.integration.outbox.batchSize', '17', 1);",
+    )
+    .unwrap();
+}
+
+fn id(number: i64) -> Uuid {
+    Uuid::from_u128(u128::from(number.unsigned_abs()) << 64 | 0x7000_8000_0000_0000_0000)
+}
+
+#[test]
+fn a_file_of_version_1_keeps_everything_that_is_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    file_of_version_1(&path);
+    let bus = Postbox::open(&path).unwrap();
+    let conn = raw(&path);
+    assert_eq!(integer(&conn, "SELECT version FROM postbox_schema"), 2);
+    assert_eq!(text(&conn, "PRAGMA integrity_check"), "ok");
+    assert_eq!(text(&conn, "SELECT id FROM customer"), "c-1");
+    assert_eq!(integer(&conn, "SELECT count(*) FROM open_work"), 3, "a view of the application's");
+    assert_eq!(integer(&conn, "SELECT count(*) FROM temp.sqlite_schema"), 0);
+
+    let stats = bus.stats().unwrap();
+    let counts =
+        [stats.pending, stats.processing, stats.processed, stats.failed, stats.dead_letter, stats.total];
+    assert_eq!(counts, [3, 1, 1, 1, 1, 7]);
+    assert_eq!(bus.settings().batch_size, 17);
+    assert_eq!(bus.links().find_by_type(LinkType::Cascade).unwrap().len(), 1);
+
+    let micros = |at: time::OffsetDateTime| at.unix_timestamp_nanos() / 1_000;
+    let event_id = |number| id(number).to_string().parse::<postbox::EventId>().unwrap();
+    let row = |number| bus.outbox().get(event_id(number)).unwrap().unwrap();
+    let (done, dead, waits) = (row(1), row(5), row(7));
+    assert_eq!((done.status, done.processed_at.map(micros)), (OutboxStatus::Processed, Some(70)));
+    assert_eq!(
+        (dead.status, micros(dead.created_at), micros(dead.updated_at)),
+        (OutboxStatus::DeadLetter, 5, 6)
+    );
+    assert_eq!((dead.last_error.as_deref(), dead.attempt_count), (Some("why"), 3));
+    assert_eq!((waits.payload["n"].as_i64(), waits.metadata.unwrap()["who"].as_str()), (Some(1), Some("me")));
+
+    let inbox = |number, consumer| bus.inbox().get_or_create(event_id(number), consumer).unwrap();
+    assert_eq!(inbox(1, "one").status, InboxStatus::Processed);
+    let skipped = inbox(1, "two");
+    assert_eq!((skipped.status, skipped.last_error.as_deref()), (InboxStatus::Skipped, Some("no")));
+    let failed = inbox(5, "one");
+    assert_eq!((failed.attempt_count, micros(failed.created_at), micros(failed.updated_at)), (3, 51, 55));
+}
+
+#[test]
+fn events_of_a_file_of_version_1_are_delivered_and_its_numbers_are_not_used_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    file_of_version_1(&path);
+    let bus = Postbox::open(&path).unwrap();
+    let calls: Arc<Mutex<Vec<String>>> = Arc::default();
+    let note = Arc::clone(&calls);
+    bus.subscribe(Subscription::new("a", "one", move |event: &Event, _: &Context<'_>| {
+        note.lock().unwrap().push(format!(
+            "{} {}",
+            event.id().as_uuid().as_u64_pair().0 & 0xfff,
+            event.attempt()
+        ));
+        Ok(())
+    }))
+    .unwrap();
+    let new = bus.publish(event("a")).unwrap();
+    bus.drain().unwrap();
+    let mut seen = calls.lock().unwrap().clone();
+    seen.pop(); // the new one
+    assert_eq!(seen, ["2 1", "4 2", "7 2"]);
+    assert_eq!(bus.outbox().count_by_status(OutboxStatus::Processed).unwrap(), 5);
+    let seq =
+        raw(&path).query_row("SELECT seq FROM outbox_event WHERE id = ?1", [new.as_uuid()], |row| row.get(0));
+    assert_eq!(seq, Ok(9_i64), "8 was somebody else's");
+    assert_eq!(bus.stats().unwrap().total, 8);
+}
+
+#[test]
+fn an_upgrade_that_cannot_be_done_leaves_the_file_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    file_of_version_1(&path);
+    raw(&path).execute_batch("CREATE TABLE postbox_counter (mine)").unwrap();
+    let error = Postbox::open(&path).unwrap_err().to_string();
+    assert!(error.contains("postbox_counter"), "{error}");
+    let conn = raw(&path);
+    assert_eq!(integer(&conn, "SELECT version FROM postbox_schema"), 1);
+    assert_eq!(integer(&conn, "SELECT count(*) FROM outbox_event JOIN inbox_event ON event = seq"), 4);
+}

@@ -13,15 +13,15 @@ use crate::clock::{BoxClock, Clock};
 use crate::db::owner::{self, OwnerLock};
 use crate::db::{Database, Synchronous};
 use crate::error::{Error, Result};
-use crate::event::{Event, EventId, NewEvent};
+use crate::event::{Event, NewEvent};
 use crate::ids::Ids;
 use crate::outbox;
 use crate::outbox::claim::{Claim, LeaseId, Leases};
-use crate::outbox::insert::{self, InsertJob, PreparedEvent};
+use crate::outbox::insert::{self, Content, InsertJob, Inserted, PreparedEvent};
 use crate::outbox::settle;
 use crate::registry::Registry;
 use crate::settings::{self, Settings};
-use crate::worker::WorkerSlot;
+use crate::worker::{Handoff, Reserved, WorkerSlot};
 
 /// What a box is opened with.
 pub(crate) struct Options {
@@ -40,6 +40,7 @@ pub(crate) struct Core {
     pub(crate) bell: Bell,
     pub(crate) leases: Leases,
     pub(crate) worker: WorkerSlot,
+    pub(crate) handoff: Handoff,
     pub(crate) handler_threads: usize,
     pub(crate) payload_bytes_max: usize,
     /// How settles and transactional handlers commit.
@@ -90,6 +91,7 @@ impl Core {
             bell: Bell::new(),
             leases,
             worker: WorkerSlot::default(),
+            handoff: Handoff::default(),
             handler_threads: options.handler_threads,
             payload_bytes_max: options.payload_bytes_max,
             acks: if options.synced_acks { Synchronous::Full } else { Synchronous::Normal },
@@ -181,19 +183,26 @@ impl Core {
         self.ids.new_id(self.clock.now())
     }
 
-    pub(crate) fn prepare(&self, event: NewEvent, cause: Option<&Event>) -> Result<PreparedEvent> {
+    pub(crate) fn prepare(&self, event: NewEvent, cause: Option<&Event>) -> Result<(PreparedEvent, Content)> {
         insert::prepare(event, self.payload_bytes_max, cause, || self.new_id())
     }
 
-    /// Publishes together, in a synced commit.
+    /// Publishes together, in a synced commit. `content` is that of the first event, where it is at hand.
     pub(crate) fn publish(
         &self,
         operation: &'static str,
-        events: Vec<PreparedEvent>,
-    ) -> Result<Vec<EventId>> {
-        let ids = self.db.submit(operation, InsertJob { events, clock: Arc::clone(&self.clock) })?;
-        self.bell.ring();
-        Ok(ids)
+        events: Arc<[PreparedEvent]>,
+        content: Option<Content>,
+    ) -> Result<Vec<Inserted>> {
+        let reserved = self.handoff.reserve(self, &events);
+        let lease = reserved.as_ref().map(Reserved::lease);
+        let inserted = self.db.submit(operation, InsertJob { events, clock: Arc::clone(&self.clock), lease });
+        match (reserved, &inserted) {
+            (Some(reserved), Ok(inserted)) => reserved.hand_over(inserted, content),
+            (Some(reserved), Err(error)) => reserved.failed(error),
+            (None, _) => self.bell.ring(),
+        }
+        inserted
     }
 
     pub(crate) fn settings(&self) -> Settings {

@@ -77,9 +77,12 @@ impl Postbox {
     }
 
     pub(crate) fn publish_caused_by(&self, event: NewEvent, cause: Option<&Event>) -> Result<EventId> {
-        let event = self.core.prepare(event, cause)?;
-        let ids = self.core.publish("publish", vec![event])?;
-        ids.into_iter().next().ok_or(Error::NotStored { what: "the event", table: "outbox_event" })
+        let (event, content) = self.core.prepare(event, cause)?;
+        let inserted = self.core.publish("publish", Arc::from([event]), Some(content))?;
+        inserted
+            .first()
+            .map(|inserted| inserted.id)
+            .ok_or(Error::NotStored { what: "the event", table: "outbox_event" })
     }
 
     /// Publishes events in one transaction: all or none. Their ids are in the order of the events.
@@ -87,12 +90,13 @@ impl Postbox {
     /// # Errors
     /// As [`publish`](Postbox::publish); one event that is refused refuses all.
     pub fn publish_all(&self, events: impl IntoIterator<Item = NewEvent>) -> Result<Vec<EventId>> {
-        let events =
-            events.into_iter().map(|event| self.core.prepare(event, None)).collect::<Result<Vec<_>>>()?;
+        let prepare = |event| Ok(self.core.prepare(event, None)?.0);
+        let events = events.into_iter().map(prepare).collect::<Result<Arc<[_]>>>()?;
         if events.is_empty() {
             return self.core.refuse_closed("publish_all").map(|()| Vec::new());
         }
-        self.core.publish("publish_all", events)
+        let inserted = self.core.publish("publish_all", events, None)?;
+        Ok(inserted.into_iter().map(|inserted| inserted.id).collect())
     }
 
     /// Publishes an event inside an open transaction of the application's own connection to the same file: it is
@@ -128,7 +132,7 @@ impl Postbox {
         if !self.core.db.is_main_of(conn) {
             return Err(Error::invalid("conn", "is a connection to another database than this box's"));
         }
-        let event = self.core.prepare(event, None)?;
+        let (event, _) = self.core.prepare(event, None)?;
         self.core.db.note_event_written(conn);
         insert::insert_in(conn, &event, self.core.clock.now())
     }

@@ -38,10 +38,11 @@ impl<'a> Tx<'a> {
     /// [`Error::Invalid`](crate::Error::Invalid) and [`Error::PayloadTooLarge`](crate::Error::PayloadTooLarge) before
     /// anything is written. The transaction stays usable.
     pub fn publish(&self, event: NewEvent) -> Result<EventId> {
-        let event = self.core.prepare(event, self.cause)?;
+        let (event, _) = self.core.prepare(event, self.cause)?;
         self.writer.refuse_ended()?;
         self.writer.note_event_written();
-        insert::insert(self.writer.conn(), &event, self.core.clock.now())
+        let inserted = insert::insert(self.writer.conn(), &event, self.core.clock.now(), None)?;
+        Ok(inserted.id)
     }
 
     /// Creates a link in this transaction.

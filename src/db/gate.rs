@@ -208,6 +208,10 @@ impl<J: Job> Gate<J> {
         let guard = self.take_up(operation)?;
         let mut followers = Followers { operation, of: self.take_followers() };
 
+        if followers.of.is_empty() {
+            // Nobody's work but its own would be undone: no savepoint.
+            return guard.transaction(Synchronous::Full, operation, |conn| job.run(conn));
+        }
         let mut own = None;
         let together = guard.transaction(Synchronous::Full, operation, |conn| {
             own = Some(run_job(conn, &mut job)?);
@@ -218,7 +222,7 @@ impl<J: Job> Gate<J> {
         });
         let committed = match together {
             // One of them ended the transaction for all (a trigger of the application can): each by itself, then.
-            Err(error) if !error.is_fault_of_file() && !followers.of.is_empty() => {
+            Err(error) if !error.is_fault_of_file() => {
                 let by_itself =
                     |job: &mut J| guard.transaction(Synchronous::Full, operation, |conn| job.run(conn));
                 own = Some(by_itself(&mut job));

@@ -78,6 +78,11 @@ pub(crate) struct Unparsed {
 }
 
 impl Unparsed {
+    /// Of an event that was just published.
+    pub(crate) fn of(payload: &str, metadata: Option<&str>) -> Self {
+        Unparsed { payload: payload.into(), metadata: metadata.map(Into::into) }
+    }
+
     /// Completes the event. The error names the column that is no JSON, and never its content.
     pub(crate) fn parse_into(self, event: &mut Event) -> std::result::Result<(), String> {
         event.payload = json("payload", &self.payload)?;

@@ -1,14 +1,20 @@
 //! Publishing: from a checked event to a row.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, params};
+use rusqlite::{Connection, ErrorCode, Statement, ToSql};
+use serde_json::Value;
 use uuid::Uuid;
 
+use super::OutboxStatus;
+use super::claim::{LeaseId, Unparsed};
+use super::settle::UNOWNED;
 use crate::clock::{self, BoxClock};
 use crate::db::Job;
 use crate::error::{Error, Result};
 use crate::event::{Due, Event, EventId, NewEvent};
+use crate::json::Json;
 use crate::validate;
 
 /// The namespace of the ids that are made from idempotency keys. Never change it: keys would lose their events.
@@ -34,6 +40,51 @@ pub(crate) struct PreparedEvent {
     due: Due,
 }
 
+impl PreparedEvent {
+    pub(crate) fn name(&self) -> &str {
+        &self.event_name
+    }
+
+    pub(crate) fn is_due_at_once(&self) -> bool {
+        matches!(self.due, Due::AtOnce)
+    }
+
+    /// As its first handler is given it, when it was inserted `at`. Without its content it is still to be parsed.
+    pub(crate) fn to_event(&self, at: i64, content: Option<Content>) -> (Event, Option<Unparsed>) {
+        let unparsed = if content.is_none() {
+            Some(Unparsed::of(&self.payload, self.metadata.as_deref()))
+        } else {
+            None
+        };
+        let (payload, metadata) = match content {
+            Some(Content { payload, metadata }) => (payload.into_value(), metadata.map(Json::into_value)),
+            None => (Value::Null, None),
+        };
+        let event = Event {
+            id: self.id,
+            attempt: 1,
+            timestamp: clock::from_micros(at),
+            version: self.version,
+            name: self.event_name.clone(),
+            source_module: self.source_module.clone(),
+            aggregate_type: self.aggregate_type.clone(),
+            aggregate_id: self.aggregate_id.clone(),
+            causation_id: self.causation_id,
+            correlation_id: self.correlation_id.clone(),
+            trace_parent: self.trace_parent.clone(),
+            payload,
+            metadata,
+        };
+        (event, unparsed)
+    }
+}
+
+/// What an event says, as it was given: the same as what is read back from its row.
+pub(crate) struct Content {
+    payload: Json,
+    metadata: Option<Json>,
+}
+
 /// Checks everything about an event. `new_id` makes an id for one without a key; `cause` is the event whose handler
 /// publishes this one.
 pub(crate) fn prepare(
@@ -41,9 +92,24 @@ pub(crate) fn prepare(
     payload_bytes_max: usize,
     cause: Option<&Event>,
     new_id: impl FnOnce() -> Uuid,
-) -> Result<PreparedEvent> {
-    let checked = check(&event, payload_bytes_max)?;
-    Ok(assemble(event, checked, cause, new_id))
+) -> Result<(PreparedEvent, Content)> {
+    let Checked { payload, metadata, keyed_id } = check(&event, payload_bytes_max)?;
+    let prepared = PreparedEvent {
+        id: EventId(keyed_id.unwrap_or_else(new_id)),
+        keyed: keyed_id.is_some(),
+        event_name: event.event_name,
+        source_module: event.source_module,
+        aggregate_type: event.aggregate_type,
+        aggregate_id: event.aggregate_id,
+        payload,
+        metadata,
+        correlation_id: event.correlation_id.or_else(|| cause?.correlation_id.clone()),
+        causation_id: cause.map(|cause| cause.id),
+        trace_parent: event.trace_parent.or_else(|| cause?.trace_parent.clone()),
+        version: event.version,
+        due: event.due,
+    };
+    Ok((prepared, Content { payload: event.payload, metadata: event.metadata }))
 }
 
 /// What checking has made already.
@@ -86,29 +152,6 @@ fn check(event: &NewEvent, payload_bytes_max: usize) -> Result<Checked> {
     })
 }
 
-fn assemble(
-    event: NewEvent,
-    checked: Checked,
-    cause: Option<&Event>,
-    new_id: impl FnOnce() -> Uuid,
-) -> PreparedEvent {
-    PreparedEvent {
-        id: EventId(checked.keyed_id.unwrap_or_else(new_id)),
-        keyed: checked.keyed_id.is_some(),
-        event_name: event.event_name,
-        source_module: event.source_module,
-        aggregate_type: event.aggregate_type,
-        aggregate_id: event.aggregate_id,
-        payload: checked.payload,
-        metadata: checked.metadata,
-        correlation_id: event.correlation_id.or_else(|| cause?.correlation_id.clone()),
-        causation_id: cause.map(|cause| cause.id),
-        trace_parent: event.trace_parent.or_else(|| cause?.trace_parent.clone()),
-        version: event.version,
-        due: event.due,
-    }
-}
-
 const MAX_DELAY_SECONDS: u64 = 1_000 * 366 * 86_400;
 
 /// NUL separates module and key: no module contains one.
@@ -126,50 +169,137 @@ fn keyed_id(source_module: &str, key: &str) -> Result<Uuid> {
     Ok(Uuid::new_v5(&KEY_NAMESPACE, format!("{source_module}\0{key}").as_bytes()))
 }
 
-/// Inserts the event inside the caller's transaction. One that its key has published already stays as it is.
-pub(crate) fn insert(conn: &Connection, event: &PreparedEvent, now: i64) -> Result<EventId> {
+/// What an event that is inserted already claimed is claimed with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lease {
+    pub(crate) id: LeaseId,
+    pub(crate) length_ms: u64,
+}
+
+/// What came of an event that was to be inserted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Inserted {
+    pub(crate) id: EventId,
+    /// `None`: its key had published it already; or it was one of many, which are not claimed.
+    pub(crate) seq: Option<i64>,
+    /// When it was inserted.
+    pub(crate) at: i64,
+}
+
+const INSERT: &str = "INSERT INTO main.outbox_event
+        (id, status, attempt_count, available_at, lease_id, created_at, changed_at, payload_version, event_name, source_module,
+         aggregate_type, aggregate_id, causation_id, correlation_id, traceparent, payload, metadata)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)";
+const COLUMNS: usize = 17;
+
+/// So many rows in one statement, where there are many: AUTOINCREMENT writes the last number down once a statement.
+const ROWS: usize = 8;
+
+static INSERT_ROWS: LazyLock<String> = LazyLock::new(|| {
+    let row = |row: usize| {
+        let parameters: Vec<String> =
+            (1..=COLUMNS).map(|column| format!("?{}", row * COLUMNS + column)).collect();
+        format!(", ({})", parameters.join(", "))
+    };
+    (1..ROWS).fold(INSERT.to_owned(), |sql, number| sql + &row(number))
+});
+
+/// Inserts the event inside the caller's transaction, claimed where there is a lease for it. One that its key has published
+/// already stays as it is.
+pub(crate) fn insert(
+    conn: &Connection,
+    event: &PreparedEvent,
+    now: i64,
+    lease: Option<Lease>,
+) -> Result<Inserted> {
     // Looked up first: an INSERT that then does nothing would use a number of `seq` up.
     if event.keyed && super::seq_of(conn, event.id)?.is_some() {
-        return Ok(event.id);
+        return Ok(Inserted { id: event.id, seq: None, at: now });
     }
-    let available_at = match event.due {
-        Due::AtOnce => now,
-        Due::At(at) => clock::to_micros(at).max(now),
-        Due::After(delay) => clock::add(now, delay),
-    };
-    let inserted = conn
-        .prepare_cached(
-            "INSERT INTO main.outbox_event
-                (id, available_at, created_at, changed_at, payload_version, event_name, source_module, aggregate_type,
-                 aggregate_id, causation_id, correlation_id, traceparent, payload, metadata)
-             VALUES (?1, ?2, ?3, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
-        )?
-        .execute(params![
-            event.id.0,
-            available_at,
-            now,
-            event.version,
-            event.event_name,
-            event.source_module,
-            event.aggregate_type,
-            event.aggregate_id,
-            event.causation_id.map(|id| id.0),
-            event.correlation_id,
-            event.trace_parent,
-            event.payload,
-            event.metadata,
-        ])?;
+    let mut statement = conn.prepare_cached(INSERT)?;
+    bind(&mut statement, 0, event, now, lease)?;
     // A trigger with RAISE(IGNORE) says Ok as well.
-    if inserted == 1 {
-        Ok(event.id)
+    if statement.raw_execute()? == 1 {
+        Ok(Inserted { id: event.id, seq: Some(conn.last_insert_rowid()), at: now })
     } else {
         Err(Error::NotStored { what: "the event", table: "outbox_event" })
     }
 }
 
+/// Inserts events as [`insert`] does, in fewer statements.
+fn insert_all(
+    conn: &Connection,
+    events: &[PreparedEvent],
+    now: i64,
+    lease: Option<Lease>,
+) -> Result<Vec<Inserted>> {
+    let mut inserted = Vec::with_capacity(events.len());
+    for chunk in events.chunks(ROWS) {
+        if lease.is_some() || chunk.len() < ROWS || chunk.iter().any(|event| event.keyed) {
+            for event in chunk {
+                inserted.push(insert(conn, event, now, lease)?);
+            }
+            continue;
+        }
+        let mut statement = conn.prepare_cached(&INSERT_ROWS)?;
+        for (row, event) in chunk.iter().enumerate() {
+            bind(&mut statement, row, event, now, lease)?;
+        }
+        if statement.raw_execute()? != ROWS {
+            return Err(Error::NotStored { what: "the events", table: "outbox_event" });
+        }
+        inserted.extend(chunk.iter().map(|event| Inserted { id: event.id, seq: None, at: now }));
+    }
+    Ok(inserted)
+}
+
+/// Binds the event to the parameters of a statement's `row`, counted from 0.
+fn bind(
+    statement: &mut Statement<'_>,
+    row: usize,
+    event: &PreparedEvent,
+    now: i64,
+    lease: Option<Lease>,
+) -> rusqlite::Result<()> {
+    let (status, attempts, available_at, lease_id, changed_at) = if let Some(Lease { id, length_ms }) = lease
+    {
+        (OutboxStatus::Processing, 1, clock::add(now, Duration::from_millis(length_ms)), id.0, None)
+    } else {
+        let available_at = match event.due {
+            Due::AtOnce => now,
+            Due::At(at) => clock::to_micros(at).max(now),
+            Due::After(delay) => clock::add(now, delay),
+        };
+        (OutboxStatus::Pending, 0, available_at, UNOWNED, Some(now))
+    };
+    let values: [&dyn ToSql; COLUMNS] = [
+        &event.id.0,
+        &status,
+        &attempts,
+        &available_at,
+        &lease_id,
+        &now,
+        &changed_at,
+        &event.version,
+        &event.event_name,
+        &event.source_module,
+        &event.aggregate_type,
+        &event.aggregate_id,
+        &event.causation_id.map(|id| id.0),
+        &event.correlation_id,
+        &event.trace_parent,
+        &event.payload,
+        &event.metadata,
+    ];
+    values
+        .iter()
+        .zip(row * COLUMNS + 1..)
+        .try_for_each(|(value, place)| statement.raw_bind_parameter(place, value))
+}
+
 /// Inserts the event in the transaction of a connection that is the application's own.
 pub(crate) fn insert_in(conn: &Connection, event: &PreparedEvent, now: i64) -> Result<EventId> {
-    insert(conn, event, now).map_err(|error| match error {
+    insert(conn, event, now, None).map(|inserted| inserted.id).map_err(|error| match error {
         Error::Sqlite(error) if error.sqlite_error().map(|e| e.extended_code) == Some(BUSY_SNAPSHOT) => Error::invalid(
             "conn",
             "its transaction began DEFERRED and read a state of the file that is no longer the newest, so it can \
@@ -186,17 +316,18 @@ const BUSY_SNAPSHOT: i32 = rusqlite::ffi::SQLITE_BUSY_SNAPSHOT;
 
 /// Events that are published together: all or none.
 pub(crate) struct InsertJob {
-    pub(crate) events: Vec<PreparedEvent>,
+    pub(crate) events: Arc<[PreparedEvent]>,
     pub(crate) clock: Arc<BoxClock>,
+    pub(crate) lease: Option<Lease>,
 }
 
 impl Job for InsertJob {
-    type Output = Vec<EventId>;
+    type Output = Vec<Inserted>;
 
-    fn run(&mut self, conn: &Connection) -> Result<Vec<EventId>> {
+    fn run(&mut self, conn: &Connection) -> Result<Vec<Inserted>> {
         // Here, inside the write lock, so that times are in the order of `seq`.
         let now = self.clock.now();
-        self.events.iter().map(|event| insert(conn, event, now)).collect()
+        insert_all(conn, &self.events, now, self.lease)
     }
 
     fn needs_savepoint(&self) -> bool {

@@ -108,6 +108,17 @@ fn un_claim(conn: &Connection, seq: i64, lease: LeaseId, available_at: i64, now:
         .execute(params![seq, lease.0, UNOWNED, available_at, now])?)
 }
 
+/// Takes back the claim of everything under this lease: none of it was begun. How many.
+pub(crate) fn give_back_lease(conn: &Connection, lease: LeaseId, now: i64) -> Result<usize> {
+    Ok(conn
+        .prepare_cached(
+            "UPDATE main.outbox_event INDEXED BY outbox_event_claimed
+             SET status = 'pending', lease_id = ?2, attempt_count = max(attempt_count - 1, 0), available_at = ?3, changed_at = ?3
+             WHERE status = 'processing' AND lease_id = ?1",
+        )?
+        .execute(params![lease.0, UNOWNED, now])?)
+}
+
 /// Whether the row is still this lease's.
 pub(crate) fn holds_lease(conn: &Connection, seq: i64, lease: LeaseId) -> Result<bool> {
     Ok(conn

@@ -115,6 +115,7 @@ impl<'a> ByHand<'a> {
             settings: &self.settings,
             reports: &self.reports,
             renew: &[],
+            give_back: &[],
             claim_max,
             release_held,
             stopping: &self.stopping,

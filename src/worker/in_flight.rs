@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::delivery::Delivery;
+use super::handoff::Handed;
 use crate::clock;
 use crate::handler::Cancellation;
 use crate::outbox::claim::Claim;
@@ -41,7 +42,12 @@ impl InFlight {
 
     /// `now` is the box's time.
     pub(crate) fn add(&mut self, deliveries: &[Delivery], settings: &Settings, now: i64) {
-        if !deliveries.is_empty() {
+        let handed = deliveries.iter().map(|delivery| (delivery.claim, Arc::clone(&delivery.cancellation)));
+        self.add_handed(handed.collect(), settings, now);
+    }
+
+    pub(crate) fn add_handed(&mut self, handed: Vec<Handed>, settings: &Settings, now: i64) {
+        if !handed.is_empty() {
             let runs_out_at = clock::add(now, Duration::from_millis(settings.processing_lease_ms));
             self.runs_out_at =
                 if self.claims.is_empty() { runs_out_at } else { runs_out_at.min(self.runs_out_at) };
@@ -49,8 +55,8 @@ impl InFlight {
         let renewal = next_renewal(settings);
         // Sooner, where an operator has made leases shorter.
         self.next_renewal = if self.claims.is_empty() { renewal } else { renewal.min(self.next_renewal) };
-        for delivery in deliveries {
-            self.claims.insert(delivery.claim.seq, (delivery.claim, Arc::clone(&delivery.cancellation)));
+        for (claim, cancellation) in handed {
+            self.claims.insert(claim.seq, (claim, cancellation));
         }
     }
 

@@ -65,6 +65,11 @@ impl Pool {
         let _ = self.work.send((Arc::clone(settings), unit));
     }
 
+    /// For publishers who hand events over by themselves.
+    pub(crate) fn work(&self) -> Sender<Work> {
+        self.work.clone()
+    }
+
     pub(crate) fn reports(&self) -> &Receiver<Report> {
         &self.reports
     }

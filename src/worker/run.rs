@@ -10,6 +10,7 @@ use crossbeam_channel::{after, select};
 use super::delivery::{Delivery, Report};
 use super::dispatch::{self, Unit};
 use super::handle::{ShutdownReport, Signals};
+use super::handoff::Open;
 use super::in_flight::InFlight;
 use super::pool::Pool;
 use super::startup::Startup;
@@ -17,12 +18,12 @@ use super::turn::{Outcome, Turn};
 use super::watch::Watch;
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::outbox::claim::Suspects;
+use crate::outbox::claim::{LeaseId, Suspects};
 use crate::postbox::Postbox;
 use crate::settings::Settings;
 
 /// The longest sleep: a commit of another connection, or a jump of the clock, is noticed after it.
-const LOOK_EVERY: Duration = Duration::from_millis(990);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// An event that was taken over runs alone: for this long, counted from when it was first waited for. A handler that
 /// hangs must not stop everything else.
@@ -48,6 +49,8 @@ pub(crate) struct Run {
     in_flight: InFlight,
     /// What came back and is not settled yet.
     reports: Vec<Report>,
+    /// Leases of which nobody knows whether anything is under them.
+    unsure: Vec<LeaseId>,
     /// Something may be due.
     expect_work: bool,
     found_nothing: bool,
@@ -73,6 +76,7 @@ impl Run {
             watch,
             in_flight: InFlight::new(),
             reports: Vec::new(),
+            unsure: Vec::new(),
             expect_work: true,
             found_nothing: false,
             in_vain: false,
@@ -117,6 +121,7 @@ impl Run {
             }
             // A turn never waits while there is work.
             if self.reports.is_empty() && !(self.expect_work && self.free_slots() > 0) {
+                self.open_handoff();
                 self.sleep();
             }
         }
@@ -128,7 +133,35 @@ impl Run {
         }
     }
 
+    /// What publishers have handed over comes into the books: with each report, or one of it would find no entry, and the
+    /// entry that comes later would stay for ever.
+    fn take_handed(&mut self) {
+        let handed = self.core().handoff.take_handed();
+        if !handed.is_empty() {
+            self.found_nothing = false;
+            let now = self.core().clock.now();
+            self.in_flight.add_handed(handed, &self.settings, now);
+        }
+    }
+
+    /// Publishers may hand their events over by themselves, while there is nothing else to claim.
+    fn open_handoff(&mut self) {
+        let allowed = self.settings.allow_processing(true) && self.alone_until.is_none();
+        if allowed && !self.expect_work && matches!(self.startup, Startup::Over) {
+            self.core().handoff.open(Open {
+                slots: self.free_slots(),
+                is_idle: self.in_flight.is_empty(),
+                settings: Arc::clone(&self.settings),
+                work: self.pool.work(),
+                stopping: Arc::clone(&self.signals.control.stopping),
+            });
+        } else {
+            self.core().handoff.close();
+        }
+    }
+
     fn take(&mut self, mut report: Report) {
+        self.take_handed();
         if let Some(claim) = report.ends() {
             self.in_flight.remove(claim);
         }
@@ -147,12 +180,17 @@ impl Run {
     fn look_and_turn(&mut self) -> Result<()> {
         let core = self.postbox.core();
         self.expect_work |= self.watch.look(core, &mut self.settings, self.found_nothing)?;
-        let free = self.free_slots();
+        // What publishers are still committing may be handed over until then, and claimed afterwards.
+        let reserved = if self.expect_work { core.handoff.close() } else { 0 };
+        self.unsure.extend(core.handoff.take_unsure());
+        self.take_handed();
+        let core = self.postbox.core();
+        let free = self.free_slots().saturating_sub(reserved);
         let release_for = if free > 0 { self.watch.release_for(core)? } else { None };
         let claims = free > 0 && (release_for.is_some() || (self.expect_work && self.watch.is_due(core)?));
         let now = self.postbox.core().clock.now();
         let renew = self.in_flight.to_renew(now);
-        if self.reports.is_empty() && renew.is_empty() && !claims {
+        if self.reports.is_empty() && renew.is_empty() && self.unsure.is_empty() && !claims {
             if free > 0 {
                 self.expect_work = false;
                 self.found_nothing = true;
@@ -166,14 +204,20 @@ impl Run {
             settings: &self.settings,
             reports: &self.reports,
             renew: &renew,
+            give_back: &self.unsure,
             claim_max: if claims { free } else { 0 },
             release_held: release_for.is_some(),
             stopping: &self.signals.control.stopping,
             by_worker: true,
-            suspects: if self.is_patient() { Suspects::Alone } else { Suspects::AsOthers },
+            suspects: match self.is_patient() {
+                true if reserved > 0 => Suspects::NotYet,
+                true => Suspects::Alone,
+                false => Suspects::AsOthers,
+            },
         }
         .run(core)?;
         self.reports.clear();
+        self.unsure.clear();
         self.faults = 0;
         if let Some(release) = release_for.filter(|_| !outcome.more_held) {
             self.core().held_are_released(release);
@@ -242,7 +286,7 @@ impl Run {
 
     fn time_to_sleep(&self) -> Duration {
         let now = Instant::now();
-        let mut until = LOOK_EVERY.min(self.watch.next_poll().saturating_duration_since(now));
+        let mut until = look_in(self.watch.next_poll().saturating_duration_since(now));
         if let Some(alone_until) = self.alone_until.filter(|alone_until| *alone_until > now) {
             if self.in_flight.is_empty() {
                 return WAIT_FOR_OTHERS;
@@ -276,6 +320,8 @@ impl Run {
     fn wind_down(&mut self) -> usize {
         let deadline = *self.signals.control.deadline.lock().unwrap_or_else(PoisonError::into_inner);
         let deadline = deadline.unwrap_or_else(Instant::now);
+        self.core().handoff.close();
+        self.take_handed();
         for unit in self.pool.take_back() {
             let not_begun = match unit {
                 Unit::One(delivery) => vec![*delivery],
@@ -317,6 +363,7 @@ impl Run {
             settings: &self.settings,
             reports: &self.reports,
             renew: &renew,
+            give_back: &self.unsure,
             claim_max: 0,
             release_held: false,
             stopping: &self.signals.control.stopping,
@@ -335,6 +382,27 @@ impl Run {
                 log::warn!(target: "postbox::worker", "the last outcomes cannot be recorded yet: {error}");
                 false
             }
+        }
+    }
+}
+
+/// When to look up, that many a time before the next poll that the last look is the poll itself: an idle worker wakes up
+/// once a second, and not once more.
+fn look_in(next_poll: Duration) -> Duration {
+    let looks = next_poll.as_nanos().div_ceil(LOOK_EVERY.as_nanos());
+    next_poll / u32::try_from(looks).unwrap_or(u32::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_are_no_more_than_a_second_apart_and_end_at_the_poll() {
+        for (poll_ms, look_ms) in
+            [(5_000, 1_000), (4_000, 1_000), (1_500, 750), (300, 300), (0, 0), (30_000, 1_000)]
+        {
+            assert_eq!(look_in(Duration::from_millis(poll_ms)), Duration::from_millis(look_ms), "{poll_ms}");
         }
     }
 }

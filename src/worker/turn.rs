@@ -32,6 +32,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) reports: &'a [Report],
     /// Claims that are still worked on.
     pub(crate) renew: &'a [Claim],
+    /// Leases of events that were inserted as claimed and, it may be, never handed to anybody.
+    pub(crate) give_back: &'a [LeaseId],
     /// How many events may be claimed.
     pub(crate) claim_max: usize,
     /// Whether events that were held may have found a subscriber.
@@ -134,6 +136,9 @@ impl Turn<'_> {
             if !settle::renew(conn, claim.seq, claim.lease, lease_until)? {
                 outcome.lost.push(*claim);
             }
+        }
+        for lease in self.give_back {
+            settle::give_back_lease(conn, *lease, now)?;
         }
         if self.release_held {
             let released =

@@ -29,9 +29,18 @@ doc:
 bench *ARGS:
     cargo bench --bench goals -- {{ARGS}}
 
-# A short form, under three minutes.
+# A short form, under two minutes.
 bench-quick:
     cargo bench --bench goals -- --quick
+
+# The same work through other libraries, half an hour; `just bench-peers --quick`.
+bench-peers *ARGS:
+    mkdir -p target
+    cargo run --release --manifest-path benches/peers/Cargo.toml -- --json target/peers.json {{ARGS}}
+
+# One picture of what `just bench --json target/goals.json` and `just bench-peers` wrote.
+bench-chart GOALS="target/goals.json" PEERS="target/peers.json":
+    python3 benches/chart.py --goals {{GOALS}} --peers {{PEERS}} --out benches/chart.svg
 
 # Licences, bans and sources of the dependencies (`cargo install cargo-deny --locked`).
 deny:

@@ -1,82 +1,106 @@
-//! What is printed.
+//! Rows as people read them.
 
-use std::time::Instant;
+use std::fmt::Write as _;
 
-/// Figures of the same thing, one a round.
-pub(crate) struct Sample(Vec<f64>);
+use crate::measure::as_f64;
+use crate::report::{Goal, Row};
 
-impl Sample {
-    pub(crate) fn new() -> Self {
-        Sample(Vec::new())
+const HEADS: [&str; 8] = ["what", "ours", "floor", "ratio", "goal", "met", "spread of ours", "of the floor"];
+
+/// When rows are printed as they come.
+const WIDTHS: [usize; 8] = [70, 16, 16, 7, 7, 4, 20, 20];
+
+pub(crate) fn print_head() {
+    println!("{}", line(&HEADS.map(str::to_owned)));
+}
+
+pub(crate) fn print(row: &Row) {
+    println!("{}", line(&cells(row)));
+}
+
+fn line(cells: &[String; 8]) -> String {
+    let mut text = String::new();
+    for (column, (cell, width)) in cells.iter().zip(WIDTHS).enumerate() {
+        let _ = if column == 0 { write!(text, "{cell:<width$}") } else { write!(text, " {cell:>width$}") };
     }
+    text
+}
 
-    pub(crate) fn push(&mut self, figure: f64) {
-        self.0.push(figure);
+/// A Markdown table whose columns line up.
+pub(crate) fn markdown(rows: &[Row]) -> String {
+    let all: Vec<[String; 8]> =
+        std::iter::once(HEADS.map(str::to_owned)).chain(rows.iter().map(cells)).collect();
+    let widths: [usize; 8] =
+        std::array::from_fn(|column| all.iter().map(|cells| cells[column].len()).max().unwrap_or(0).max(3));
+    let mut text = String::new();
+    for (index, cells) in all.iter().enumerate() {
+        let padded: [String; 8] = std::array::from_fn(|column| {
+            let (cell, width) = (&cells[column], widths[column]);
+            if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+        });
+        let _ = writeln!(text, "| {} |", padded.join(" | "));
+        if index == 0 {
+            let rule: [String; 8] = std::array::from_fn(|column| match widths[column] {
+                width if column == 0 => "-".repeat(width),
+                width => format!("{}:", "-".repeat(width - 1)),
+            });
+            let _ = writeln!(text, "| {} |", rule.join(" | "));
+        }
     }
+    text
+}
 
-    pub(crate) fn median(&self) -> f64 {
-        let mut sorted = self.0.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+fn cells(row: &Row) -> [String; 8] {
+    let spread = |of: Option<[f64; 2]>| {
+        of.map_or_else(String::new, |[least, most]| format!("{} to {}", figure(least), figure(most)))
+    };
+    [
+        row.what.clone(),
+        format!("{} {}", figure(row.ours), row.unit),
+        row.floor.map_or_else(String::new, |floor| format!("{} {}", figure(floor), row.unit)),
+        row.ratio.map_or_else(String::new, ratio),
+        row.goal.map_or_else(String::new, goal),
+        row.met.map_or("", |met| if met { "yes" } else { "no" }).to_owned(),
+        spread(row.ours_spread),
+        spread(row.floor_spread),
+    ]
+}
+
+/// So fine that what misses its goal does not look like it.
+fn ratio(ratio: f64) -> String {
+    if ratio.abs() < 1.1 { format!("{ratio:.3}") } else { format!("{ratio:.2}") }
+}
+
+fn goal(goal: Goal) -> String {
+    match goal {
+        Goal::RatioAtLeast(least) => format!(">= {least}"),
+        Goal::RatioAtMost(most) | Goal::AtMost(most) => format!("<= {most}"),
     }
+}
 
-    fn spread(&self) -> (f64, f64) {
-        self.0.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), figure| {
-            (least.min(*figure), most.max(*figure))
-        })
+/// Three or more digits that mean something.
+fn figure(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        size if size >= 99.95 => thousands(value),
+        size if size >= 9.995 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
     }
 }
 
-pub(crate) fn head() {
-    println!("{:<46} {:>12} {:>12} {:>7} {:>7}  spread of ours", "what", "ours", "floor", "ratio", "goal");
+/// For the names of rows.
+pub(crate) fn count(number: usize) -> String {
+    thousands(as_f64(number))
 }
 
-/// Events a second: more is better. `goal` is of the ratio.
-pub(crate) fn rate(what: &str, ours: &Sample, floor: &Sample, goal: &str) {
-    let ratio = ours.median() / floor.median();
-    row(
-        what,
-        &format!("{:.0}/s", ours.median()),
-        &format!("{:.0}/s", floor.median()),
-        &format!("{ratio:.2}"),
-        goal,
-        &spread(ours, 1.0, "/s"),
-    );
-}
-
-pub(crate) fn micros(what: &str, ours: &Sample, floor: &Sample, goal: &str) {
-    let ratio = ours.median() / floor.median();
-    row(
-        what,
-        &format!("{:.1} us", ours.median() * 1e6),
-        &format!("{:.1} us", floor.median() * 1e6),
-        &format!("{ratio:.2}"),
-        goal,
-        &spread(ours, 1e6, " us"),
-    );
-}
-
-pub(crate) fn figure(what: &str, ours: &str, goal: &str) {
-    row(what, ours, "", "", goal, "");
-}
-
-fn row(what: &str, ours: &str, floor: &str, ratio: &str, goal: &str, spread: &str) {
-    println!("{what:<46} {ours:>12} {floor:>12} {ratio:>7} {goal:>7}  {spread}");
-}
-
-fn spread(sample: &Sample, factor: f64, unit: &str) -> String {
-    let (least, most) = sample.spread();
-    format!("{:.0} to {:.0}{unit}", least * factor, most * factor)
-}
-
-/// How many a second.
-pub(crate) fn rate_of(count: usize, work: impl FnOnce()) -> f64 {
-    let begun = Instant::now();
-    work();
-    as_f64(count) / begun.elapsed().as_secs_f64()
-}
-
-#[allow(clippy::cast_precision_loss, reason = "counts of a benchmark are far below 2^52")]
-pub(crate) fn as_f64(count: usize) -> f64 {
-    count as f64
+fn thousands(value: f64) -> String {
+    let digits = format!("{:.0}", value.abs());
+    let mut text = if value < 0.0 { "-".to_owned() } else { String::new() };
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }

@@ -1,79 +1,86 @@
 //! What a long history, or a long backlog, costs those who come after it.
 
-use std::time::Instant;
+use std::time::Duration;
 
-use postbox::{Context, Event, Postbox, Result, Settings, Subscription};
+use postbox::Postbox;
 
-use crate::table::{self, Sample, rate_of};
-use crate::{Bench, event, fill, open};
+use crate::Bench;
+use crate::measure::{Pair, Sample, in_turn, micros_of, rate_of};
+use crate::report::{Goal, Report, Row};
+use crate::table::count;
+use crate::work::{drain_by_worker, event, fill, open, publish_one_by_one, subscribe};
 
-pub(crate) fn history(bench: &Bench) {
+/// Published in one transaction or two, and delivered, a slice.
+const SLICE: usize = 1_000;
+
+/// As many as the box claims at once.
+const BATCH: usize = 500;
+
+pub(crate) fn history(bench: &Bench, report: &mut Report) {
     let rows = bench.scale.history;
-    let empty = subscribed(open(&bench.path("empty.db")));
-    let full = subscribed(open(&bench.path("full.db")));
+    let [empty, full] = ["empty.db", "full.db"].map(|name| open(&bench.path(name)));
+    subscribe(&empty);
+    subscribe(&full);
+    // Nothing here may know the tables: the box makes its history itself.
     fill(&full, rows);
-    finish_all(&full);
-
-    let count = bench.scale.singles;
-    let [mut publish, mut deliver] = [(), ()].map(|()| (Sample::new(), Sample::new()));
-    for _ in 0..bench.scale.rounds {
-        for (postbox, published, delivered) in
-            [(&empty, &mut publish.1, &mut deliver.1), (&full, &mut publish.0, &mut deliver.0)]
-        {
-            published.push(rate_of(count, || {
-                (0..count).for_each(|number| {
-                    postbox.publish(event(number)).expect("published");
-                });
-            }));
-            delivered.push(rate_of(count, || assert!(postbox.drain().expect("drained") > 0)));
-        }
-    }
-    table::rate(&format!("publish with {rows} processed (floor: empty)"), &publish.0, &publish.1, "0.95");
-    table::rate(&format!("claim, settle with {rows} processed"), &deliver.0, &deliver.1, "0.95");
-    table::figure(&format!("stats() with {rows} processed"), &time_of_stats(&full), "1 ms");
+    drain_by_worker(&full);
+    after_history(bench, report, &empty, &full);
+    stats(report, &full, &format!("{} processed", count(rows)));
 
     fill(&full, rows);
-    full.publish_all((0..rows / 10).map(|number| event(number).delay(std::time::Duration::from_hours(1))))
-        .expect("published");
-    table::figure(&format!("stats() with {rows} pending"), &time_of_stats(&full), "1 ms");
-    let (mut crowded, mut alone) = (Sample::new(), Sample::new());
-    for _ in 0..bench.scale.rounds {
-        empty.publish_all((0..500).map(event)).expect("published");
-        for (postbox, sample) in [(&empty, &mut alone), (&full, &mut crowded)] {
-            sample.push(rate_of(500, || assert_eq!(postbox.process_batch().expect("a batch"), 500)));
-        }
+    let delayed = |number| event(number).delay(Duration::from_hours(1));
+    for first in (0..rows / 10).step_by(1_000) {
+        full.publish_all((first..first + 1_000).map(delayed)).expect("published");
     }
-    table::rate(&format!("a batch of 500 of {rows} pending"), &crowded, &alone, "0.95");
+    stats(report, &full, &format!("{} pending", count(rows)));
+    out_of_backlog(bench, report, &empty, &full);
 }
 
-fn subscribed(postbox: Postbox) -> Postbox {
-    postbox.update_settings(|settings: &mut Settings| settings.batch_size = 500).expect("settings");
-    postbox
-        .subscribe(Subscription::new("*", "operations", |_: &Event, _: &Context<'_>| Ok(())))
-        .expect("subscribed");
-    postbox
-}
-
-/// As if all had been delivered, with their inbox rows.
-fn finish_all(postbox: &Postbox) {
-    postbox
-        .transaction(|tx| -> Result<()> {
-            tx.execute_batch(
-                "UPDATE outbox_event SET status = 'processed', lease_id = 0, processed_at = available_at WHERE status = 'pending';
-                 INSERT INTO inbox_event (event, consumer_name, status, processed_at, created_at, updated_at)
-                 SELECT seq, 'operations', 'processed', available_at, available_at, available_at FROM outbox_event;",
-            )?;
-            Ok(())
-        })
-        .expect("finished");
-}
-
-fn time_of_stats(postbox: &Postbox) -> String {
-    let mut sample = Sample::new();
-    for _ in 0..9 {
-        let begun = Instant::now();
-        postbox.stats().expect("stats");
-        sample.push(begun.elapsed().as_secs_f64());
+fn after_history(bench: &Bench, report: &mut Report, empty: &Postbox, full: &Postbox) {
+    let singles = bench.scale.singles;
+    let (mut published, mut delivered) = (Pair::default(), Pair::default());
+    let measure = |postbox: &Postbox, published: &mut Sample, delivered: &mut Sample| {
+        published.push(rate_of(singles, || publish_one_by_one(postbox, singles)));
+        fill(postbox, SLICE - singles);
+        delivered.push(rate_of(SLICE, || assert_eq!(postbox.drain().expect("drained"), SLICE)));
+    };
+    in_turn(
+        bench.scale.slices,
+        || measure(full, &mut published.ours, &mut delivered.ours),
+        || measure(empty, &mut published.floor, &mut delivered.floor),
+    );
+    let rows = count(bench.scale.history);
+    for (what, pair) in [("publish", published), ("claim and settle", delivered)] {
+        let what = format!("{what} with {rows} processed (floor: an empty file)");
+        let row = Row::against(what, "events/s", &pair.ours, &pair.floor);
+        report.add(row.goal(Goal::RatioAtLeast(0.95)));
     }
-    format!("{:.2} ms", sample.median() * 1e3)
+}
+
+fn out_of_backlog(bench: &Bench, report: &mut Report, small: &Postbox, large: &Postbox) {
+    let mut claimed = Pair::default();
+    let measure = |postbox: &Postbox, sample: &mut Sample| {
+        sample.push(rate_of(BATCH, || assert_eq!(postbox.process_batch().expect("a batch"), BATCH)));
+    };
+    // All at once: rows that were written a moment before a claim are in the cache, those of a backlog are not.
+    let few = BATCH * bench.scale.slices;
+    fill(small, few);
+    in_turn(bench.scale.slices, || measure(large, &mut claimed.ours), || measure(small, &mut claimed.floor));
+    let many = bench.scale.history;
+    let [few, many, delayed] = [few, many, many / 10].map(count);
+    let what = format!("a batch of {BATCH} of {many} pending, {delayed} delayed (floor: of {few})");
+    let row = Row::against(what, "events/s", &claimed.ours, &claimed.floor);
+    report.add(row.goal(Goal::RatioAtLeast(0.95)));
+}
+
+fn stats(report: &mut Report, postbox: &Postbox, with: &str) {
+    let mut millis = Sample::default();
+    for _ in 0..50 {
+        let micros = micros_of(|| {
+            postbox.stats().expect("stats");
+        });
+        millis.push(micros / 1e3);
+    }
+    report.add(Row::of(format!("stats() with {with}, median of 50"), "ms", &millis).goal(Goal::AtMost(1.0)));
+    report.add(Row::figure(format!("stats() with {with}, the longest"), "ms", millis.most()));
 }

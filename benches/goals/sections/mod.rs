@@ -1,4 +1,8 @@
-pub(crate) mod deliver;
+pub(crate) mod backlog;
+pub(crate) mod batches;
+pub(crate) mod bytes;
 pub(crate) mod history;
+pub(crate) mod idle;
+pub(crate) mod latency;
+pub(crate) mod memory;
 pub(crate) mod publish;
-pub(crate) mod resources;

@@ -1,4 +1,4 @@
-//! Publishing, synced: one by one, from many threads, in batches.
+//! Publishing one by one, synced: from one thread, and from many.
 
 use std::sync::Barrier;
 use std::thread;
@@ -6,86 +6,94 @@ use std::time::Instant;
 
 use postbox::Postbox;
 
+use crate::Bench;
 use crate::floor::Floor;
-use crate::table::{self, Sample, as_f64, rate_of};
-use crate::{Bench, event, open};
+use crate::measure::{Pair, Sample, as_f64, in_turn, micros_of, rate_of};
+use crate::report::{Goal, Report, Row};
+use crate::work::{event, open, publish_one_by_one};
 
-pub(crate) fn one_and_many_threads(bench: &Bench) {
-    let mut floor = Floor::open(&bench.path("publish-floor.db"));
-    let postbox = open(&bench.path("publish.db"));
-    let count = bench.scale.singles;
-    let (mut floors, mut ones) = (Sample::new(), Sample::new());
-    let mut many = [16, 64].map(|threads| (threads, Sample::new(), Sample::new()));
-    for _ in 0..bench.scale.rounds {
-        floors.push(rate_of(count, || (0..count).for_each(|number| floor.publish(number, 1))));
-        ones.push(rate_of(count, || {
-            (0..count).for_each(|number| {
-                postbox.publish(event(number)).expect("published");
-            });
-        }));
-        let commit = 1.0 / floors.median();
-        for (threads, rates, waits) in &mut many {
-            let (rate, wait_p99) = from_threads(&postbox, *threads, count * 4);
-            rates.push(rate);
-            waits.push(wait_p99 / commit);
-        }
-    }
-    table::rate("publish, 1 thread", &ones, &floors, "0.90");
-    for (threads, rates, waits) in &many {
-        let goal = if *threads == 16 { "4.50" } else { "8.00" };
-        table::rate(&format!("publish, {threads} threads (floor: 1 thread)"), rates, &floors, goal);
-        let waited = format!("{:.1} commits", waits.median());
-        table::figure(&format!("publish, {threads} threads, p99 of one call"), &waited, "20");
+struct Many {
+    threads: usize,
+    goal: f64,
+    rates: Sample,
+    waits_p99: Sample,
+    waits_most: Sample,
+}
+
+impl Many {
+    fn new(threads: usize, goal: f64) -> Self {
+        let [rates, waits_p99, waits_most] = [(); 3].map(|()| Sample::default());
+        Many { threads, goal, rates, waits_p99, waits_most }
     }
 }
 
-/// Events a second, and the 99th percentile of one call in seconds.
-fn from_threads(postbox: &Postbox, threads: usize, count: usize) -> (f64, f64) {
-    let each = count / threads;
-    let barrier = Barrier::new(threads + 1);
+pub(crate) fn one_and_many_threads(bench: &Bench, report: &mut Report) {
+    let mut floor = Floor::open(&bench.path("floor.db"));
+    let postbox = open(&bench.path("box.db"));
+    let count = bench.scale.singles;
+    let (mut one, mut floors, mut commits) = (Pair::default(), Sample::default(), Sample::default());
+    let mut many = [Many::new(16, 4.5), Many::new(64, 8.0)];
+    for _ in 0..bench.scale.rounds {
+        let (mut rates, mut of_round) = (Sample::default(), Sample::default());
+        in_turn(
+            bench.scale.slices / bench.scale.rounds,
+            || one.ours.push(rate_of(count, || publish_one_by_one(&postbox, count))),
+            || {
+                rates.push(rate_of(count, || {
+                    of_round.extend((0..count).map(|number| micros_of(|| floor.publish(number, 1))));
+                }));
+            },
+        );
+        floors.push(rates.median());
+        commits.push(of_round.median());
+        one.floor.append(rates);
+        for many in &mut many {
+            let (rate, waits) = from_threads(&postbox, many.threads, bench.scale.calls);
+            many.rates.push(rate);
+            many.waits_p99.push(waits.percentile(99));
+            many.waits_most.push(waits.most());
+        }
+    }
+    let row = Row::against("publish, 1 thread", "events/s", &one.ours, &one.floor);
+    report.add(row.goal(Goal::RatioAtLeast(0.9)));
+    for Many { threads, goal, rates, waits_p99, waits_most } in many {
+        let what = format!("publish, {threads} threads");
+        let row = Row::against(format!("{what} (floor: 1 thread)"), "events/s", &rates, &floors);
+        report.add(row.goal(Goal::RatioAtLeast(goal)));
+        let row =
+            Row::against(format!("{what}, p99 of a call (floor: a commit)"), "us", &waits_p99, &commits);
+        report.add(row.goal(Goal::RatioAtMost(20.0)));
+        report.add(Row::against(format!("{what}, the longest call"), "us", &waits_most, &commits));
+    }
+}
+
+/// Events a second, and how long each call took in microseconds.
+fn from_threads(postbox: &Postbox, threads: usize, calls: usize) -> (f64, Sample) {
+    let barrier = Barrier::new(threads);
     thread::scope(|scope| {
         let publishers: Vec<_> = (0..threads)
             .map(|thread| {
                 let barrier = &barrier;
                 scope.spawn(move || {
                     barrier.wait();
-                    let mut waits = Vec::with_capacity(each);
-                    for number in 0..each {
-                        let event = event(thread * each + number);
-                        let begun = Instant::now();
-                        postbox.publish(event).expect("published");
-                        waits.push(begun.elapsed().as_secs_f64());
+                    let begun = Instant::now();
+                    let mut waits = Vec::with_capacity(calls);
+                    for number in 0..calls {
+                        let event = event(thread * calls + number);
+                        waits.push(micros_of(|| {
+                            postbox.publish(event).expect("published");
+                        }));
                     }
-                    waits
+                    (begun, waits)
                 })
             })
             .collect();
-        barrier.wait();
-        let begun = Instant::now();
-        let mut waits: Vec<f64> =
-            publishers.into_iter().flat_map(|publisher| publisher.join().expect("a publisher")).collect();
-        let rate = as_f64(waits.len()) / begun.elapsed().as_secs_f64();
-        waits.sort_by(f64::total_cmp);
-        (rate, waits[waits.len() * 99 / 100])
-    })
-}
-
-pub(crate) fn batches(bench: &Bench) {
-    let mut floor = Floor::open(&bench.path("batches-floor.db"));
-    let postbox = open(&bench.path("batches.db"));
-    let total = bench.scale.backlog / 2;
-    for batch in [100, 1_000] {
-        let (mut floors, mut ours) = (Sample::new(), Sample::new());
-        for _ in 0..bench.scale.rounds {
-            floors.push(rate_of(total, || {
-                (0..total).step_by(batch).for_each(|first| floor.publish(first, batch));
-            }));
-            ours.push(rate_of(total, || {
-                for first in (0..total).step_by(batch) {
-                    postbox.publish_all((first..first + batch).map(event)).expect("published");
-                }
-            }));
+        let (mut first, mut waits) = (Instant::now(), Sample::default());
+        for publisher in publishers {
+            let (begun, of_thread) = publisher.join().expect("a publisher");
+            first = first.min(begun); // from the first to run: this thread may see it late
+            waits.extend(of_thread);
         }
-        table::rate(&format!("publish_all, {batch} at a time"), &ours, &floors, "0.85");
-    }
+        (as_f64(threads * calls) / first.elapsed().as_secs_f64(), waits)
+    })
 }

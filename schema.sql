@@ -20,7 +20,8 @@ CREATE TABLE postbox_setting (
 CREATE TABLE postbox_counter (
     singleton       INTEGER PRIMARY KEY CHECK (singleton = 1),
     processed       INTEGER NOT NULL DEFAULT 0,         -- of those that are there
-    deleted         INTEGER NOT NULL DEFAULT 0          -- numbers in `seq` that have no row any more
+    deleted         INTEGER NOT NULL DEFAULT 0,         -- rows that were there once
+    last_deleted    INTEGER NOT NULL DEFAULT 0          -- the greatest `seq` of them
 ) STRICT;
 
 -- Consumers that inbox rows speak of, each with a number that never changes.
@@ -35,7 +36,9 @@ CREATE TABLE postbox_consumer (
 -- one that grew would split its page. `status`, `lease_id`, `changed_at` and `processed_at` together take 17 bytes while it is
 -- pending, 16 while it is processing, 17 when it is processed.
 CREATE TABLE outbox_event (
-    seq             INTEGER PRIMARY KEY AUTOINCREMENT,  -- the order of publishing; never reused, or a stale ack could settle a new event
+    -- The order of publishing: one more than any row has or had. Never reused, or a stale ack could settle a new event. Without
+    -- AUTOINCREMENT, which writes one more page in each transaction: what was deleted is remembered when it is deleted.
+    seq             INTEGER PRIMARY KEY,
     id              BLOB    NOT NULL UNIQUE CHECK (length(id) = 16),
     status          TEXT    NOT NULL DEFAULT 'pending'
                     CHECK (status = 'pending' OR status = 'processing' OR status = 'processed' OR status = 'failed' OR status = 'dead_letter'),
@@ -96,7 +99,8 @@ CREATE INDEX inbox_event_open ON inbox_event (consumer_name) WHERE status = 'rec
 -- Whoever deletes an event, on whatever connection: its inbox rows go with it.
 CREATE TRIGGER outbox_event_deleted AFTER DELETE ON outbox_event BEGIN
     DELETE FROM inbox_event WHERE id BETWEEN OLD.seq << 20 AND (OLD.seq << 20) + 1048575;
-    UPDATE postbox_counter SET deleted = deleted + 1, processed = processed - (OLD.status = 'processed');
+    UPDATE postbox_counter
+    SET deleted = deleted + 1, last_deleted = max(last_deleted, OLD.seq), processed = processed - (OLD.status = 'processed');
 END;
 
 -- One row per link between entities of two modules. No foreign keys: modules do not know each other's tables.

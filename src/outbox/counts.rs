@@ -3,7 +3,7 @@
 //! Few live rows are counted one by one, which is exact whoever wrote them. Of many, what is not pending is known (rows that
 //! are processed from a counter) and the rest is pending.
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 
 use super::OutboxStatus;
 use crate::error::Result;
@@ -36,11 +36,11 @@ impl Counts {
 
 /// Read it inside one snapshot.
 pub(crate) fn count(conn: &Connection) -> Result<Counts> {
-    let number = |sql: &str| -> Result<i64> {
-        Ok(conn.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?.unwrap_or(0))
-    };
-    let sequence = number("SELECT seq FROM main.sqlite_sequence WHERE name = 'outbox_event'")?;
-    let total = sequence - number("SELECT deleted FROM main.postbox_counter")?;
+    let number =
+        |sql: &str| -> Result<i64> { Ok(conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?) };
+    let total = number(
+        "SELECT max(last_deleted, coalesce((SELECT max(seq) FROM main.outbox_event), 0)) - deleted FROM main.postbox_counter",
+    )?;
     let processing = number(
         "SELECT count(*) FROM main.outbox_event INDEXED BY outbox_event_claimed WHERE status = 'processing'",
     )?;

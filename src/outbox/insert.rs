@@ -1,6 +1,6 @@
 //! Publishing: from a checked event to a row.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, Statement, ToSql};
@@ -180,29 +180,29 @@ pub(crate) struct Lease {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Inserted {
     pub(crate) id: EventId,
-    /// `None`: its key had published it already; or it was one of many, which are not claimed.
+    /// `None`: its key had published it already.
     pub(crate) seq: Option<i64>,
     /// When it was inserted.
     pub(crate) at: i64,
 }
 
-const INSERT: &str = "INSERT INTO main.outbox_event
-        (id, status, attempt_count, available_at, lease_id, created_at, changed_at, payload_version, event_name, source_module,
-         aggregate_type, aggregate_id, causation_id, correlation_id, traceparent, payload, metadata)
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)";
-const COLUMNS: usize = 17;
-
-/// So many rows in one statement, where there are many: AUTOINCREMENT writes the last number down once a statement.
-const ROWS: usize = 8;
-
-static INSERT_ROWS: LazyLock<String> = LazyLock::new(|| {
-    let row = |row: usize| {
-        let parameters: Vec<String> =
-            (1..=COLUMNS).map(|column| format!("?{}", row * COLUMNS + column)).collect();
-        format!(", ({})", parameters.join(", "))
+macro_rules! insert_event {
+    ($conflict:literal) => {
+        concat!(
+            "INSERT INTO main.outbox_event
+                (seq, id, status, attempt_count, available_at, lease_id, created_at, changed_at, payload_version, event_name,
+                 source_module, aggregate_type, aggregate_id, causation_id, correlation_id, traceparent, payload, metadata)
+             VALUES (coalesce(?1, (SELECT max(last_deleted, coalesce((SELECT max(seq) FROM main.outbox_event), 0)) + 1
+                                   FROM main.postbox_counter)),
+                     ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+            $conflict
+        )
     };
-    (1..ROWS).fold(INSERT.to_owned(), |sql, number| sql + &row(number))
-});
+}
+
+/// One statement does it all: in a deferred transaction of the application, a look first could not be followed by a write.
+const INSERT: &str = insert_event!("");
+const INSERT_ONCE: &str = insert_event!(" ON CONFLICT (id) DO NOTHING");
 
 /// Inserts the event inside the caller's transaction, claimed where there is a lease for it. One that its key has published
 /// already stays as it is.
@@ -212,51 +212,64 @@ pub(crate) fn insert(
     now: i64,
     lease: Option<Lease>,
 ) -> Result<Inserted> {
-    // Looked up first: an INSERT that then does nothing would use a number of `seq` up.
-    if event.keyed && super::seq_of(conn, event.id)?.is_some() {
-        return Ok(Inserted { id: event.id, seq: None, at: now });
-    }
-    let mut statement = conn.prepare_cached(INSERT)?;
-    bind(&mut statement, 0, event, now, lease)?;
+    let mut statement = conn.prepare_cached(if event.keyed { INSERT_ONCE } else { INSERT })?;
+    bind(&mut statement, None, event, now, lease)?;
     // A trigger with RAISE(IGNORE) says Ok as well.
     if statement.raw_execute()? == 1 {
         Ok(Inserted { id: event.id, seq: Some(conn.last_insert_rowid()), at: now })
+    } else if event.keyed && super::seq_of(conn, event.id)?.is_some() {
+        Ok(Inserted { id: event.id, seq: None, at: now })
     } else {
         Err(Error::NotStored { what: "the event", table: "outbox_event" })
     }
 }
 
-/// Inserts events as [`insert`] does, in fewer statements.
+/// Inserts events as [`insert`] does, and asks for the next number once. Inside a transaction that has the write lock.
 fn insert_all(
     conn: &Connection,
     events: &[PreparedEvent],
     now: i64,
     lease: Option<Lease>,
 ) -> Result<Vec<Inserted>> {
+    if let [event] = events {
+        return Ok(vec![insert(conn, event, now, lease)?]);
+    }
+    let mut statement = conn.prepare_cached(INSERT)?;
+    let mut next = None;
     let mut inserted = Vec::with_capacity(events.len());
-    for chunk in events.chunks(ROWS) {
-        if lease.is_some() || chunk.len() < ROWS || chunk.iter().any(|event| event.keyed) {
-            for event in chunk {
-                inserted.push(insert(conn, event, now, lease)?);
-            }
+    for event in events {
+        if event.keyed {
+            inserted.push(insert(conn, event, now, lease)?);
+            next = None;
             continue;
         }
-        let mut statement = conn.prepare_cached(&INSERT_ROWS)?;
-        for (row, event) in chunk.iter().enumerate() {
-            bind(&mut statement, row, event, now, lease)?;
+        bind(&mut statement, next, event, now, lease)?;
+        let rows = match statement.raw_execute() {
+            // A trigger of the application's publishes as well.
+            Err(error) if next.is_some() && is_taken(&error) => {
+                bind(&mut statement, None, event, now, lease)?;
+                statement.raw_execute()?
+            }
+            rows => rows?,
+        };
+        if rows != 1 {
+            return Err(Error::NotStored { what: "the event", table: "outbox_event" });
         }
-        if statement.raw_execute()? != ROWS {
-            return Err(Error::NotStored { what: "the events", table: "outbox_event" });
-        }
-        inserted.extend(chunk.iter().map(|event| Inserted { id: event.id, seq: None, at: now }));
+        let seq = conn.last_insert_rowid();
+        next = Some(seq + 1);
+        inserted.push(Inserted { id: event.id, seq: Some(seq), at: now });
     }
     Ok(inserted)
 }
 
-/// Binds the event to the parameters of a statement's `row`, counted from 0.
+fn is_taken(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().map(|error| error.extended_code) == Some(rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY)
+}
+
+/// `seq`: of the row, where it is known.
 fn bind(
     statement: &mut Statement<'_>,
-    row: usize,
+    seq: Option<i64>,
     event: &PreparedEvent,
     now: i64,
     lease: Option<Lease>,
@@ -272,7 +285,8 @@ fn bind(
         };
         (OutboxStatus::Pending, 0, available_at, UNOWNED, Some(now))
     };
-    let values: [&dyn ToSql; COLUMNS] = [
+    let values: [&dyn ToSql; 18] = [
+        &seq,
         &event.id.0,
         &status,
         &attempts,
@@ -291,10 +305,7 @@ fn bind(
         &event.payload,
         &event.metadata,
     ];
-    values
-        .iter()
-        .zip(row * COLUMNS + 1..)
-        .try_for_each(|(value, place)| statement.raw_bind_parameter(place, value))
+    values.iter().zip(1..).try_for_each(|(value, place)| statement.raw_bind_parameter(place, value))
 }
 
 /// Inserts the event in the transaction of a connection that is the application's own.

@@ -12,14 +12,15 @@ DROP TABLE main.outbox_event;
 CREATE TABLE main.postbox_counter (
     singleton       INTEGER PRIMARY KEY CHECK (singleton = 1),
     processed       INTEGER NOT NULL DEFAULT 0,
-    deleted         INTEGER NOT NULL DEFAULT 0
+    deleted         INTEGER NOT NULL DEFAULT 0,
+    last_deleted    INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE main.postbox_consumer (
     number          INTEGER PRIMARY KEY CHECK (number BETWEEN 1 AND 1048575),
     name            TEXT    NOT NULL UNIQUE CHECK (length(name) BETWEEN 1 AND 255)
 ) STRICT;
 CREATE TABLE main.outbox_event (
-    seq             INTEGER PRIMARY KEY AUTOINCREMENT,
+    seq             INTEGER PRIMARY KEY,
     id              BLOB    NOT NULL UNIQUE CHECK (length(id) = 16),
     status          TEXT    NOT NULL DEFAULT 'pending'
                     CHECK (status = 'pending' OR status = 'processing' OR status = 'processed' OR status = 'failed' OR status = 'dead_letter'),
@@ -64,7 +65,8 @@ CREATE TABLE main.inbox_event (
 CREATE INDEX main.inbox_event_open ON inbox_event (consumer_name) WHERE status = 'received' OR status = 'processing' OR status = 'failed';
 CREATE TRIGGER main.outbox_event_deleted AFTER DELETE ON outbox_event BEGIN
     DELETE FROM inbox_event WHERE id BETWEEN OLD.seq << 20 AND (OLD.seq << 20) + 1048575;
-    UPDATE postbox_counter SET deleted = deleted + 1, processed = processed - (OLD.status = 'processed');
+    UPDATE postbox_counter
+    SET deleted = deleted + 1, last_deleted = max(last_deleted, OLD.seq), processed = processed - (OLD.status = 'processed');
 END;
 
 CREATE VIEW main.outbox_event_readable AS
@@ -109,10 +111,9 @@ SELECT i.event << 20 | c.number, i.consumer_name, i.status, i.attempt_count, i.g
        i.updated_at
 FROM temp.postbox_upgrade_inbox i JOIN main.postbox_consumer c ON c.name = i.consumer_name ORDER BY 1;
 -- Numbers are never used again, also where the last rows were deleted.
-DELETE FROM main.sqlite_sequence WHERE name = 'outbox_event';
-INSERT INTO main.sqlite_sequence (name, seq) SELECT 'outbox_event', seq FROM temp.postbox_upgrade_sequence;
-INSERT INTO main.postbox_counter (singleton, processed, deleted)
-SELECT 1, count(*) FILTER (WHERE status = 'processed'), coalesce((SELECT seq FROM temp.postbox_upgrade_sequence), 0) - count(*)
+INSERT INTO main.postbox_counter (singleton, processed, deleted, last_deleted)
+SELECT 1, count(*) FILTER (WHERE status = 'processed'), coalesce((SELECT seq FROM temp.postbox_upgrade_sequence), 0) - count(*),
+       coalesce((SELECT seq FROM temp.postbox_upgrade_sequence), 0)
 FROM main.outbox_event;
 DROP TABLE temp.postbox_upgrade_event;
 DROP TABLE temp.postbox_upgrade_inbox;

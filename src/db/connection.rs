@@ -1,14 +1,16 @@
 //! Opening connections, and the pragmas that each is given. The application's own connections are never touched.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, OpenFlags};
 
+use super::checkpoint::Checkpoints;
 use super::identity::FileIdentity;
-use super::writer::Writer;
+use super::writer::{Writer, WriterFile};
 use crate::error::{Error, Result};
 
 /// SQLite before this version can corrupt a WAL database when two connections write and checkpoint
@@ -19,20 +21,34 @@ const SQLITE_REQUIRED: (i32, &str) = (3_051_003, "3.51.3");
 const WAL_BYTES_MAX: i64 = 16 << 20;
 
 /// Where the box's connections come from.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) enum Source {
-    File(PathBuf),
+    File { path: PathBuf, checkpoints: Arc<Checkpoints> },
     Memory,
 }
 
 impl Source {
+    pub(crate) fn file(path: &Path, wait_max: Duration) -> Self {
+        Source::File { path: path.to_owned(), checkpoints: Arc::new(Checkpoints::new(path, wait_max)) }
+    }
+
+    /// Before the last writer is closed.
+    pub(crate) fn end(&self) {
+        if let Source::File { checkpoints, .. } = self {
+            checkpoints.stop();
+        }
+    }
+
     pub(crate) fn open_writer(&self, wait_max: Duration) -> Result<Writer> {
         match self {
-            Source::File(path) => {
+            Source::File { path, checkpoints } => {
                 let conn = open_file(path)?;
                 configure(&conn, wait_max)?;
                 set(&conn, "synchronous", 2)?;
-                Writer::new(conn, wait_max, Some(FileIdentity::of(path)?))
+                Checkpoints::follow(&conn);
+                let file =
+                    WriterFile { identity: FileIdentity::of(path)?, checkpoints: Arc::clone(checkpoints) };
+                Writer::new(conn, wait_max, Some(file))
             }
             Source::Memory => {
                 let conn = Connection::open_in_memory_with_flags(flags())?;

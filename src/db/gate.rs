@@ -62,6 +62,10 @@ impl<J: Job> Gate<J> {
         }
     }
 
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
+    }
+
     /// Takes the gate for this thread alone.
     pub(crate) fn lock(&self, operation: &'static str) -> Result<WriteGuard<'_, J>> {
         self.refuse_reentry(operation)?;
@@ -274,6 +278,7 @@ impl<J: Job> Gate<J> {
 
 impl<J: Job> Drop for Gate<J> {
     fn drop(&mut self) {
+        self.source.end();
         if let Some(writer) = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             writer.leave();
         }

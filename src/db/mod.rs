@@ -1,6 +1,7 @@
 //! The application's SQLite file: connections, the write gate, the schema, copies.
 
 pub(crate) mod backup;
+mod checkpoint;
 mod connection;
 mod gate;
 mod identity;
@@ -65,7 +66,7 @@ impl<J: Job> Database<J> {
         }
         switch_to_wal(&probe, &path, wait_max).map_err(|error| say_read_only(error, &path))?;
 
-        let source = Source::File(path.clone());
+        let source = Source::file(&path, wait_max);
         let writer = source.open_writer(wait_max)?;
         drop(probe); // after the writer is open, or the last one out would remove the -wal just to make it again
         writer.transaction(Synchronous::Full, "open", |conn| schema::create_or_upgrade(conn, &path))?;
@@ -170,6 +171,7 @@ impl<J: Job> Database<J> {
         last: impl FnOnce(&Connection) -> Result<()>,
     ) -> Result<()> {
         self.gate.shut();
+        self.gate.source().end();
         if let Some(file) = &self.file {
             // Before the last connection closes: it is the one that removes the -wal.
             let readers = file.readers.write().unwrap_or_else(PoisonError::into_inner).take();

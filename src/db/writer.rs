@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{Connection, ErrorCode};
 
+use super::checkpoint::Checkpoints;
 use super::connection;
 use super::identity::FileIdentity;
 use crate::error::{self, Error, Result};
@@ -23,6 +24,12 @@ pub(crate) enum Synchronous {
     Full,
 }
 
+/// What a writer knows of its file.
+pub(crate) struct WriterFile {
+    pub(crate) identity: FileIdentity,
+    pub(crate) checkpoints: Arc<Checkpoints>,
+}
+
 pub(crate) struct Writer {
     conn: Connection,
     synchronous: Cell<Synchronous>,
@@ -33,7 +40,7 @@ pub(crate) struct Writer {
     rolled_back: Arc<AtomicBool>,
     broken: Cell<bool>,
     /// `None`: in memory.
-    file: Option<FileIdentity>,
+    file: Option<WriterFile>,
     /// The `data_version` up to which commits of other connections are known to be synced.
     synced_version: Cell<Option<i64>>,
     /// This connection committed events without syncing them.
@@ -44,7 +51,7 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// `conn` is configured and at [`Synchronous::Full`].
-    pub(crate) fn new(conn: Connection, wait_max: Duration, file: Option<FileIdentity>) -> Result<Self> {
+    pub(crate) fn new(conn: Connection, wait_max: Duration, file: Option<WriterFile>) -> Result<Self> {
         let lent = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&lent);
         conn.authorizer(Some(move |context: AuthContext<'_>| authorize(&seen, &context)))?;
@@ -80,7 +87,7 @@ impl Writer {
     /// Closes without [`into_conn`](Self::into_conn). SQLite leaves the -wal of a file that was moved where it was, and
     /// would read it into whatever file is there now: it is emptied first.
     pub(crate) fn leave(self) {
-        if self.file.as_ref().is_some_and(|file| !file.is_in_place()) {
+        if self.file.as_ref().is_some_and(|file| !file.identity.is_in_place()) {
             let _ = self.conn.query_row("PRAGMA main.wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         }
     }
@@ -104,9 +111,9 @@ impl Writer {
         synchronous: Synchronous,
         operation: &'static str,
     ) -> Result<OpenTransaction<'_>> {
-        if let Some(file) = self.file.as_ref().filter(|file| !file.is_in_place()) {
+        if let Some(file) = self.file.as_ref().filter(|file| !file.identity.is_in_place()) {
             // SQLite would go on writing to what no path leads to any more, and say Ok.
-            return Err(Error::FileReplaced { path: file.path().to_owned() });
+            return Err(Error::FileReplaced { path: file.identity.path().to_owned() });
         }
         self.set_synchronous(synchronous)?;
         if self.file.is_some() {
@@ -223,6 +230,9 @@ impl OpenTransaction<'_> {
                     if self.writer.event_written.get() && self.writer.synchronous.get() == Synchronous::Normal
                     {
                         self.writer.unsynced_events.set(true);
+                    }
+                    if let Some(file) = &self.writer.file {
+                        file.checkpoints.after_commit(conn);
                     }
                     return Ok(());
                 }

@@ -19,7 +19,7 @@ impl From<Value> for Json {
 }
 
 impl Json {
-    /// For a value that was checked.
+    /// For a value that was checked: it is not nested too deeply to be dropped as any other.
     pub(crate) fn into_value(mut self) -> Value {
         self.0.take()
     }
@@ -45,6 +45,9 @@ impl Json {
 
 impl Drop for Json {
     fn drop(&mut self) {
+        if !nests(&self.0) {
+            return;
+        }
         let mut open = vec![self.0.take()];
         while let Some(value) = open.pop() {
             match value {

@@ -29,12 +29,19 @@ const PAGES_MAX: c_int = 3_500;
 /// And again after so many more, where a reader of an old state keeps the -wal from beginning anew.
 const PAGES_MORE: c_int = 500;
 
+/// Room in the page cache is made anew after so many pages.
+const PAGES_OF_ROOM: c_int = 100;
+
 pub(crate) struct Checkpoints {
     path: PathBuf,
     wait_max: Duration,
-    /// The size of the -wal for which a checkpoint was last asked of the thread, and of a committer.
+    /// The size of the -wal after the last commit, in pages.
+    pages: AtomicI32,
+    /// That for which a checkpoint was last asked of the thread, and of a committer.
     asked_at: AtomicI32,
     done_at: AtomicI32,
+    /// And its size when room was last made in the page cache.
+    room_at: AtomicI32,
     running: Mutex<Running>,
 }
 
@@ -55,8 +62,10 @@ impl Checkpoints {
         Checkpoints {
             path: path.to_owned(),
             wait_max,
+            pages: AtomicI32::new(0),
             asked_at: AtomicI32::new(0),
             done_at: AtomicI32::new(0),
+            room_at: AtomicI32::new(-PAGES_OF_ROOM),
             running: Mutex::default(),
         }
     }
@@ -73,9 +82,20 @@ impl Checkpoints {
         }));
     }
 
+    /// Whether so much was written since the last time that a writer may have lost its pages to other connections.
+    pub(super) fn is_room_due(&self) -> bool {
+        let (pages, last) = (self.pages.load(Ordering::Relaxed), self.room_at.load(Ordering::Relaxed));
+        let due = pages >= last + PAGES_OF_ROOM || pages < last;
+        if due {
+            self.room_at.store(pages, Ordering::Relaxed);
+        }
+        due
+    }
+
     /// After a commit of this connection on this thread.
     pub(super) fn after_commit(&self, conn: &Connection) {
         let pages = WAL_PAGES.take();
+        self.pages.store(pages, Ordering::Relaxed);
         if pages < self.asked_at.load(Ordering::Relaxed) {
             self.asked_at.store(0, Ordering::Relaxed); // it has begun anew
             self.done_at.store(0, Ordering::Relaxed);

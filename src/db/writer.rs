@@ -116,7 +116,7 @@ impl Writer {
             return Err(Error::FileReplaced { path: file.identity.path().to_owned() });
         }
         self.set_synchronous(synchronous)?;
-        if self.file.is_some() {
+        if self.file.as_ref().is_some_and(|file| file.checkpoints.is_room_due()) {
             connection::make_room_in_cache(&self.conn)?;
         }
         // SQLite's own busy handler does the waiting.

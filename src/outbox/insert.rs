@@ -57,7 +57,7 @@ impl PreparedEvent {
             None
         };
         let (payload, metadata) = match content {
-            Some(Content { payload, metadata }) => (payload.into_value(), metadata.map(Json::into_value)),
+            Some(Content { payload, metadata }) => (payload, metadata),
             None => (Value::Null, None),
         };
         let event = Event {
@@ -81,8 +81,8 @@ impl PreparedEvent {
 
 /// What an event says, as it was given: the same as what is read back from its row.
 pub(crate) struct Content {
-    payload: Json,
-    metadata: Option<Json>,
+    payload: Value,
+    metadata: Option<Value>,
 }
 
 /// Checks everything about an event. `new_id` makes an id for one without a key; `cause` is the event whose handler
@@ -109,7 +109,9 @@ pub(crate) fn prepare(
         version: event.version,
         due: event.due,
     };
-    Ok((prepared, Content { payload: event.payload, metadata: event.metadata }))
+    let content =
+        Content { payload: event.payload.into_value(), metadata: event.metadata.map(Json::into_value) };
+    Ok((prepared, content))
 }
 
 /// What checking has made already.

@@ -41,8 +41,7 @@ impl<'a> Tx<'a> {
         let (event, _) = self.core.prepare(event, self.cause)?;
         self.writer.refuse_ended()?;
         self.writer.note_event_written();
-        let inserted = insert::insert(self.writer.conn(), &event, self.core.clock.now(), None)?;
-        Ok(inserted.id)
+        insert::insert(self.writer.conn(), &event, self.core.clock.now())
     }
 
     /// Creates a link in this transaction.

@@ -5,6 +5,8 @@ mod support;
 
 #[path = "worker/capacity.rs"]
 mod capacity;
+#[path = "worker/handoff.rs"]
+mod handoff;
 #[path = "worker/leases.rs"]
 mod leases;
 #[path = "worker/rest.rs"]

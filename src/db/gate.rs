@@ -214,24 +214,23 @@ impl<J: Job> Gate<J> {
 
         if followers.of.is_empty() {
             // Nobody's work but its own would be undone: no savepoint.
-            return guard.transaction(Synchronous::Full, operation, |conn| job.run(conn));
+            return Self::alone(&guard, operation, &mut job);
         }
         let mut own = None;
         let together = guard.transaction(Synchronous::Full, operation, |conn| {
-            own = Some(run_job(conn, &mut job)?);
+            let mut known = J::Known::default();
+            own = Some(run_job(conn, &mut job, &mut known)?);
             for follower in &mut followers.of {
-                follower.result = Some(run_job(conn, &mut follower.job)?);
+                follower.result = Some(run_job(conn, &mut follower.job, &mut known)?);
             }
             Ok(())
         });
         let committed = match together {
             // One of them ended the transaction for all (a trigger of the application can): each by itself, then.
             Err(error) if !error.is_fault_of_file() => {
-                let by_itself =
-                    |job: &mut J| guard.transaction(Synchronous::Full, operation, |conn| job.run(conn));
-                own = Some(by_itself(&mut job));
+                own = Some(Self::alone(&guard, operation, &mut job));
                 for follower in &mut followers.of {
-                    follower.result = Some(by_itself(&mut follower.job));
+                    follower.result = Some(Self::alone(&guard, operation, &mut follower.job));
                 }
                 Ok(())
             }
@@ -245,6 +244,10 @@ impl<J: Job> Gate<J> {
         }
         followers.wake();
         own.unwrap_or(Err(Error::Panicked { operation }))
+    }
+
+    fn alone(guard: &WriteGuard<'_, J>, operation: &'static str, job: &mut J) -> Result<J::Output> {
+        guard.transaction(Synchronous::Full, operation, |conn| job.run(conn, &mut J::Known::default()))
     }
 
     fn take_followers(&self) -> Vec<Follower<J>> {

@@ -11,19 +11,26 @@ use crate::error::{Error, Result};
 pub(crate) trait Job: Send + 'static {
     type Output: Send;
 
+    /// What a job can tell those that come after it in the same transaction. Forgotten when a job fails.
+    type Known: Default;
+
     /// Runs inside a transaction that others share. When it fails, what it wrote is undone, and only that.
-    fn run(&mut self, conn: &Connection) -> Result<Self::Output>;
+    fn run(&mut self, conn: &Connection, known: &mut Self::Known) -> Result<Self::Output>;
 
     /// Whether `run` writes with more than one statement, so that undoing it takes a savepoint.
     fn needs_savepoint(&self) -> bool;
 }
 
 /// The outer error ends the whole transaction: SQLite has rolled it back by itself, or it has to be.
-pub(super) fn run_job<J: Job>(conn: &Connection, job: &mut J) -> Result<Result<J::Output>> {
+pub(super) fn run_job<J: Job>(
+    conn: &Connection,
+    job: &mut J,
+    known: &mut J::Known,
+) -> Result<Result<J::Output>> {
     if job.needs_savepoint() {
         conn.prepare_cached("SAVEPOINT postbox_job")?.execute([])?;
     }
-    let result = job.run(conn);
+    let result = job.run(conn, known);
     match result {
         // What a single statement wrote before it failed is undone with the whole transaction alone: a trigger's
         // `RAISE(FAIL)` leaves it.
@@ -33,6 +40,7 @@ pub(super) fn run_job<J: Job>(conn: &Connection, job: &mut J) -> Result<Result<J
     }
     if job.needs_savepoint() {
         if result.is_err() {
+            *known = J::Known::default();
             conn.prepare_cached("ROLLBACK TO postbox_job")?.execute([])?;
         }
         conn.prepare_cached("RELEASE postbox_job")?.execute([])?;

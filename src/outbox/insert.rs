@@ -206,62 +206,41 @@ macro_rules! insert_event {
 const INSERT: &str = insert_event!("");
 const INSERT_ONCE: &str = insert_event!(" ON CONFLICT (id) DO NOTHING");
 
-/// Inserts the event inside the caller's transaction, claimed where there is a lease for it. One that its key has published
-/// already stays as it is.
-pub(crate) fn insert(
+/// Inserts the event inside the caller's transaction. One that its key has published already stays as it is.
+pub(crate) fn insert(conn: &Connection, event: &PreparedEvent, now: i64) -> Result<EventId> {
+    insert_next(conn, event, now, None, &mut None).map(|inserted| inserted.id)
+}
+
+/// The same, claimed where there is a lease for it. `next` is the number of the next row where it is known, as it is after
+/// every insert in a transaction that has the write lock.
+fn insert_next(
     conn: &Connection,
     event: &PreparedEvent,
     now: i64,
     lease: Option<Lease>,
+    next: &mut Option<i64>,
 ) -> Result<Inserted> {
     let mut statement = conn.prepare_cached(if event.keyed { INSERT_ONCE } else { INSERT })?;
-    bind(&mut statement, None, event, now, lease)?;
+    bind(&mut statement, *next, event, now, lease)?;
+    let rows = match statement.raw_execute() {
+        // A trigger of the application's has published as well.
+        Err(error) if next.is_some() && is_taken(&error) => {
+            bind(&mut statement, None, event, now, lease)?;
+            statement.raw_execute()?
+        }
+        rows => rows?,
+    };
+    *next = None;
     // A trigger with RAISE(IGNORE) says Ok as well.
-    if statement.raw_execute()? == 1 {
-        Ok(Inserted { id: event.id, seq: Some(conn.last_insert_rowid()), at: now })
+    if rows == 1 {
+        let seq = conn.last_insert_rowid();
+        *next = Some(seq + 1);
+        Ok(Inserted { id: event.id, seq: Some(seq), at: now })
     } else if event.keyed && super::seq_of(conn, event.id)?.is_some() {
         Ok(Inserted { id: event.id, seq: None, at: now })
     } else {
         Err(Error::NotStored { what: "the event", table: "outbox_event" })
     }
-}
-
-/// Inserts events as [`insert`] does, and asks for the next number once. Inside a transaction that has the write lock.
-fn insert_all(
-    conn: &Connection,
-    events: &[PreparedEvent],
-    now: i64,
-    lease: Option<Lease>,
-) -> Result<Vec<Inserted>> {
-    if let [event] = events {
-        return Ok(vec![insert(conn, event, now, lease)?]);
-    }
-    let mut statement = conn.prepare_cached(INSERT)?;
-    let mut next = None;
-    let mut inserted = Vec::with_capacity(events.len());
-    for event in events {
-        if event.keyed {
-            inserted.push(insert(conn, event, now, lease)?);
-            next = None;
-            continue;
-        }
-        bind(&mut statement, next, event, now, lease)?;
-        let rows = match statement.raw_execute() {
-            // A trigger of the application's publishes as well.
-            Err(error) if next.is_some() && is_taken(&error) => {
-                bind(&mut statement, None, event, now, lease)?;
-                statement.raw_execute()?
-            }
-            rows => rows?,
-        };
-        if rows != 1 {
-            return Err(Error::NotStored { what: "the event", table: "outbox_event" });
-        }
-        let seq = conn.last_insert_rowid();
-        next = Some(seq + 1);
-        inserted.push(Inserted { id: event.id, seq: Some(seq), at: now });
-    }
-    Ok(inserted)
 }
 
 fn is_taken(error: &rusqlite::Error) -> bool {
@@ -287,7 +266,7 @@ fn bind(
         };
         (OutboxStatus::Pending, 0, available_at, UNOWNED, Some(now))
     };
-    let values: [&dyn ToSql; 18] = [
+    let values: [&dyn ToSql; 13] = [
         &seq,
         &event.id.0,
         &status,
@@ -301,18 +280,27 @@ fn bind(
         &event.source_module,
         &event.aggregate_type,
         &event.aggregate_id,
-        &event.causation_id.map(|id| id.0),
-        &event.correlation_id,
-        &event.trace_parent,
-        &event.payload,
-        &event.metadata,
     ];
-    values.iter().zip(1..).try_for_each(|(value, place)| statement.raw_bind_parameter(place, value))
+    for (value, place) in values.iter().zip(1..) {
+        statement.raw_bind_parameter(place, value)?;
+    }
+    statement.raw_bind_parameter(17, &event.payload)?;
+    // Most events have none of these, and a parameter that is not bound is NULL.
+    let causation_id = event.causation_id.map(|id| id.0);
+    if let Some(id) = causation_id {
+        statement.raw_bind_parameter(14, id)?;
+    }
+    for (text, place) in [(&event.correlation_id, 15), (&event.trace_parent, 16), (&event.metadata, 18)] {
+        if let Some(text) = text {
+            statement.raw_bind_parameter(place, text)?;
+        }
+    }
+    Ok(())
 }
 
 /// Inserts the event in the transaction of a connection that is the application's own.
 pub(crate) fn insert_in(conn: &Connection, event: &PreparedEvent, now: i64) -> Result<EventId> {
-    insert(conn, event, now, None).map(|inserted| inserted.id).map_err(|error| match error {
+    insert(conn, event, now).map_err(|error| match error {
         Error::Sqlite(error) if error.sqlite_error().map(|e| e.extended_code) == Some(BUSY_SNAPSHOT) => Error::invalid(
             "conn",
             "its transaction began DEFERRED and read a state of the file that is no longer the newest, so it can \
@@ -336,11 +324,13 @@ pub(crate) struct InsertJob {
 
 impl Job for InsertJob {
     type Output = Vec<Inserted>;
+    /// The number of the next row.
+    type Known = Option<i64>;
 
-    fn run(&mut self, conn: &Connection) -> Result<Vec<Inserted>> {
+    fn run(&mut self, conn: &Connection, next: &mut Option<i64>) -> Result<Vec<Inserted>> {
         // Here, inside the write lock, so that times are in the order of `seq`.
         let now = self.clock.now();
-        insert_all(conn, &self.events, now, self.lease)
+        self.events.iter().map(|event| insert_next(conn, event, now, self.lease, next)).collect()
     }
 
     fn needs_savepoint(&self) -> bool {

@@ -266,3 +266,20 @@ fn deleting_an_event_deletes_its_inbox_rows() {
         assert_eq!(left, 0);
     }
 }
+
+/// Checkpoints run beside the writer, and somebody has to let the -wal begin anew all the same.
+#[test]
+fn the_wal_stays_small_under_a_load_that_never_pauses() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let bus = Postbox::open(&path).unwrap();
+    let text = "x".repeat(20_000);
+    for _ in 0..60 {
+        bus.publish_all((0..50).map(|_| event("a").payload(serde_json::json!(text)))).unwrap();
+    }
+    let size = |suffix| fs::metadata(beside(&path, suffix)).unwrap().len() >> 20;
+    assert!(size("") + size("-wal") > 55, "{} and {} MiB", size(""), size("-wal"));
+    assert!(size("-wal") < 20, "{} MiB", size("-wal"));
+    bus.close().unwrap();
+    assert_eq!(listing(dir.path()), ["app.db"]);
+}

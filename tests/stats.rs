@@ -117,3 +117,39 @@ fn with_many_pending_the_oldest_is_found_among_those_that_are_due_first() {
         assert_eq!(bus.stats().unwrap().oldest_pending_age_ms, Some(1_500), "{kind}");
     }
 }
+
+/// Somebody who looks only for rows that are newer than the last one seen must not miss any.
+#[test]
+fn the_numbers_of_deleted_events_are_not_used_again() {
+    for TestBox { kind, bus, .. } in &boxes() {
+        let last = || {
+            sql(bus, |tx| tx.query_row("SELECT max(seq) FROM outbox_event", [], |row| row.get::<_, i64>(0)))
+        };
+        bus.publish_all((0..3).map(|_| event("a"))).unwrap();
+        assert_eq!(last(), 3);
+        sql(bus, |tx| tx.execute("DELETE FROM outbox_event WHERE seq = 3", []));
+        bus.publish(event("a")).unwrap();
+        assert_eq!(last(), 4, "{kind}");
+        sql(bus, |tx| tx.execute("DELETE FROM outbox_event", []));
+        bus.publish_all((0..2).map(|_| event("a"))).unwrap();
+        assert_eq!(last(), 6, "{kind}");
+        assert_eq!(counts(bus), [2, 0, 0, 0, 0, 2], "{kind}");
+    }
+}
+
+#[test]
+fn a_trigger_that_publishes_as_well_is_in_nobodys_way() {
+    for TestBox { kind, bus, .. } in &boxes() {
+        sql(bus, |tx| {
+            tx.execute_batch(
+                "CREATE TRIGGER more AFTER INSERT ON outbox_event WHEN NEW.event_name = 'a' BEGIN
+                 INSERT INTO outbox_event (id, available_at, created_at, event_name, source_module, aggregate_type, aggregate_id, payload)
+                 VALUES (randomblob(16), NEW.available_at, NEW.created_at, 'b', 'm', 'T', '1', '{}'); END",
+            )
+        });
+        bus.publish_all((0..20).map(|_| event("a"))).unwrap();
+        bus.publish(event("a")).unwrap();
+        assert_eq!(counts(bus), [42, 0, 0, 0, 0, 42], "{kind}");
+        assert_eq!(counted(bus), [42, 0, 0, 0, 0, 42], "{kind}");
+    }
+}

@@ -10,6 +10,8 @@ mod consumers;
 mod leases;
 #[path = "delivery/model.rs"]
 mod model;
+#[path = "delivery/neighbours.rs"]
+mod neighbours;
 #[path = "delivery/poison.rs"]
 mod poison;
 #[path = "delivery/retries.rs"]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
+use rusqlite::{Connection, ErrorCode, Row, params};
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -12,7 +12,7 @@ use crate::clock::from_micros;
 use crate::error::{Error, Result};
 use crate::event::EventId;
 use crate::outbox::run::Run;
-use crate::{outbox, validate};
+use crate::{consumers, outbox, validate};
 
 /// How far one consumer is with one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -146,32 +146,6 @@ fn id_of(seq: i64, number: i64) -> InboxId {
     InboxId(seq << NUMBER_BITS | number)
 }
 
-/// The consumer's number, if it has one: the same for ever.
-fn known_number_of(conn: &Connection, consumer: &str) -> Result<Option<i64>> {
-    Ok(conn
-        .prepare_cached("SELECT number FROM main.postbox_consumer INDEXED BY sqlite_autoindex_postbox_consumer_1 WHERE name = ?1")?
-        .query_row([consumer], |row| row.get(0))
-        .optional()?)
-}
-
-/// The same, given out where there was none.
-fn number_of(conn: &Connection, consumer: &str) -> Result<i64> {
-    if let Some(number) = known_number_of(conn, consumer)? {
-        return Ok(number);
-    }
-    let added = conn
-        .prepare_cached(
-            "INSERT INTO main.postbox_consumer (number, name)
-             SELECT coalesce(max(number), 0) + 1, ?1 FROM main.postbox_consumer",
-        )?
-        .execute([consumer])?;
-    if added == 1 {
-        Ok(conn.last_insert_rowid())
-    } else {
-        Err(Error::NotStored { what: "the consumer", table: "postbox_consumer" })
-    }
-}
-
 pub(crate) fn get_or_create(
     conn: &Connection,
     event: EventId,
@@ -182,7 +156,7 @@ pub(crate) fn get_or_create(
     let Some(seq) = outbox::seq_of(conn, event)? else {
         return Err(Error::NotFound { what: "event", id: event.to_string() });
     };
-    let id = id_of(seq, number_of(conn, consumer)?);
+    let id = id_of(seq, consumers::number_of(conn, consumer)?);
     conn.prepare_cached(
         "INSERT INTO main.inbox_event (id, consumer_name, received_at, changed_at) VALUES (?1, ?2, ?3, ?3)
          ON CONFLICT (id) DO NOTHING",
@@ -253,7 +227,7 @@ pub(crate) fn change(conn: &Connection, id: InboxId, change: Change<'_>, now: i6
 }
 
 pub(crate) fn is_processed(conn: &Connection, event: EventId, consumer: &str) -> Result<bool> {
-    let Some(number) = known_number_of(conn, consumer)? else { return Ok(false) };
+    let Some(number) = consumers::known_number_of(conn, consumer)? else { return Ok(false) };
     Ok(conn
         .prepare_cached(
             "SELECT EXISTS (SELECT 1 FROM main.outbox_event o JOIN main.inbox_event i ON i.id = o.seq << 20 | ?2
@@ -328,7 +302,7 @@ pub(crate) fn record(conn: &Connection, seq: i64, consumer: &str, mark: &Mark, n
         Mark::Skipped { why } => (InboxStatus::Skipped, Some(why), 0, false, true),
         Mark::Failed { error, gave_up } => (InboxStatus::Failed, Some(error), 1, *gave_up, false),
     };
-    let id = id_of(seq, number_of(conn, consumer)?).0;
+    let id = id_of(seq, consumers::number_of(conn, consumer)?).0;
     let (processed_at, failed_at) = if done { (Some(now), None) } else { (None, Some(now)) };
     let values = params![id, consumer, status, failures, gave_up, error, processed_at, failed_at];
     let inserted = conn
@@ -365,7 +339,7 @@ pub(crate) fn record_run(conn: &Connection, run: Run, consumer: &str, now: i64) 
             "INSERT OR FAIL INTO main.inbox_event (id, consumer_name, status, processed_at)
              SELECT seq << 20 | ?3, ?4, 'processed', ?5 FROM main.outbox_event WHERE seq BETWEEN ?1 AND ?2",
         )?
-        .execute(params![run.first, run.last, number_of(conn, consumer)?, consumer, now]);
+        .execute(params![run.first, run.last, consumers::number_of(conn, consumer)?, consumer, now]);
     match inserted {
         Ok(rows) => Ok(rows == run.len()),
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => Ok(false),

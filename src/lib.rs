@@ -85,19 +85,20 @@
 //!
 //! | target | level | says |
 //! |---|---|---|
-//! | `postbox::db` | error | a rollback failed; a copy was found damaged |
+//! | `postbox::db` | error | a rollback failed; a copy was found damaged; the checkpoint thread panicked |
 //! | | warn | a temporary file is left behind; no lock beside the database; a table of a copy cannot be checked |
 //! | | info | the schema was upgraded |
-//! | | debug | a read connection could not be opened; what is begun cannot be noted; dead owners cannot be looked for |
+//! | | debug | a read connection could not be opened; what is begun cannot be noted; dead owners cannot be looked for; a checkpoint failed and is tried again |
 //! | `postbox::worker` | error | a thread of the library panicked |
-//! | | warn | processing pauses after a fault of the file (once a fault); the last outcomes cannot be recorded yet |
+//! | | warn | processing pauses after a fault of the file (once a fault); the last outcomes cannot be recorded yet; events wait for a lease to run out |
 //! | | info | started, ended, took over from a process that died |
 //! | `postbox::delivery` | error | an event can be neither settled nor set aside |
 //! | | warn | a dead letter; failed for good; a lost lease; nobody subscribes (once a name); a row that cannot be read; a shared transaction failed; an outcome cannot be recorded |
 //! | | info | an attempt failed and will be retried |
 //! | `postbox::settings` | warn | a setting in the file cannot be used (once a key) |
 //!
-//! Threads are named `postbox-worker` and `postbox-handler-1`, `-2`, and so on.
+//! Threads are named `postbox-worker`, `postbox-handler-1`, `-2`, and so on, and `postbox-checkpoint`, which is there once a
+//! thousand pages have been written.
 //!
 //! # Testing
 //!
@@ -131,6 +132,7 @@ pub use {rusqlite, serde_json, time, uuid};
 mod backoff;
 mod builder;
 mod clock;
+mod consumers;
 mod core;
 mod db;
 mod error;

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::delivery::{Delivery, Report};
+use super::settling::log_settlement;
 use super::shared::{End, Fault, Shared, Step};
-use super::turn::log_settlement;
+
 use crate::core::Core;
 use crate::error::Error;
 use crate::outbox::settle::{self, Settlement};
@@ -175,7 +176,7 @@ fn fill_and_commit(
             }
         }
     }
-    shared.settle_runs(stepped)?;
+    shared.settle_processed(stepped)?;
     let processed = |step: &Step| matches!(step.end, End::Processed | End::Settled(Settlement::Processed));
     settle::count_processed(writer.conn(), stepped.iter().filter(|(_, step)| processed(step)).count())?;
     Ok(open.commit()?)

@@ -199,3 +199,27 @@ pub(crate) enum Report {
     /// Its next consumer is for another thread.
     Continues(Box<Delivery>),
 }
+
+impl Report {
+    /// The claim that it is about.
+    pub(crate) fn claim(&self) -> Claim {
+        match self {
+            Report::Marked { claim, .. }
+            | Report::Processed { claim, .. }
+            | Report::Finished { claim, .. }
+            | Report::Settled { claim, .. }
+            | Report::Lost { claim }
+            | Report::GivenBack { claim, .. }
+            | Report::Broken { claim, .. } => *claim,
+            Report::Continues(delivery) => delivery.claim,
+        }
+    }
+
+    /// The claim that is over with this report.
+    pub(crate) fn ends(&self) -> Option<Claim> {
+        match self {
+            Report::Marked { .. } | Report::Continues(_) => None,
+            report => Some(report.claim()),
+        }
+    }
+}

@@ -11,6 +11,7 @@ mod plan;
 mod pool;
 mod run;
 mod scope;
+mod settling;
 mod shared;
 mod startup;
 mod turn;

@@ -1,5 +1,7 @@
 //! The worker's loop: take results, claim for the free slots, hand out, sleep.
 
+mod wind_down;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -314,75 +316,6 @@ impl Run {
         let pause = FAULT_PAUSE.saturating_mul(2_u32.saturating_pow(self.faults - 1)).min(FAULT_PAUSE_MAX);
         self.expect_work = true;
         let _ = self.signals.stop.recv_timeout(pause); // stopping ends the pause
-    }
-
-    /// Gives back what was not begun, waits for what runs, settles. How many events stay unfinished.
-    fn wind_down(&mut self) -> usize {
-        let deadline = *self.signals.control.deadline.lock().unwrap_or_else(PoisonError::into_inner);
-        let deadline = deadline.unwrap_or_else(Instant::now);
-        self.core().handoff.close();
-        self.take_handed();
-        for unit in self.pool.take_back() {
-            let not_begun = match unit {
-                Unit::One(delivery) => vec![*delivery],
-                Unit::Together(deliveries) => deliveries,
-            };
-            for delivery in not_begun {
-                if delivery.is_begun() {
-                    // Half of it is done: it goes on, within the limit.
-                    self.pool.hand_out(&self.settings, Unit::One(Box::new(delivery)));
-                } else {
-                    self.take(Report::GivenBack { claim: delivery.claim, fault: None });
-                }
-            }
-        }
-        loop {
-            self.take_reports();
-            let settled = self.settle_last();
-            let now = Instant::now();
-            if (self.in_flight.is_empty() && settled) || now >= deadline {
-                return self.in_flight.len()
-                    + self.reports.iter().filter(|report| report.ends().is_some()).count();
-            }
-            let renewal = self.in_flight.renewal_due().unwrap_or(deadline).max(now);
-            let until = deadline.min(if settled { renewal } else { now + FAULT_PAUSE });
-            if let Ok(report) = self.pool.reports().recv_deadline(until) {
-                self.take(report);
-            }
-        }
-    }
-
-    /// True when nothing is left to be recorded.
-    fn settle_last(&mut self) -> bool {
-        let now = self.postbox.core().clock.now();
-        let renew = self.in_flight.to_renew(now);
-        if self.reports.is_empty() && renew.is_empty() {
-            return true;
-        }
-        let turn = Turn {
-            settings: &self.settings,
-            reports: &self.reports,
-            renew: &renew,
-            give_back: &self.unsure,
-            claim_max: 0,
-            release_held: false,
-            stopping: &self.signals.control.stopping,
-            by_worker: true,
-            suspects: Suspects::NotYet,
-        };
-        match turn.run(self.postbox.core()) {
-            Ok(outcome) => {
-                self.reports.clear();
-                if !renew.is_empty() {
-                    self.in_flight.renewed(&outcome.lost, &self.settings, now);
-                }
-                true
-            }
-            Err(error) => {
-                log::warn!(target: "postbox::worker", "the last outcomes cannot be recorded yet: {error}");
-                false
-            }
-        }
     }
 }
 

@@ -1,12 +1,10 @@
 //! One shared transaction of transactional handlers: what happens to each event in it, and how they are settled together.
 
-use std::sync::Arc;
-
 use super::batch::Caution;
 use super::delivery::{Attempt, Delivery};
 use super::dispatch::caught;
 use super::scope::HandlerScope;
-use super::turn::settle_run;
+use super::settling::settle_alike;
 use crate::core::Core;
 use crate::db::Writer;
 use crate::error::Error;
@@ -182,26 +180,17 @@ impl Shared<'_> {
     }
 
     /// Settles all that are [`End::Processed`], neighbours as one.
-    pub(super) fn settle_runs(&self, stepped: &[(Delivery, Step)]) -> Result<()> {
-        let conn = self.writer.conn();
-        let now = self.core.clock.now();
-        let mut done: Vec<&Delivery> = stepped
+    pub(super) fn settle_processed(&self, stepped: &[(Delivery, Step)]) -> Result<()> {
+        let done: Vec<_> = stepped
             .iter()
             .filter(|(_, step)| matches!(step.end, End::Processed))
-            .map(|(delivery, _)| delivery)
+            .map(|(delivery, _)| (delivery.claim, &delivery.consumers))
             .collect();
-        done.sort_unstable_by_key(|delivery| delivery.claim.seq);
-        let alike = |one: &&Delivery, next: &&Delivery| {
-            one.claim.lease == next.claim.lease && Arc::ptr_eq(&one.consumers, &next.consumers)
-        };
-        for (run, deliveries) in runs(&done, |delivery| delivery.claim.seq, alike) {
-            let Delivery { claim, consumers, .. } = deliveries[0];
-            match settle_run(conn, run, claim.lease, consumers, now) {
-                Ok(true) => {}
-                Err(error) if error.is_fault_of_file() => return Err(Fault::File(error)),
-                Ok(false) | Err(_) => return Err(Fault::Run),
-            }
+        let expected = done.len();
+        match settle_alike(self.writer.conn(), done, self.core.clock.now(), |_| {}) {
+            Ok(Some(settled)) if settled == expected => Ok(()),
+            Err(error) if error.is_fault_of_file() => Err(Fault::File(error)),
+            Ok(_) | Err(_) => Err(Fault::Run),
         }
-        Ok(())
     }
 }

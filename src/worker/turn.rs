@@ -9,18 +9,16 @@ use rusqlite::Connection;
 
 use super::delivery::{Delivery, Report};
 use super::plan::{Plan, plan};
+use super::settling::{log_lost, log_settlement, set_aside, settle_alike, settle_report};
 use crate::clock;
 use crate::core::Core;
 use crate::db::{Synchronous, Writer};
 use crate::error::{Error, Result};
-use crate::event::EventId;
-use crate::inbox::{self, Mark};
+use crate::inbox;
 use crate::outbox::claim::{self, Claim, ClaimRequest, Claims, LeaseId, Suspects};
-use crate::outbox::run::{Run, runs};
 use crate::outbox::settle::{self, Settlement};
 use crate::registry::Consumers;
 use crate::settings::Settings;
-use crate::validate;
 
 /// How many held events a turn lets go at the most.
 const RELEASE_MAX: usize = 1_000;
@@ -177,22 +175,8 @@ impl Turn<'_> {
                 false
             }));
         }
-        alike.sort_unstable_by_key(|(claim, _)| claim.seq);
-        let same = |one: &(Claim, &Consumers), next: &(Claim, &Consumers)| {
-            one.0.lease == next.0.lease && Arc::ptr_eq(one.1, next.1)
-        };
-        for (run, rows) in runs(&alike, |(claim, _)| claim.seq, same) {
-            let (claim, consumers) = rows[0];
-            if let [_] = rows {
-                let settled = settle_processed(conn, claim, consumers, now)?;
-                processed += usize::from(settled);
-                continue;
-            }
-            if !settle_run(conn, run, claim.lease, consumers, now)? {
-                return Ok(None);
-            }
-            processed += rows.len();
-        }
+        let Some(alike) = settle_alike(conn, alike, now, log_lost)? else { return Ok(None) };
+        processed += alike;
         Ok(Some(processed))
     }
 
@@ -289,127 +273,4 @@ impl Pieces {
             }
         }
     }
-}
-
-impl Report {
-    /// The claim that it is about.
-    pub(crate) fn claim(&self) -> Claim {
-        match self {
-            Report::Marked { claim, .. }
-            | Report::Processed { claim, .. }
-            | Report::Finished { claim, .. }
-            | Report::Settled { claim, .. }
-            | Report::Lost { claim }
-            | Report::GivenBack { claim, .. }
-            | Report::Broken { claim, .. } => *claim,
-            Report::Continues(delivery) => delivery.claim,
-        }
-    }
-
-    /// The claim that is over with this report.
-    pub(crate) fn ends(&self) -> Option<Claim> {
-        match self {
-            Report::Marked { .. } | Report::Continues(_) => None,
-            report => Some(report.claim()),
-        }
-    }
-}
-
-/// A dead letter whose consumers' outcomes are not recorded.
-fn set_aside(conn: &Connection, claim: Claim, why: &str, settings: &Settings, now: i64) -> Result<()> {
-    let error = validate::error_text(why);
-    let settlement = if settings.dead_letter_enabled {
-        Settlement::DeadLetter { error }
-    } else {
-        Settlement::Failed { error }
-    };
-    settle::settle(conn, claim.seq, claim.lease, &settlement, now)?;
-    log_settlement(claim.id, &settlement);
-    Ok(())
-}
-
-/// True when the event reached `processed`.
-fn settle_report(conn: &Connection, report: &Report, settings: &Settings, now: i64) -> Result<bool> {
-    match report {
-        Report::Marked { claim, consumer, mark } => {
-            if settle::holds_lease(conn, claim.seq, claim.lease)? {
-                inbox::record(conn, claim.seq, consumer, mark, now)?;
-            }
-            Ok(false)
-        }
-        Report::Processed { claim, consumers } => settle_processed(conn, *claim, consumers, now),
-        Report::Finished { claim, consumers, marks, attempt } => {
-            let settlement = attempt.settlement(settings, now);
-            // The fence comes first: what is written after a lease was lost is refused whole.
-            if !settle::settle(conn, claim.seq, claim.lease, &settlement, now)? {
-                log_lost(*claim);
-                return Ok(false);
-            }
-            for (place, mark) in marks {
-                inbox::record(conn, claim.seq, &consumers[*place].consumer_name, mark, now)?;
-            }
-            log_settlement(claim.id, &settlement);
-            Ok(settlement == Settlement::Processed)
-        }
-        Report::Broken { claim, error } => {
-            set_aside(conn, *claim, error, settings, now)?;
-            Ok(false)
-        }
-        Report::GivenBack { claim, .. } => {
-            settle::settle(conn, claim.seq, claim.lease, &Settlement::GivenBack, now)?;
-            Ok(false)
-        }
-        Report::Lost { claim } => {
-            log_lost(*claim);
-            Ok(false)
-        }
-        Report::Settled { .. } | Report::Continues(_) => Ok(false),
-    }
-}
-
-/// Neighbours that one claim took and all of the same consumers have processed. False: some are not this lease's any more, or
-/// have inbox rows already, and the transaction has to be rolled back.
-pub(super) fn settle_run(
-    conn: &Connection,
-    run: Run,
-    lease: LeaseId,
-    consumers: &Consumers,
-    now: i64,
-) -> Result<bool> {
-    let mut whole = settle::settle_run(conn, run, lease, now)?;
-    for consumer in consumers.iter() {
-        whole = whole && inbox::record_run(conn, run, &consumer.consumer_name, now)?;
-    }
-    Ok(whole)
-}
-
-fn settle_processed(conn: &Connection, claim: Claim, consumers: &Consumers, now: i64) -> Result<bool> {
-    // The fence comes first: what is written after a lease was lost is refused whole.
-    if !settle::settle(conn, claim.seq, claim.lease, &Settlement::Processed, now)? {
-        log_lost(claim);
-        return Ok(false);
-    }
-    for consumer in consumers.iter() {
-        inbox::record(conn, claim.seq, &consumer.consumer_name, &Mark::Processed, now)?;
-    }
-    Ok(true)
-}
-
-pub(crate) fn log_settlement(id: EventId, settlement: &Settlement) {
-    match settlement {
-        Settlement::DeadLetter { .. } => {
-            log::warn!(target: "postbox::delivery", "event {id} is a dead letter: its last_error says why");
-        }
-        Settlement::Failed { .. } => {
-            log::warn!(target: "postbox::delivery", "event {id} failed for good: its last_error says why");
-        }
-        Settlement::Retry { .. } => {
-            log::info!(target: "postbox::delivery", "event {id} failed and will be tried again: its last_error says why");
-        }
-        Settlement::Processed | Settlement::Held | Settlement::GivenBack => {}
-    }
-}
-
-fn log_lost(claim: Claim) {
-    log::warn!(target: "postbox::delivery", "the lease on event {} was lost before its attempt ended: its outcome is refused", claim.id);
 }

@@ -110,7 +110,9 @@ fn nothing_is_handed_over_that_the_worker_would_not_claim() {
     bus.subscribe(Subscription::new("a", "c", counting(&tally))).unwrap();
     let worker = bus.start().unwrap();
     assert!(worker.wait_for_startup_drain(LIMIT));
-    publish_until_handed_over(&path, || drop(bus.publish(event("a")).unwrap()));
+    publish_until_handed_over(&path, || {
+        bus.publish(event("a")).unwrap();
+    });
 
     bus.publish(event("a").delay(LIMIT)).unwrap();
     assert_eq!(last_seen(&path), LEFT_TO_THE_WORKER, "it is delayed");
@@ -184,7 +186,9 @@ fn an_event_whose_worker_stops_before_its_commit_is_given_back_unburned() {
     wait_until("the worker has stopped under a publisher", || {
         let worker = bus.start().unwrap();
         assert!(worker.wait_for_startup_drain(LIMIT));
-        publish_until_handed_over(&path, || drop(bus.publish(event("a")).unwrap()));
+        publish_until_handed_over(&path, || {
+            bus.publish(event("a")).unwrap();
+        });
         wait_until("all are processed", || bus.stats().unwrap().processed == bus.stats().unwrap().total);
         let before = tally.get();
         let other = raw(&path);

@@ -1,0 +1,31 @@
+//! The table `postbox_consumer`: consumers that inbox rows speak of, and their numbers.
+
+use rusqlite::{Connection, OptionalExtension};
+
+use crate::error::{Error, Result};
+
+/// The consumer's number, if it has one: the same for ever.
+pub(crate) fn known_number_of(conn: &Connection, consumer: &str) -> Result<Option<i64>> {
+    Ok(conn
+        .prepare_cached("SELECT number FROM main.postbox_consumer INDEXED BY sqlite_autoindex_postbox_consumer_1 WHERE name = ?1")?
+        .query_row([consumer], |row| row.get(0))
+        .optional()?)
+}
+
+/// The same, given out where there was none.
+pub(crate) fn number_of(conn: &Connection, consumer: &str) -> Result<i64> {
+    if let Some(number) = known_number_of(conn, consumer)? {
+        return Ok(number);
+    }
+    let added = conn
+        .prepare_cached(
+            "INSERT INTO main.postbox_consumer (number, name)
+             SELECT coalesce(max(number), 0) + 1, ?1 FROM main.postbox_consumer",
+        )?
+        .execute([consumer])?;
+    if added == 1 {
+        Ok(conn.last_insert_rowid())
+    } else {
+        Err(Error::NotStored { what: "the consumer", table: "postbox_consumer" })
+    }
+}

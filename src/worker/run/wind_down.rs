@@ -1,0 +1,81 @@
+//! The end of the worker's loop.
+
+use std::sync::PoisonError;
+use std::time::Instant;
+
+use super::{FAULT_PAUSE, Run};
+use crate::outbox::claim::Suspects;
+use crate::worker::delivery::Report;
+use crate::worker::dispatch::Unit;
+use crate::worker::turn::Turn;
+
+impl Run {
+    /// Gives back what was not begun, waits for what runs, settles. How many events stay unfinished.
+    pub(super) fn wind_down(&mut self) -> usize {
+        let deadline = *self.signals.control.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+        let deadline = deadline.unwrap_or_else(Instant::now);
+        self.core().handoff.close();
+        self.take_handed();
+        for unit in self.pool.take_back() {
+            let not_begun = match unit {
+                Unit::One(delivery) => vec![*delivery],
+                Unit::Together(deliveries) => deliveries,
+            };
+            for delivery in not_begun {
+                if delivery.is_begun() {
+                    // Half of it is done: it goes on, within the limit.
+                    self.pool.hand_out(&self.settings, Unit::One(Box::new(delivery)));
+                } else {
+                    self.take(Report::GivenBack { claim: delivery.claim, fault: None });
+                }
+            }
+        }
+        loop {
+            self.take_reports();
+            let settled = self.settle_last();
+            let now = Instant::now();
+            if (self.in_flight.is_empty() && settled) || now >= deadline {
+                return self.in_flight.len()
+                    + self.reports.iter().filter(|report| report.ends().is_some()).count();
+            }
+            let renewal = self.in_flight.renewal_due().unwrap_or(deadline).max(now);
+            let until = deadline.min(if settled { renewal } else { now + FAULT_PAUSE });
+            if let Ok(report) = self.pool.reports().recv_deadline(until) {
+                self.take(report);
+            }
+        }
+    }
+
+    /// True when nothing is left to be recorded.
+    fn settle_last(&mut self) -> bool {
+        let now = self.postbox.core().clock.now();
+        let renew = self.in_flight.to_renew(now);
+        if self.reports.is_empty() && renew.is_empty() {
+            return true;
+        }
+        let turn = Turn {
+            settings: &self.settings,
+            reports: &self.reports,
+            renew: &renew,
+            give_back: &self.unsure,
+            claim_max: 0,
+            release_held: false,
+            stopping: &self.signals.control.stopping,
+            by_worker: true,
+            suspects: Suspects::NotYet,
+        };
+        match turn.run(self.postbox.core()) {
+            Ok(outcome) => {
+                self.reports.clear();
+                if !renew.is_empty() {
+                    self.in_flight.renewed(&outcome.lost, &self.settings, now);
+                }
+                true
+            }
+            Err(error) => {
+                log::warn!(target: "postbox::worker", "the last outcomes cannot be recorded yet: {error}");
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Writing down what came back: one by one, or neighbours as one.
+
+use std::sync::Arc;
+
+use rusqlite::Connection;
+
+use super::delivery::Report;
+use crate::error::Result;
+use crate::event::EventId;
+use crate::inbox::{self, Mark};
+use crate::outbox::claim::Claim;
+use crate::outbox::run::runs;
+use crate::outbox::settle::{self, Settlement};
+use crate::registry::Consumers;
+use crate::settings::Settings;
+use crate::validate;
+
+/// A dead letter whose consumers' outcomes are not recorded.
+pub(super) fn set_aside(
+    conn: &Connection,
+    claim: Claim,
+    why: &str,
+    settings: &Settings,
+    now: i64,
+) -> Result<()> {
+    let error = validate::error_text(why);
+    let settlement = if settings.dead_letter_enabled {
+        Settlement::DeadLetter { error }
+    } else {
+        Settlement::Failed { error }
+    };
+    settle::settle(conn, claim.seq, claim.lease, &settlement, now)?;
+    log_settlement(claim.id, &settlement);
+    Ok(())
+}
+
+/// True when the event reached `processed`.
+pub(super) fn settle_report(
+    conn: &Connection,
+    report: &Report,
+    settings: &Settings,
+    now: i64,
+) -> Result<bool> {
+    match report {
+        Report::Marked { claim, consumer, mark } => {
+            if settle::holds_lease(conn, claim.seq, claim.lease)? {
+                inbox::record(conn, claim.seq, consumer, mark, now)?;
+            }
+            Ok(false)
+        }
+        Report::Processed { claim, consumers } => {
+            let settled = settle_processed(conn, *claim, consumers, now)?;
+            if !settled {
+                log_lost(*claim);
+            }
+            Ok(settled)
+        }
+        Report::Finished { claim, consumers, marks, attempt } => {
+            let settlement = attempt.settlement(settings, now);
+            // The fence comes first: what is written after a lease was lost is refused whole.
+            if !settle::settle(conn, claim.seq, claim.lease, &settlement, now)? {
+                log_lost(*claim);
+                return Ok(false);
+            }
+            for (place, mark) in marks {
+                inbox::record(conn, claim.seq, &consumers[*place].consumer_name, mark, now)?;
+            }
+            log_settlement(claim.id, &settlement);
+            Ok(settlement == Settlement::Processed)
+        }
+        Report::Broken { claim, error } => {
+            set_aside(conn, *claim, error, settings, now)?;
+            Ok(false)
+        }
+        Report::GivenBack { claim, .. } => {
+            settle::settle(conn, claim.seq, claim.lease, &Settlement::GivenBack, now)?;
+            Ok(false)
+        }
+        Report::Lost { claim } => {
+            log_lost(*claim);
+            Ok(false)
+        }
+        Report::Settled { .. } | Report::Continues(_) => Ok(false),
+    }
+}
+
+/// Settles events that every consumer has processed, neighbours as one; how many. `lost` is told of each alone that is not its
+/// lease's any more. `None`: some neighbours are not, or have inbox rows already, and the transaction has to be rolled back.
+pub(super) fn settle_alike(
+    conn: &Connection,
+    mut done: Vec<(Claim, &Consumers)>,
+    now: i64,
+    mut lost: impl FnMut(Claim),
+) -> Result<Option<usize>> {
+    done.sort_unstable_by_key(|(claim, _)| claim.seq);
+    let alike = |one: &(Claim, &Consumers), next: &(Claim, &Consumers)| {
+        one.0.lease == next.0.lease && Arc::ptr_eq(one.1, next.1)
+    };
+    let mut settled = 0;
+    for (run, rows) in runs(&done, |(claim, _)| claim.seq, alike) {
+        let (claim, consumers) = rows[0];
+        if rows.len() == 1 {
+            let is_settled = settle_processed(conn, claim, consumers, now)?;
+            if !is_settled {
+                lost(claim);
+            }
+            settled += usize::from(is_settled);
+            continue;
+        }
+        let mut whole = settle::settle_run(conn, run, claim.lease, now)?;
+        for consumer in consumers.iter() {
+            whole = whole && inbox::record_run(conn, run, &consumer.consumer_name, now)?;
+        }
+        if !whole {
+            return Ok(None);
+        }
+        settled += rows.len();
+    }
+    Ok(Some(settled))
+}
+
+/// False: the lease was lost. The fence comes first: what is written after that is refused whole.
+fn settle_processed(conn: &Connection, claim: Claim, consumers: &Consumers, now: i64) -> Result<bool> {
+    if !settle::settle(conn, claim.seq, claim.lease, &Settlement::Processed, now)? {
+        return Ok(false);
+    }
+    for consumer in consumers.iter() {
+        inbox::record(conn, claim.seq, &consumer.consumer_name, &Mark::Processed, now)?;
+    }
+    Ok(true)
+}
+
+pub(super) fn log_settlement(id: EventId, settlement: &Settlement) {
+    match settlement {
+        Settlement::DeadLetter { .. } => {
+            log::warn!(target: "postbox::delivery", "event {id} is a dead letter: its last_error says why");
+        }
+        Settlement::Failed { .. } => {
+            log::warn!(target: "postbox::delivery", "event {id} failed for good: its last_error says why");
+        }
+        Settlement::Retry { .. } => {
+            log::info!(target: "postbox::delivery", "event {id} failed and will be tried again: its last_error says why");
+        }
+        Settlement::Processed | Settlement::Held | Settlement::GivenBack => {}
+    }
+}
+
+pub(super) fn log_lost(claim: Claim) {
+    log::warn!(target: "postbox::delivery", "the lease on event {} was lost before its attempt ended: its outcome is refused", claim.id);
+}

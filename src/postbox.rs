@@ -343,7 +343,13 @@ impl Postbox {
         }
         core.worker.stop_and_wait(worker::SHUTDOWN_LIMIT);
         let now = core.clock.now();
-        let closed = core.db.close(OPERATION, |conn| outbox::mark_time(conn, now));
+        let closed = core.db.close(OPERATION, |conn| {
+            // Published under a worker that has stopped since, and handed to nobody.
+            for lease in core.handoff.left_over() {
+                settle::give_back_lease(conn, lease, now)?;
+            }
+            outbox::mark_time(conn, now)
+        });
         core.let_go_of_ownership();
         // Handlers often hold a clone of the box: without this the two would keep each other alive.
         core.registry.clear();

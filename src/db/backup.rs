@@ -81,6 +81,7 @@ pub(crate) fn restore(
     let conn = copy.open()?;
     check_integrity(&conn, &copy.path, &from)?;
     let tx = conn.unchecked_transaction()?;
+    schema::create_or_upgrade(&tx, &copy.path)?;
     void_leases(&tx)?;
     tx.commit()?;
     conn.close().map_err(|(_, error)| Error::Sqlite(error))?;

@@ -53,8 +53,8 @@ struct Running {
 }
 
 thread_local! {
-    /// How many pages the -wal had after this thread's last commit.
-    static WAL_PAGES: Cell<c_int> = const { Cell::new(0) };
+    /// How many pages the -wal had after this thread's last commit; `None` where nothing was written.
+    static WAL_PAGES: Cell<Option<c_int>> = const { Cell::new(None) };
 }
 
 impl Checkpoints {
@@ -74,7 +74,7 @@ impl Checkpoints {
     pub(super) fn follow(conn: &Connection) {
         conn.wal_hook(Some(|wal: &Wal, pages| {
             if wal.name() == c"main" {
-                WAL_PAGES.set(pages);
+                WAL_PAGES.set(Some(pages));
             } else if pages >= PAGES {
                 wal.checkpoint()?; // of a file that the application has attached
             }
@@ -94,7 +94,7 @@ impl Checkpoints {
 
     /// After a commit of this connection on this thread.
     pub(super) fn after_commit(&self, conn: &Connection) {
-        let pages = WAL_PAGES.take();
+        let Some(pages) = WAL_PAGES.take() else { return };
         self.pages.store(pages, Ordering::Relaxed);
         if pages < self.asked_at.load(Ordering::Relaxed) {
             self.asked_at.store(0, Ordering::Relaxed); // it has begun anew

@@ -1,6 +1,6 @@
 //! Publishing: from a checked event to a row.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, Statement, ToSql};
@@ -206,6 +206,19 @@ macro_rules! insert_event {
 const INSERT: &str = insert_event!("");
 const INSERT_ONCE: &str = insert_event!(" ON CONFLICT (id) DO NOTHING");
 
+const COLUMNS: usize = 18;
+
+/// So many rows in one statement, where there are many.
+const ROWS: usize = 8;
+
+static INSERT_ROWS: LazyLock<String> = LazyLock::new(|| {
+    (1..ROWS).fold(INSERT.to_owned(), |sql, row| {
+        let parameters: Vec<String> =
+            (1..=COLUMNS).map(|column| format!("?{}", row * COLUMNS + column)).collect();
+        format!("{sql}, ({})", parameters.join(", "))
+    })
+});
+
 /// Inserts the event inside the caller's transaction. One that its key has published already stays as it is.
 pub(crate) fn insert(conn: &Connection, event: &PreparedEvent, now: i64) -> Result<EventId> {
     insert_next(conn, event, now, None, &mut None).map(|inserted| inserted.id)
@@ -221,11 +234,11 @@ fn insert_next(
     next: &mut Option<i64>,
 ) -> Result<Inserted> {
     let mut statement = conn.prepare_cached(if event.keyed { INSERT_ONCE } else { INSERT })?;
-    bind(&mut statement, *next, event, now, lease)?;
+    bind(&mut statement, 0, *next, event, now, lease)?;
     let rows = match statement.raw_execute() {
         // A trigger of the application's has published as well.
         Err(error) if next.is_some() && is_taken(&error) => {
-            bind(&mut statement, None, event, now, lease)?;
+            bind(&mut statement, 0, None, event, now, lease)?;
             statement.raw_execute()?
         }
         rows => rows?,
@@ -243,13 +256,66 @@ fn insert_next(
     }
 }
 
+/// Inserts events as [`insert_next`] does, in fewer statements.
+fn insert_all(
+    conn: &Connection,
+    events: &[PreparedEvent],
+    now: i64,
+    lease: Option<Lease>,
+    next: &mut Option<i64>,
+) -> Result<Vec<Inserted>> {
+    let mut inserted = Vec::with_capacity(events.len());
+    let mut rest = events;
+    while let Some((event, others)) = rest.split_first() {
+        if let (Some(seq), Some((rows, others))) = (*next, rest.split_first_chunk())
+            && insert_rows(conn, rows, now, lease, seq)?
+        {
+            inserted.extend((seq..).zip(rows).map(|(seq, event)| Inserted {
+                id: event.id,
+                seq: Some(seq),
+                at: now,
+            }));
+            *next = Some(conn.last_insert_rowid() + 1);
+            rest = others;
+        } else {
+            inserted.push(insert_next(conn, event, now, lease, next)?);
+            rest = others;
+        }
+    }
+    Ok(inserted)
+}
+
+/// All in one statement, numbered from `seq`. False: that cannot be done, and nothing was.
+fn insert_rows(
+    conn: &Connection,
+    events: &[PreparedEvent; ROWS],
+    now: i64,
+    lease: Option<Lease>,
+    seq: i64,
+) -> Result<bool> {
+    if events.iter().any(|event| event.keyed) {
+        return Ok(false);
+    }
+    let mut statement = conn.prepare_cached(&INSERT_ROWS)?;
+    for (row, (event, seq)) in events.iter().zip(seq..).enumerate() {
+        bind(&mut statement, row, Some(seq), event, now, lease)?;
+    }
+    match statement.raw_execute() {
+        Ok(ROWS) => Ok(true),
+        Ok(_) => Err(Error::NotStored { what: "the events", table: "outbox_event" }),
+        Err(error) if is_taken(&error) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn is_taken(error: &rusqlite::Error) -> bool {
     error.sqlite_error().map(|error| error.extended_code) == Some(rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY)
 }
 
-/// `seq`: of the row, where it is known.
+/// Binds the event to the parameters of a statement's `row`, counted from 0. `seq`: of the row, where it is known.
 fn bind(
     statement: &mut Statement<'_>,
+    row: usize,
     seq: Option<i64>,
     event: &PreparedEvent,
     now: i64,
@@ -281,18 +347,19 @@ fn bind(
         &event.aggregate_type,
         &event.aggregate_id,
     ];
-    for (value, place) in values.iter().zip(1..) {
+    let before = row * COLUMNS;
+    for (value, place) in values.iter().zip(before + 1..) {
         statement.raw_bind_parameter(place, value)?;
     }
-    statement.raw_bind_parameter(17, &event.payload)?;
+    statement.raw_bind_parameter(before + 17, &event.payload)?;
     // Most events have none of these, and a parameter that is not bound is NULL.
     let causation_id = event.causation_id.map(|id| id.0);
     if let Some(id) = causation_id {
-        statement.raw_bind_parameter(14, id)?;
+        statement.raw_bind_parameter(before + 14, id)?;
     }
     for (text, place) in [(&event.correlation_id, 15), (&event.trace_parent, 16), (&event.metadata, 18)] {
         if let Some(text) = text {
-            statement.raw_bind_parameter(place, text)?;
+            statement.raw_bind_parameter(before + place, text)?;
         }
     }
     Ok(())
@@ -330,7 +397,7 @@ impl Job for InsertJob {
     fn run(&mut self, conn: &Connection, next: &mut Option<i64>) -> Result<Vec<Inserted>> {
         // Here, inside the write lock, so that times are in the order of `seq`.
         let now = self.clock.now();
-        self.events.iter().map(|event| insert_next(conn, event, now, self.lease, next)).collect()
+        insert_all(conn, &self.events, now, self.lease, next)
     }
 
     fn needs_savepoint(&self) -> bool {

@@ -1,8 +1,9 @@
 //! From `publish` straight to a handler: while the worker has nothing else to do, a publisher inserts its events already
 //! claimed, and hands them to the pool once they are committed. The worker need not wake up first.
 //!
-//! The worker opens the hand-off when it goes to sleep and says how many events it has room for; it closes it before it
-//! claims by itself. What was handed over it takes into its books when the first report of it comes, or when it wakes.
+//! The worker opens the hand-off when it goes to sleep and says how many events it has room for; before it claims by itself it
+//! closes it for those who have no room reserved yet. What was handed over it takes into its books when the first report of it
+//! comes, or when it wakes. When it stops, what is still being committed is given back.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,22 +34,23 @@ pub(crate) struct Handoff {
 
 #[derive(Default)]
 struct State {
-    /// `None`: the worker claims by itself, or there is none.
-    open: Option<Open>,
-    /// Events of publishers that are just committing.
-    reserved: usize,
+    /// `None`: there is no worker.
+    taker: Option<Taker>,
+    /// Room for so many events; none while the worker claims by itself.
+    slots: usize,
+    /// Nothing is in flight: transactional handlers share commits, which those that come one by one would not.
+    is_idle: bool,
+    /// Leases of publishers that are just committing, and for how many events.
+    reserved: Vec<(LeaseId, usize)>,
     /// Handed over, and not yet in the worker's books.
     handed: Vec<Handed>,
     /// Leases of events of which nobody knows whether they were committed.
     unsure: Vec<LeaseId>,
 }
 
-/// What a sleeping worker takes.
-pub(crate) struct Open {
-    /// For so many events.
-    pub(crate) slots: usize,
-    /// Nothing is in flight: transactional handlers share commits, which those that come one by one would not.
-    pub(crate) is_idle: bool,
+/// Who takes what is handed over.
+#[derive(Clone)]
+pub(crate) struct Taker {
     pub(crate) settings: Arc<Settings>,
     pub(crate) work: Sender<Work>,
     pub(crate) stopping: Arc<AtomicBool>,
@@ -56,26 +58,39 @@ pub(crate) struct Open {
 
 pub(crate) type Handed = (Claim, Arc<Cancellation>);
 
+impl State {
+    fn reserved(&self) -> usize {
+        self.reserved.iter().map(|(_, events)| events).sum()
+    }
+}
+
 impl Handoff {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The worker goes to sleep. `open` counts its slots as if nothing were on its way.
-    pub(crate) fn open(&self, open: Open) {
+    /// The worker goes to sleep with `room` for so many events, as if nothing were on its way.
+    pub(crate) fn open(&self, taker: Taker, room: usize, is_idle: bool) {
         let mut state = self.state();
-        let taken = state.reserved + state.handed.len();
-        let slots = open.slots.saturating_sub(taken);
-        let long_enough = Duration::from_millis(open.settings.processing_lease_ms) >= LEASE_LEAST;
-        state.open =
-            (slots > 0 && long_enough).then_some(Open { slots, is_idle: open.is_idle && taken == 0, ..open });
+        let on_their_way = state.reserved() + state.handed.len();
+        let long_enough = Duration::from_millis(taker.settings.processing_lease_ms) >= LEASE_LEAST;
+        state.slots = if long_enough { room.saturating_sub(on_their_way) } else { 0 };
+        state.is_idle = is_idle && on_their_way == 0;
+        state.taker = Some(taker);
     }
 
-    /// Nothing is handed over from here on. How many events are still being committed by publishers who may yet.
+    /// The worker claims by itself. How many events may still be handed over: those that publishers are just committing.
     pub(crate) fn close(&self) -> usize {
         let mut state = self.state();
-        state.open = None;
-        state.reserved
+        state.slots = 0;
+        state.reserved()
+    }
+
+    /// The worker stops: nothing is handed over from here on.
+    pub(crate) fn end(&self) {
+        let mut state = self.state();
+        state.slots = 0;
+        state.taker = None;
     }
 
     /// Take results first: whatever they are of was handed over before.
@@ -87,24 +102,36 @@ impl Handoff {
         std::mem::take(&mut self.state().unsure)
     }
 
+    /// When the box closes and nobody commits any more: the leases under which rows may have been left.
+    pub(crate) fn left_over(&self) -> Vec<LeaseId> {
+        let mut state = self.state();
+        let mut left = std::mem::take(&mut state.unsure);
+        left.extend(state.reserved.iter().map(|(lease, _)| *lease));
+        left
+    }
+
     /// Room for these events, if the worker sleeps and has some: they are to be inserted as claimed.
     pub(crate) fn reserve<'c>(&self, core: &'c Core, events: &Arc<[PreparedEvent]>) -> Option<Reserved<'c>> {
-        let consumers = {
+        let is_idle = {
             let state = self.state();
-            let open = state.open.as_ref().filter(|open| open.slots >= events.len())?;
-            let is_idle = open.is_idle;
-            drop(state);
-            consumers_of(core, events, is_idle)?
+            if state.slots < events.len() {
+                return None;
+            }
+            state.is_idle
         };
+        let consumers = consumers_of(core, events, is_idle)?;
         if !core.settings().allow_processing(true) {
             return None;
         }
         let mut state = self.state();
-        let open = state.open.as_mut().filter(|open| open.slots >= events.len())?;
-        open.slots -= events.len();
-        open.is_idle = false;
-        let lease = Lease { id: core.leases.next(), length_ms: open.settings.processing_lease_ms };
-        state.reserved += events.len();
+        if state.slots < events.len() {
+            return None;
+        }
+        let length_ms = state.taker.as_ref()?.settings.processing_lease_ms;
+        let lease = Lease { id: core.leases.next(), length_ms };
+        state.slots -= events.len();
+        state.is_idle = false;
+        state.reserved.push((lease.id, events.len()));
         Some(Reserved { core, events: Arc::clone(events), consumers, lease })
     }
 }
@@ -138,7 +165,7 @@ impl Reserved<'_> {
     pub(crate) fn hand_over(self, inserted: &[Inserted], mut content: Option<Content>) {
         let core = self.core;
         let mut state = core.handoff.state();
-        let Some(open) = &state.open else {
+        let Some(taker) = state.taker.clone() else {
             drop(state);
             return self.give_back();
         };
@@ -150,7 +177,7 @@ impl Reserved<'_> {
                 // One that its key had published already is none of ours.
                 let claim = Claim { seq: seq?, lease: self.lease.id, id };
                 let (event, unparsed) = event.to_event(at, content.take());
-                let stopping = Arc::clone(&open.stopping);
+                let stopping = Arc::clone(&taker.stopping);
                 Some(Delivery {
                     claim,
                     event,
@@ -169,24 +196,28 @@ impl Reserved<'_> {
         core.in_flight().extend(deliveries.iter().map(|delivery| (delivery.claim.seq, delivery.claim.lease)));
         let handed: Vec<Handed> =
             deliveries.iter().map(|delivery| (delivery.claim, Arc::clone(&delivery.cancellation))).collect();
-        let (settings, work) = (Arc::clone(&open.settings), open.work.clone());
-        // In the books before a thread can have it, and all under the lock under which the worker closes.
+        // In the books before a thread can have it, and all under the lock under which the worker stops.
         state.handed.extend(handed);
         for unit in dispatch::group(deliveries, core.handler_threads == 1) {
-            let _: Result<(), _> = work.send((Arc::clone(&settings), unit)); // the pool lives for as long as it is open
+            // The pool lives for as long as there is a taker.
+            let _: Result<(), _> = taker.work.send((Arc::clone(&taker.settings), unit));
         }
     }
 
-    /// The worker has woken up meanwhile: the events are its to claim.
+    /// The worker has stopped meanwhile: the events are anybody's to claim.
     fn give_back(self) {
         let core = self.core;
         let lease = self.lease.id;
-        drop(self);
         let given_back =
             core.db.write("publish", |conn| settle::give_back_lease(conn, lease, core.clock.now()).map(drop));
         if let Err(error) = given_back {
-            log::warn!(target: "postbox::worker", "published events wait for a lease to run out before they are delivered: {error}");
+            // The next worker does it, or the box as it closes. It is noted before it is no longer reserved.
+            core.handoff.state().unsure.push(lease);
+            if !matches!(error, Error::Closed { .. }) {
+                log::warn!(target: "postbox::worker", "published events wait for a worker, or for a lease to run out: {error}");
+            }
         }
+        drop(self);
         core.bell.ring();
     }
 
@@ -203,7 +234,6 @@ impl Reserved<'_> {
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        let mut state = self.core.handoff.state();
-        state.reserved -= self.events.len();
+        self.core.handoff.state().reserved.retain(|(lease, _)| *lease != self.lease.id);
     }
 }

@@ -12,7 +12,7 @@ use crossbeam_channel::{after, select};
 use super::delivery::{Delivery, Report};
 use super::dispatch::{self, Unit};
 use super::handle::{ShutdownReport, Signals};
-use super::handoff::Open;
+use super::handoff::Taker;
 use super::in_flight::InFlight;
 use super::pool::Pool;
 use super::startup::Startup;
@@ -150,13 +150,12 @@ impl Run {
     fn open_handoff(&mut self) {
         let allowed = self.settings.allow_processing(true) && self.alone_until.is_none();
         if allowed && !self.expect_work && matches!(self.startup, Startup::Over) {
-            self.core().handoff.open(Open {
-                slots: self.free_slots(),
-                is_idle: self.in_flight.is_empty(),
+            let taker = Taker {
                 settings: Arc::clone(&self.settings),
                 work: self.pool.work(),
                 stopping: Arc::clone(&self.signals.control.stopping),
-            });
+            };
+            self.core().handoff.open(taker, self.free_slots(), self.in_flight.is_empty());
         } else {
             self.core().handoff.close();
         }

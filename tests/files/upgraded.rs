@@ -141,3 +141,14 @@ fn an_upgrade_that_cannot_be_done_leaves_the_file_as_it_was() {
     assert_eq!(integer(&conn, "SELECT version FROM postbox_schema"), 1);
     assert_eq!(integer(&conn, "SELECT count(*) FROM outbox_event JOIN inbox_event ON event = seq"), 4);
 }
+
+#[test]
+fn a_backup_of_version_1_is_restored_as_one_of_this_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, path) = (dir.path().join("old.db"), dir.path().join("app.db"));
+    file_of_version_1(&old);
+    postbox::restore(&old, &path).unwrap();
+    assert_eq!(integer(&raw(&old), "SELECT version FROM postbox_schema"), 1, "the backup is left alone");
+    let stats = Postbox::open(&path).unwrap().stats().unwrap();
+    assert_eq!((stats.pending, stats.processing, stats.processed, stats.total), (4, 0, 1, 7));
+}

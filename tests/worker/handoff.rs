@@ -208,6 +208,43 @@ fn an_event_whose_worker_stops_before_its_commit_is_given_back_unburned() {
     });
 }
 
+/// The box closes meanwhile: the next one to open the file must not have to wait for a lease to run out.
+#[test]
+fn an_event_whose_box_closes_before_its_commit_returned_is_pending_in_the_file() {
+    let (_dir, path, bus) = noting(Postbox::builder());
+    drop(bus);
+    wait_until("the box has closed under a publisher", || {
+        let bus = Postbox::open(&path).unwrap();
+        let tally = Tally::default();
+        bus.subscribe(Subscription::new("a", "c", counting(&tally))).unwrap();
+        let worker = bus.start().unwrap();
+        assert!(worker.wait_for_startup_drain(LIMIT));
+        let other = raw(&path);
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let publisher = {
+            let bus = bus.clone();
+            thread::spawn(move || bus.publish(event("a")))
+        };
+        let closer = {
+            let bus = bus.clone();
+            thread::spawn(move || bus.close())
+        };
+        wait_until("the worker has stopped", || !worker.is_running());
+        other.execute_batch("COMMIT").unwrap();
+        closer.join().unwrap().unwrap();
+        // Whoever was too late was refused.
+        if let Ok(id) = publisher.join().unwrap() {
+            drop((worker, bus));
+            let bus = Postbox::open(&path).unwrap();
+            assert_eq!(status(&bus, id), (OutboxStatus::Pending, 0));
+            assert_eq!(tally.get(), 0);
+            bus.close().unwrap();
+            return last_seen(&path) == HANDED_OVER;
+        }
+        false
+    });
+}
+
 #[test]
 fn many_publishers_and_a_worker_process_each_event_once() {
     const EACH: u64 = 150;

@@ -14,7 +14,7 @@ impl Run {
     pub(super) fn wind_down(&mut self) -> usize {
         let deadline = *self.signals.control.deadline.lock().unwrap_or_else(PoisonError::into_inner);
         let deadline = deadline.unwrap_or_else(Instant::now);
-        self.core().handoff.close();
+        self.core().handoff.end();
         self.take_handed();
         for unit in self.pool.take_back() {
             let not_begun = match unit {

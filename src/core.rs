@@ -79,7 +79,7 @@ impl Core {
         options.settings.validate()?;
         let clock = BoxClock::new(options.clock);
         clock.start_at(db.read("open", outbox::newest_time)?);
-        let leases = Leases::new();
+        let leases = Leases::new(|owner| db.path().is_some_and(|path| owner::is_known(path, owner)));
         let owner_lock = match db.path() {
             Some(path) => OwnerLock::take(path, leases.owner())?,
             None => None,

@@ -8,7 +8,8 @@ use crate::outbox;
 
 /// The box in numbers, of one moment. Reading them takes a fraction of a millisecond, however many rows there are.
 ///
-/// They are exact while fewer than 5,000 events are pending, whoever wrote the rows. Of more, what the box does is followed
+/// They are exact while fewer than 5,000 events are pending, also where another program has changed the status of rows or
+/// deleted some (rows that it inserts by itself may be miscounted: events are published through postbox). Of more, what the box does is followed
 /// by a counter; rows whose `status` another program changed are not, until the box is opened with fewer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]

@@ -80,6 +80,7 @@ pub(crate) fn restore(
     }
     let conn = copy.open()?;
     check_integrity(&conn, &copy.path, &from)?;
+    connection::set(&conn, "foreign_keys", 0)?; // for an upgrade: see `schema::create_or_upgrade`
     let tx = conn.unchecked_transaction()?;
     schema::create_or_upgrade(&tx, &copy.path)?;
     void_leases(&tx)?;
@@ -167,9 +168,12 @@ fn run_check(conn: &Connection, pragma: &str) -> rusqlite::Result<Vec<String>> {
 fn checkpoint_whole(conn: &Connection, wait_max: Duration) -> Result<()> {
     let start = Instant::now();
     loop {
-        let (frames, done): (i64, i64) =
-            conn.query_row("PRAGMA main.wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?)))?;
-        if frames == done {
+        let (busy, frames, done): (bool, i64, i64) =
+            conn.query_row("PRAGMA main.wal_checkpoint(PASSIVE)", [], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?;
+        // While somebody else is at it, both numbers are -1.
+        if !busy && frames == done {
             return Ok(());
         }
         if start.elapsed() >= wait_max {

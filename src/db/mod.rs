@@ -69,7 +69,9 @@ impl<J: Job> Database<J> {
         let source = Source::file(&path, wait_max);
         let writer = source.open_writer(wait_max)?;
         drop(probe); // after the writer is open, or the last one out would remove the -wal just to make it again
+        connection::set(writer.conn(), "foreign_keys", 0)?;
         writer.transaction(Synchronous::Full, "open", |conn| schema::create_or_upgrade(conn, &path))?;
+        connection::set(writer.conn(), "foreign_keys", 1)?;
 
         let readers = Readers::open(&path, wait_max)?;
         let file = OpenFile { identity: FileIdentity::of(&path)?, readers: RwLock::new(Some(readers)) };

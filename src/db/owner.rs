@@ -99,6 +99,11 @@ impl DeadOwner {
     }
 }
 
+/// Whether an owner of this number is there, alive or dead.
+pub(crate) fn is_known(database: &Path, owner: u32) -> bool {
+    identity::beside(database, &format!("{INFIX}{owner:08x}")).exists()
+}
+
 /// Whether this owner's process provably lives.
 pub(crate) fn is_alive(database: &Path, owner: u32) -> bool {
     let path = identity::beside(database, &format!("{INFIX}{owner:08x}"));
@@ -163,6 +168,7 @@ mod tests {
         let alive = OwnerLock::take(&database, 7).unwrap().unwrap();
         assert!(find_dead(&database).is_empty());
         assert!(is_alive(&database, 7) && !is_alive(&database, 8));
+        assert!(is_known(&database, 7) && !is_known(&database, 8));
         drop(alive);
         assert!(!is_alive(&database, 7));
         assert!(find_dead(&database).is_empty(), "an orderly end is no death");

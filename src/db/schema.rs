@@ -85,7 +85,8 @@ pub(crate) fn check(conn: &Connection, path: &Path) -> Result<Option<u32>> {
     }
 }
 
-/// Run it inside a transaction, after [`check`].
+/// Run it inside a transaction, after [`check`], with foreign keys off: a table that is made anew is dropped first, and what
+/// the application's tables say of its rows must outlive that.
 pub(crate) fn create_or_upgrade(conn: &Connection, path: &Path) -> Result<()> {
     match check(conn, path)? {
         None => Ok(conn.execute_batch(SCHEMA)?),
@@ -97,12 +98,31 @@ fn upgrade(conn: &Connection, from: u32, to: u32, steps: &[Upgrade]) -> Result<(
     if from == to {
         return Ok(());
     }
+    let foreign = foreign_objects(conn)?;
     for step in steps.iter().filter(|step| step.to > from && step.to <= to) {
         conn.execute_batch(step.sql)?;
+    }
+    // They went with the tables that were made anew.
+    let kept = foreign_objects(conn)?;
+    for (_, sql) in foreign.iter().filter(|object| !kept.contains(object)) {
+        conn.execute_batch(sql)?;
     }
     conn.execute("UPDATE main.postbox_schema SET version = ?1", [to])?;
     log::info!(target: "postbox::db", "upgraded the schema from version {from} to {to}");
     Ok(())
+}
+
+/// Names and SQL of the application's triggers and indexes on the library's tables.
+fn foreign_objects(conn: &Connection) -> Result<Vec<(String, String)>> {
+    const EARLIER: &[&str] = &["outbox_event_live"];
+    let mut statement = conn.prepare(
+        "SELECT name, sql FROM main.sqlite_schema
+         WHERE type IN ('trigger', 'index') AND sql IS NOT NULL AND tbl_name IN ('outbox_event', 'inbox_event', 'integration_link')",
+    )?;
+    let objects = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let is_foreign = |name: &str| !NAMES.iter().chain(EARLIER).any(|ours| name.eq_ignore_ascii_case(ours));
+    let all: Vec<(String, String)> = objects.collect::<rusqlite::Result<_>>()?;
+    Ok(all.into_iter().filter(|(name, _)| is_foreign(name)).collect())
 }
 
 fn busy_timeout_ms(conn: &Connection) -> u64 {

@@ -41,10 +41,15 @@ pub(crate) struct Leases {
 }
 
 impl Leases {
-    pub(crate) fn new() -> Self {
-        // 23 random bits, so that the id is a positive number of 48 bits, more than 32 of them; the least is that of claims that an upgrade took over.
-        let random = Uuid::new_v4().as_u128();
-        Leases { owner: ((random & 0x7f_ffff) as u32).max(0x101), next: AtomicU32::new(1) }
+    /// For a box that nobody else is, as far as `is_taken` knows.
+    pub(crate) fn new(is_taken: impl Fn(u32) -> bool) -> Self {
+        // 23 random bits, so that the id is a positive number of 48 bits, and more than 32 of them: 256 and less are nobody's
+        // (an upgrade gives claims that it finds to 256).
+        let mut owner = 0;
+        while owner <= 0x100 || is_taken(owner) {
+            owner = (Uuid::new_v4().as_u128() & 0x7f_ffff) as u32;
+        }
+        Leases { owner, next: AtomicU32::new(1) }
     }
 
     pub(crate) fn owner(&self) -> u32 {

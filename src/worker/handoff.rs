@@ -14,6 +14,7 @@ use crossbeam_channel::Sender;
 use super::delivery::{Attempt, Delivery};
 use super::dispatch;
 use super::pool::Work;
+use crate::clock;
 use crate::core::Core;
 use crate::error::Error;
 use crate::handler::Cancellation;
@@ -56,7 +57,14 @@ pub(crate) struct Taker {
     pub(crate) stopping: Arc<AtomicBool>,
 }
 
-pub(crate) type Handed = (Claim, Arc<Cancellation>);
+/// A claim for the worker's books.
+pub(crate) struct Handed {
+    pub(crate) claim: Claim,
+    pub(crate) cancellation: Arc<Cancellation>,
+    /// Its length, which the settings may have changed since.
+    pub(crate) lease: Duration,
+    pub(crate) runs_out_at: i64,
+}
 
 impl State {
     fn reserved(&self) -> usize {
@@ -98,6 +106,10 @@ impl Handoff {
         std::mem::take(&mut self.state().handed)
     }
 
+    pub(crate) fn put_unsure_back(&self, leases: Vec<LeaseId>) {
+        self.state().unsure.extend(leases);
+    }
+
     pub(crate) fn take_unsure(&self) -> Vec<LeaseId> {
         std::mem::take(&mut self.state().unsure)
     }
@@ -119,6 +131,7 @@ impl Handoff {
             }
             state.is_idle
         };
+        let generation = core.registry.generation();
         let consumers = consumers_of(core, events, is_idle)?;
         if !core.settings().allow_processing(true) {
             return None;
@@ -132,7 +145,7 @@ impl Handoff {
         state.slots -= events.len();
         state.is_idle = false;
         state.reserved.push((lease.id, events.len()));
-        Some(Reserved { core, events: Arc::clone(events), consumers, lease })
+        Some(Reserved { core, events: Arc::clone(events), consumers, generation, lease, is_over: false })
     }
 }
 
@@ -153,7 +166,11 @@ pub(crate) struct Reserved<'c> {
     core: &'c Core,
     events: Arc<[PreparedEvent]>,
     consumers: Vec<Consumers>,
+    /// Of the registry, when the consumers were looked up.
+    generation: u64,
     lease: Lease,
+    /// It is known what became of the events.
+    is_over: bool,
 }
 
 impl Reserved<'_> {
@@ -162,8 +179,18 @@ impl Reserved<'_> {
     }
 
     /// After the commit. `content` is that of the first event, where it is at hand.
-    pub(crate) fn hand_over(self, inserted: &[Inserted], mut content: Option<Content>) {
+    pub(crate) fn hand_over(mut self, inserted: &[Inserted], mut content: Option<Content>) {
         let core = self.core;
+        // Both may have changed while the commit waited for its turn.
+        if !core.settings().allow_processing(true) {
+            return self.give_back();
+        }
+        if self.generation != core.registry.generation() {
+            match consumers_of(core, &self.events, true) {
+                Some(consumers) => self.consumers = consumers,
+                None => return self.give_back(),
+            }
+        }
         let mut state = core.handoff.state();
         let Some(taker) = state.taker.clone() else {
             drop(state);
@@ -194,10 +221,15 @@ impl Reserved<'_> {
             })
             .collect();
         core.in_flight().extend(deliveries.iter().map(|delivery| (delivery.claim.seq, delivery.claim.lease)));
-        let handed: Vec<Handed> =
-            deliveries.iter().map(|delivery| (delivery.claim, Arc::clone(&delivery.cancellation))).collect();
+        let lease = Duration::from_millis(self.lease.length_ms);
+        let handed =
+            deliveries.iter().zip(inserted.iter().map(|inserted| inserted.at)).map(|(delivery, at)| {
+                let (claim, cancellation) = (delivery.claim, Arc::clone(&delivery.cancellation));
+                Handed { claim, cancellation, lease, runs_out_at: clock::add(at, lease) }
+            });
         // In the books before a thread can have it, and all under the lock under which the worker stops.
         state.handed.extend(handed);
+        self.is_over = true;
         for unit in dispatch::group(deliveries, core.handler_threads == 1) {
             // The pool lives for as long as there is a taker.
             let _: Result<(), _> = taker.work.send((Arc::clone(&taker.settings), unit));
@@ -205,27 +237,24 @@ impl Reserved<'_> {
     }
 
     /// The worker has stopped meanwhile: the events are anybody's to claim.
-    fn give_back(self) {
+    fn give_back(mut self) {
         let core = self.core;
         let lease = self.lease.id;
         let given_back =
             core.db.write("publish", |conn| settle::give_back_lease(conn, lease, core.clock.now()).map(drop));
-        if let Err(error) = given_back {
-            // The next worker does it, or the box as it closes. It is noted before it is no longer reserved.
-            core.handoff.state().unsure.push(lease);
-            if !matches!(error, Error::Closed { .. }) {
-                log::warn!(target: "postbox::worker", "published events wait for a worker, or for a lease to run out: {error}");
-            }
+        self.is_over = given_back.is_ok();
+        if let Err(error) = given_back
+            && !matches!(error, Error::Closed { .. })
+        {
+            log::warn!(target: "postbox::worker", "published events wait for a worker, or for a lease to run out: {error}");
         }
         drop(self);
         core.bell.ring();
     }
 
-    /// The commit failed. Where nobody knows whether it did, the worker gives back whatever is there.
-    pub(crate) fn failed(self, error: &Error) {
-        if matches!(error, Error::CommitUnknown(_)) {
-            self.core.handoff.state().unsure.push(self.lease.id);
-        }
+    /// The commit failed: nothing is there, or nobody knows.
+    pub(crate) fn failed(mut self, error: &Error) {
+        self.is_over = !matches!(error, Error::CommitUnknown(_));
         let core = self.core;
         drop(self);
         core.bell.ring();
@@ -234,6 +263,11 @@ impl Reserved<'_> {
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        self.core.handoff.state().reserved.retain(|(lease, _)| *lease != self.lease.id);
+        let mut state = self.core.handoff.state();
+        if !self.is_over {
+            // The next worker gives back whatever is there, or the box as it closes. Noted while it is still reserved.
+            state.unsure.push(self.lease.id);
+        }
+        state.reserved.retain(|(lease, _)| *lease != self.lease.id);
     }
 }

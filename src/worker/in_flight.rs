@@ -42,22 +42,24 @@ impl InFlight {
 
     /// `now` is the box's time.
     pub(crate) fn add(&mut self, deliveries: &[Delivery], settings: &Settings, now: i64) {
-        let handed = deliveries.iter().map(|delivery| (delivery.claim, Arc::clone(&delivery.cancellation)));
-        self.add_handed(handed.collect(), settings, now);
+        let lease = Duration::from_millis(settings.processing_lease_ms);
+        for delivery in deliveries {
+            let (claim, cancellation) = (delivery.claim, Arc::clone(&delivery.cancellation));
+            self.add_one(Handed { claim, cancellation, lease, runs_out_at: clock::add(now, lease) });
+        }
     }
 
-    pub(crate) fn add_handed(&mut self, handed: Vec<Handed>, settings: &Settings, now: i64) {
-        if !handed.is_empty() {
-            let runs_out_at = clock::add(now, Duration::from_millis(settings.processing_lease_ms));
-            self.runs_out_at =
-                if self.claims.is_empty() { runs_out_at } else { runs_out_at.min(self.runs_out_at) };
+    pub(crate) fn add_one(&mut self, handed: Handed) {
+        let Handed { claim, cancellation, lease, runs_out_at } = handed;
+        let renewal = Instant::now() + lease / 3;
+        if self.claims.is_empty() {
+            (self.runs_out_at, self.next_renewal) = (runs_out_at, renewal);
+        } else {
+            // Sooner, where an operator has made leases shorter.
+            self.runs_out_at = self.runs_out_at.min(runs_out_at);
+            self.next_renewal = self.next_renewal.min(renewal);
         }
-        let renewal = next_renewal(settings);
-        // Sooner, where an operator has made leases shorter.
-        self.next_renewal = if self.claims.is_empty() { renewal } else { renewal.min(self.next_renewal) };
-        for (claim, cancellation) in handed {
-            self.claims.insert(claim.seq, (claim, cancellation));
-        }
+        self.claims.insert(claim.seq, (claim, cancellation));
     }
 
     pub(crate) fn remove(&mut self, claim: Claim) {

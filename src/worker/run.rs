@@ -95,6 +95,12 @@ impl Run {
             log::error!(target: "postbox::worker", "the worker panicked and ends: its claims come due when their leases run out");
         }
         let unfinished = self.wind_down();
+        // What could not be recorded is anybody's once its lease has run out, this box's too.
+        for claim in self.reports.iter().filter_map(Report::ends) {
+            self.core().no_longer_in_flight(claim);
+        }
+        let unsure = std::mem::take(&mut self.unsure);
+        self.core().handoff.put_unsure_back(unsure);
         self.in_flight.give_up();
         let report = ShutdownReport { clean: unfinished == 0 && !panicked, unfinished };
         *self.signals.control.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
@@ -138,11 +144,9 @@ impl Run {
     /// What publishers have handed over comes into the books: with each report, or one of it would find no entry, and the
     /// entry that comes later would stay for ever.
     fn take_handed(&mut self) {
-        let handed = self.core().handoff.take_handed();
-        if !handed.is_empty() {
+        for handed in self.core().handoff.take_handed() {
             self.found_nothing = false;
-            let now = self.core().clock.now();
-            self.in_flight.add_handed(handed, &self.settings, now);
+            self.in_flight.add_one(handed);
         }
     }
 
@@ -191,6 +195,9 @@ impl Run {
         let claims = free > 0 && (release_for.is_some() || (self.expect_work && self.watch.is_due(core)?));
         let now = self.postbox.core().clock.now();
         let renew = self.in_flight.to_renew(now);
+        if claims {
+            core.handoff.close();
+        }
         if self.reports.is_empty() && renew.is_empty() && self.unsure.is_empty() && !claims {
             if free > 0 {
                 self.expect_work = false;

@@ -5,7 +5,7 @@ use std::{io, thread};
 
 use postbox::{Error, Postbox, Subscription};
 
-use crate::support::{LIMIT, Tally, counting, cp, event, integer, raw};
+use crate::support::{LIMIT, Tally, counting, cp, event, integer, raw, wait_until};
 use crate::{agreed, under_load, with_notes};
 
 #[test]
@@ -115,4 +115,28 @@ fn a_long_reader_keeps_a_file_from_being_quiesced_and_is_named() {
     reader.execute_batch("COMMIT").unwrap();
     bus.with_quiesced_file(|_| Ok(())).unwrap();
     bus.publish(event("a")).unwrap();
+}
+
+/// A checkpoint under way answers neither how long the -wal is nor how much of it is done: that was taken for done.
+#[test]
+fn a_file_that_somebody_is_just_checkpointing_is_not_quiesced_yet() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let bus = Postbox::builder().busy_timeout(Duration::from_millis(300)).open(&path).unwrap();
+    bus.publish(event("a")).unwrap();
+    let reader = raw(&path);
+    reader.execute_batch("BEGIN; SELECT count(*) FROM outbox_event").unwrap();
+    let checkpoint = |conn: &postbox::rusqlite::Connection, mode: &str| -> bool {
+        conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get(0)).unwrap()
+    };
+    thread::scope(|scope| {
+        // It waits for the reader, and nobody else can do one meanwhile.
+        scope.spawn(|| checkpoint(&raw(&path), "RESTART"));
+        let other = raw(&path);
+        wait_until("the checkpoint is under way", || checkpoint(&other, "PASSIVE"));
+        let quiesced = bus.with_quiesced_file(|_| -> io::Result<()> { panic!("it is not complete") });
+        assert!(matches!(quiesced, Err(Error::Busy { .. })), "{quiesced:?}");
+        reader.execute_batch("COMMIT").unwrap();
+    });
+    bus.with_quiesced_file(|_| Ok(())).unwrap();
 }

@@ -152,3 +152,39 @@ fn a_backup_of_version_1_is_restored_as_one_of_this_version() {
     let stats = Postbox::open(&path).unwrap().stats().unwrap();
     assert_eq!((stats.pending, stats.processing, stats.processed, stats.total), (4, 0, 1, 7));
 }
+
+/// The tables are made anew: what the application has tied to them must not go with the old ones.
+#[test]
+fn an_upgrade_leaves_foreign_keys_triggers_and_indexes_of_the_application_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, copy) = (dir.path().join("app.db"), dir.path().join("restored.db"));
+    file_of_version_1(&path);
+    raw(&path)
+        .execute_batch(
+            "CREATE TABLE invoice (event BLOB REFERENCES outbox_event (id) ON DELETE CASCADE);
+             CREATE TABLE note (event BLOB REFERENCES outbox_event (id) ON DELETE SET NULL);
+             CREATE TABLE strict (event BLOB REFERENCES outbox_event (id));
+             INSERT INTO invoice SELECT id FROM outbox_event; INSERT INTO note SELECT id FROM outbox_event;
+             INSERT INTO strict SELECT id FROM outbox_event;
+             CREATE TABLE seen (n); CREATE INDEX mine ON outbox_event (aggregate_id);
+             CREATE TRIGGER ours AFTER INSERT ON outbox_event BEGIN INSERT INTO seen VALUES (NEW.seq); END;",
+        )
+        .unwrap();
+    postbox::restore(&path, &copy).unwrap();
+    for path in [&path, &copy] {
+        let bus = Postbox::open(path).unwrap();
+        let conn = raw(path);
+        for table in ["invoice", "note", "strict"] {
+            assert_eq!(integer(&conn, &format!("SELECT count(event) FROM {table}")), 7, "{table}");
+        }
+        assert_eq!(integer(&conn, "SELECT count(*) FROM pragma_foreign_key_check"), 0);
+        assert_eq!(integer(&conn, "SELECT count(*) FROM seen"), 0, "copying is no publishing");
+        bus.publish(event("a")).unwrap();
+        assert_eq!(integer(&conn, "SELECT count(*) FROM seen"), 1);
+        assert_eq!(integer(&conn, "SELECT count(*) FROM sqlite_schema WHERE name = 'mine'"), 1);
+        let on = bus.transaction(|tx| -> postbox::Result<i64> {
+            Ok(tx.query_row("PRAGMA foreign_keys", [], |row| row.get(0))?)
+        });
+        assert_eq!(on.unwrap(), 1);
+    }
+}

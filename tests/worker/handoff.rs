@@ -208,6 +208,38 @@ fn an_event_whose_worker_stops_before_its_commit_is_given_back_unburned() {
     });
 }
 
+/// Whoever subscribes before the commit returns is a consumer of the event; whoever has left is none.
+#[test]
+fn consumers_are_those_of_the_moment_of_the_commit() {
+    let (_dir, path, bus) = noting(Postbox::builder());
+    let [first, leaver, second] = [(); 3].map(|()| Tally::default());
+    bus.subscribe(Subscription::new("a", "first", counting(&first))).unwrap();
+    let worker = bus.start().unwrap();
+    assert!(worker.wait_for_startup_drain(LIMIT));
+    wait_until("an event is handed over under a changing registry", || {
+        bus.subscribe(Subscription::new("a", "leaver", counting(&leaver))).unwrap();
+        wait_until("all are processed", || bus.stats().unwrap().processed == bus.stats().unwrap().total);
+        let before = [first.get(), leaver.get(), second.get()];
+        let other = raw(&path);
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let publisher = {
+            let bus = bus.clone();
+            thread::spawn(move || bus.publish(event("a")).unwrap())
+        };
+        // It has a place with the worker, or will ask for one: either way it is not committed yet.
+        thread::yield_now();
+        bus.subscribe(Subscription::new("a", "second", counting(&second))).unwrap();
+        assert_eq!(bus.registry().remove_by_consumer_prefix("leaver"), 1);
+        other.execute_batch("COMMIT").unwrap();
+        let id = publisher.join().unwrap();
+        wait_until("it is processed", || status(&bus, id) == (OutboxStatus::Processed, 1));
+        assert_eq!([first.get(), leaver.get(), second.get()], [before[0] + 1, before[1], before[2] + 1]);
+        bus.registry().remove_by_consumer_prefix("second");
+        last_seen(&path) == HANDED_OVER
+    });
+    drop(worker);
+}
+
 /// The box closes meanwhile: the next one to open the file must not have to wait for a lease to run out.
 #[test]
 fn an_event_whose_box_closes_before_its_commit_returned_is_pending_in_the_file() {

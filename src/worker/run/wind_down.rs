@@ -50,7 +50,8 @@ impl Run {
     fn settle_last(&mut self) -> bool {
         let now = self.postbox.core().clock.now();
         let renew = self.in_flight.to_renew(now);
-        if self.reports.is_empty() && renew.is_empty() {
+        self.unsure.extend(self.core().handoff.take_unsure());
+        if self.reports.is_empty() && renew.is_empty() && self.unsure.is_empty() {
             return true;
         }
         let turn = Turn {
@@ -67,6 +68,7 @@ impl Run {
         match turn.run(self.postbox.core()) {
             Ok(outcome) => {
                 self.reports.clear();
+                self.unsure.clear();
                 if !renew.is_empty() {
                     self.in_flight.renewed(&outcome.lost, &self.settings, now);
                 }

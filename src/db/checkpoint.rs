@@ -23,7 +23,8 @@ use crate::error::Result;
 /// A checkpoint for so many pages, as SQLite does by itself (<https://sqlite.org/pragma.html#pragma_wal_autocheckpoint>).
 const PAGES: c_int = 1_000;
 
-/// Beyond this whoever commits does the checkpoint: the -wal stays below the size to which it is cut back.
+/// Beyond this whoever commits does the checkpoint: the -wal stays below the size to which it is cut back. Less would let a
+/// new -wal come sooner to its size (commits that make a file longer take longer), and cost more checkpoints ever after.
 const PAGES_MAX: c_int = 3_500;
 
 /// And again after so many more, where a reader of an old state keeps the -wal from beginning anew.

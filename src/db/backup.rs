@@ -46,8 +46,7 @@ impl<J: Job> Database<J> {
         let path = self.path().ok_or(Error::InMemory { operation: OPERATION })?;
         let guard = self.lock(OPERATION)?;
         // A checkpoint cannot run on the connection that holds the write lock, but beside it.
-        let second = connection::open_file(path)?;
-        connection::configure(&second, self.wait_max)?;
+        let second = connection::open_configured(path, self.wait_max)?;
         let quiesced = guard.begin(Synchronous::Full, OPERATION)?;
         checkpoint_whole(&second, self.wait_max)?;
         let copied = copy(path).map_err(|error| Error::io("copy", path, error));

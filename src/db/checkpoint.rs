@@ -18,7 +18,6 @@ use rusqlite::Connection;
 use rusqlite::hooks::Wal;
 
 use super::connection;
-use crate::error::Result;
 
 /// A checkpoint for so many pages, as SQLite does by itself (<https://sqlite.org/pragma.html#pragma_wal_autocheckpoint>).
 const PAGES: c_int = 1_000;
@@ -144,14 +143,9 @@ impl Checkpoints {
 }
 
 fn run(path: &Path, wait_max: Duration, rings: &Receiver<()>) {
-    let open = || -> Result<Connection> {
-        let conn = connection::open_file(path)?;
-        connection::configure(&conn, wait_max)?;
-        Ok(conn)
-    };
     let mut conn = None;
     for () in rings {
-        match conn.take().map_or_else(open, Ok) {
+        match conn.take().map_or_else(|| connection::open_configured(path, wait_max), Ok) {
             Ok(open) => {
                 checkpoint(&open);
                 conn = Some(open);

@@ -42,8 +42,7 @@ impl Source {
     pub(crate) fn open_writer(&self, wait_max: Duration) -> Result<Writer> {
         match self {
             Source::File { path, checkpoints } => {
-                let conn = open_file(path)?;
-                configure(&conn, wait_max)?;
+                let conn = open_configured(path, wait_max)?;
                 set(&conn, "synchronous", 2)?;
                 Checkpoints::follow(&conn);
                 let file =
@@ -70,6 +69,13 @@ pub(crate) fn refuse_unsound_sqlite() -> Result<()> {
 pub(crate) fn open_file(path: &Path) -> Result<Connection> {
     Connection::open_with_flags(path, flags())
         .map_err(|error| Error::CannotOpen { path: path.to_owned(), reason: error.to_string() })
+}
+
+/// The same, set up as every connection of the library's own.
+pub(super) fn open_configured(path: &Path, wait_max: Duration) -> Result<Connection> {
+    let conn = open_file(path)?;
+    configure(&conn, wait_max)?;
+    Ok(conn)
 }
 
 /// Neither CREATE (a file that is gone must not come back empty) nor URI (a path is a path).

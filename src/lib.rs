@@ -127,6 +127,8 @@
 //! `bundled` (default): builds SQLite from the source that rusqlite ships. Without it the host's SQLite is linked, and
 //! opening fails with [`Error::UnsupportedSqlite`] where that is older than 3.51.3.
 
+#![forbid(unsafe_code)]
+
 pub use {rusqlite, serde_json, time, uuid};
 
 mod backoff;

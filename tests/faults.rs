@@ -1,0 +1,32 @@
+//! Every fault there is, injected for real: the process killed at each operation on the disk, the power cut at any point, each
+//! operation failed once and for good, files taken away. After each, nothing acknowledged is lost, nothing is done twice, and
+//! nobody is told what is not so. Each harness has a control: a build with a mistake, which it must find.
+//!
+//! The short forms run with the tests; `just soak` runs the long ones. RELIABILITY.md has the figures.
+#![cfg(target_os = "linux")]
+
+#[path = "support/fault/mod.rs"]
+mod fault;
+#[path = "support/files.rs"]
+mod support;
+
+#[path = "faults/kill_points.rs"]
+mod kill_points;
+#[path = "faults/life.rs"]
+mod life;
+#[path = "faults/oracle.rs"]
+mod oracle;
+#[path = "faults/power_cuts.rs"]
+mod power_cuts;
+
+/// How often: the short form's number unless the environment says another.
+fn times(variable: &str, short: usize) -> usize {
+    support::given(variable)
+        .map_or(short, |n| n.parse().unwrap_or_else(|_| panic!("{variable}={n}: no number")))
+}
+
+/// In memory where that can be had: none of these tests waits for a disk.
+fn folder() -> tempfile::TempDir {
+    let quick = std::path::Path::new("/dev/shm");
+    if quick.is_dir() { tempfile::tempdir_in(quick) } else { tempfile::tempdir() }.unwrap()
+}

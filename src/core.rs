@@ -14,6 +14,7 @@ use crate::db::owner::{self, OwnerLock};
 use crate::db::{Database, Synchronous};
 use crate::error::{Error, Result};
 use crate::event::{Event, NewEvent};
+use crate::health::HealthBook;
 use crate::ids::Ids;
 use crate::outbox;
 use crate::outbox::claim::{Claim, LeaseId, Leases};
@@ -21,7 +22,7 @@ use crate::outbox::insert::{self, Content, InsertJob, Inserted, PreparedEvent};
 use crate::outbox::settle;
 use crate::registry::Registry;
 use crate::settings::{self, Settings};
-use crate::worker::{Handoff, Reserved, WorkerSlot};
+use crate::worker::{Handoff, Reserved, Unsettled, WorkerSlot};
 
 /// What a box is opened with.
 pub(crate) struct Options {
@@ -41,6 +42,8 @@ pub(crate) struct Core {
     pub(crate) leases: Leases,
     pub(crate) worker: WorkerSlot,
     pub(crate) handoff: Handoff,
+    pub(crate) unsettled: Unsettled,
+    pub(crate) health: HealthBook,
     pub(crate) handler_threads: usize,
     pub(crate) payload_bytes_max: usize,
     /// How settles and transactional handlers commit.
@@ -92,6 +95,8 @@ impl Core {
             leases,
             worker: WorkerSlot::default(),
             handoff: Handoff::default(),
+            unsettled: Unsettled::default(),
+            health: HealthBook::default(),
             handler_threads: options.handler_threads,
             payload_bytes_max: options.payload_bytes_max,
             acks: if options.synced_acks { Synchronous::Full } else { Synchronous::Normal },

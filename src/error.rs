@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 use std::{fmt, io};
 
+use crate::fault::Fault;
+
 /// The result of an operation of the box.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -191,6 +193,17 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// The process was made by `fork` from the one that opened the box, and shares its connections, whose locks are the
+    /// parent's: SQLite must not be used that way (<https://sqlite.org/howtocorrupt.html>, 2.6), nor may the child open the
+    /// same file while the parent's box is open. Open the box after the fork, or have the child run a program by `exec`.
+    #[error(
+        "{operation}: the file was opened by the process that this one was forked from, and cannot be shared with it"
+    )]
+    Forked {
+        /// What was attempted.
+        operation: &'static str,
+    },
+
     /// Code inside the library panicked while it held this call's work; the work was rolled back.
     #[error("{operation}: a thread that was committing this call's work panicked; nothing was written")]
     Panicked {
@@ -227,6 +240,7 @@ impl Error {
             Error::Io { .. } => "Io",
             Error::Pool { .. } => "Pool",
             Error::FileReplaced { .. } => "FileReplaced",
+            Error::Forked { .. } => "Forked",
             Error::Panicked { .. } => "Panicked",
         }
     }
@@ -235,32 +249,55 @@ impl Error {
         Error::Io { operation, path: path.into(), source }
     }
 
+    /// What keeps the box from its file, if that is why; `None` for a refusal or a mistake in the work itself, which would
+    /// be the same next time.
+    ///
+    /// ```
+    /// # use postbox::{Fault, NewEvent, Postbox};
+    /// # fn main() -> postbox::Result<()> {
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// # let event = NewEvent::new("a", "b", "c", "d");
+    /// match postbox.publish(event) {
+    ///     Err(error) if error.fault() == Some(Fault::DiskFull) => println!("make room, then try again: {error}"),
+    ///     result => drop(result?),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn fault(&self) -> Option<Fault> {
+        match self {
+            Error::Sqlite(error) | Error::CommitUnknown(error) => match error.sqlite_error() {
+                Some(error) if error.extended_code == rusqlite::ffi::SQLITE_READONLY_DBMOVED => {
+                    Some(Fault::FileReplaced)
+                }
+                error => Fault::of_code(error?.code),
+            },
+            Error::Busy { .. } => Some(Fault::Busy),
+            Error::NotADatabase { .. } | Error::Damaged { .. } => Some(Fault::Damaged),
+            Error::FileReplaced { .. } => Some(Fault::FileReplaced),
+            Error::Forked { .. } => Some(Fault::Forked),
+            Error::Io { source, .. } => Some(Fault::of_io(source.kind())),
+            Error::CannotOpen { .. } | Error::Pool { .. } => Some(Fault::Io),
+            Error::Panicked { .. } => Some(Fault::Other),
+            Error::Invalid { .. }
+            | Error::PayloadTooLarge { .. }
+            | Error::DuplicateSubscription { .. }
+            | Error::NotFound { .. }
+            | Error::SchemaTooNew { .. }
+            | Error::Json(_)
+            | Error::Closed { .. }
+            | Error::Reentrant { .. }
+            | Error::WorkerRunning
+            | Error::UnsupportedSqlite { .. }
+            | Error::NotStored { .. }
+            | Error::InMemory { .. } => None,
+        }
+    }
+
     /// Whether the file, the machine or other connections are at fault. Otherwise it is the work itself, which would
     /// fail again: a constraint or a trigger of the application.
     pub(crate) fn is_fault_of_file(&self) -> bool {
-        use rusqlite::ErrorCode as Code;
-        match self {
-            Error::Sqlite(error) => matches!(
-                error.sqlite_error_code(),
-                Some(
-                    Code::SystemIoFailure
-                        | Code::DiskFull
-                        | Code::DatabaseCorrupt
-                        | Code::NotADatabase
-                        | Code::CannotOpen
-                        | Code::ReadOnly
-                        | Code::OutOfMemory
-                        | Code::DatabaseBusy
-                        | Code::DatabaseLocked
-                        | Code::OperationInterrupted
-                        | Code::FileLockingProtocolFailed
-                        | Code::NoLargeFileSupport
-                        | Code::PermissionDenied
-                )
-            ),
-            Error::NotStored { .. } => false,
-            _ => true,
-        }
+        !matches!(self, Error::Sqlite(_) | Error::NotStored { .. }) || self.fault().is_some()
     }
 
     /// A second copy, for the followers of a group commit: what SQLite said reaches everyone whose work it was.
@@ -272,6 +309,8 @@ impl Error {
             Error::Busy { operation, waited, detail } => {
                 Error::Busy { operation, waited: *waited, detail: detail.clone() }
             }
+            Error::FileReplaced { path } => Error::FileReplaced { path: path.clone() },
+            Error::Forked { operation } => Error::Forked { operation },
             other => Error::Sqlite(other_sqlite(&other.to_string())),
         }
     }

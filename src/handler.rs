@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::event::{Event, EventId, NewEvent};
+use crate::fault::Fault;
 use crate::postbox::Postbox;
 use crate::tx::Tx;
 
@@ -84,6 +85,8 @@ pub type HandlerResult = std::result::Result<(), HandlerError>;
 pub struct HandlerError {
     pub(crate) verdict: Verdict,
     pub(crate) message: String,
+    /// SQLite's own error among the causes, where it speaks of a fault of a file.
+    pub(crate) fault: Option<rusqlite::ffi::Error>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,23 +100,27 @@ pub(crate) enum Verdict {
 impl HandlerError {
     /// Try again after the subscription's backoff, while attempts are left.
     pub fn retry(why: impl fmt::Display) -> Self {
-        HandlerError { verdict: Verdict::Retry, message: why.to_string() }
+        HandlerError::because(Verdict::Retry, why)
     }
 
     /// Try again after this delay, while attempts are left.
     pub fn retry_after(why: impl fmt::Display, after: Duration) -> Self {
-        HandlerError { verdict: Verdict::RetryAfter(after), message: why.to_string() }
+        HandlerError::because(Verdict::RetryAfter(after), why)
     }
 
     /// Never try this consumer again, whatever attempts are left. The event's other consumers go on; then it is a dead
     /// letter.
     pub fn dead_letter(why: impl fmt::Display) -> Self {
-        HandlerError { verdict: Verdict::DeadLetter, message: why.to_string() }
+        HandlerError::because(Verdict::DeadLetter, why)
     }
 
     /// This consumer is done with the event without having handled it: its inbox row says `skipped`.
     pub fn skip(why: impl fmt::Display) -> Self {
-        HandlerError { verdict: Verdict::Skip, message: why.to_string() }
+        HandlerError::because(Verdict::Skip, why)
+    }
+
+    fn because(verdict: Verdict, why: impl fmt::Display) -> Self {
+        HandlerError { verdict, message: why.to_string(), fault: None }
     }
 }
 
@@ -121,14 +128,17 @@ impl<E: std::error::Error> From<E> for HandlerError {
     fn from(error: E) -> Self {
         let mut message = error.to_string();
         let mut source = error.source();
+        let mut fault = None;
         while let Some(cause) = source {
+            let sqlite = cause.downcast_ref::<rusqlite::ffi::Error>();
+            fault = fault.or(sqlite.filter(|error| Fault::of_code(error.code).is_some()).copied());
             let text = cause.to_string();
             if !message.ends_with(&text) {
                 message = format!("{message}: {text}");
             }
             source = cause.source();
         }
-        HandlerError { verdict: Verdict::Retry, message }
+        HandlerError { verdict: Verdict::Retry, message, fault }
     }
 }
 

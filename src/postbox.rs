@@ -12,6 +12,7 @@ use crate::core::Core;
 use crate::db::{self, Synchronous};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventId, NewEvent};
+use crate::health::Health;
 use crate::outbox::{self, insert, settle};
 use crate::registry::{Registry, Subscription};
 use crate::services::{Access, Inbox, Links, Outbox};
@@ -70,13 +71,15 @@ impl Postbox {
     /// # Errors
     /// [`Error::Invalid`] and [`Error::PayloadTooLarge`] before anything is written; [`Error::Busy`] when the write lock
     /// could not be had in time; [`Error::CommitUnknown`] when it cannot be told whether the event is in the file;
-    /// [`Error::FileReplaced`] when the file was deleted, moved or replaced;
+    /// [`Error::FileReplaced`] when the file was deleted, moved or replaced; [`Error::Forked`] in a process that was forked.
+    /// [`Error::fault`] says what a full disk, a damaged file and the like come to.
     /// [`Error::Reentrant`] inside a transaction of the same box on the same thread.
     pub fn publish(&self, event: NewEvent) -> Result<EventId> {
         self.publish_caused_by(event, None)
     }
 
     pub(crate) fn publish_caused_by(&self, event: NewEvent, cause: Option<&Event>) -> Result<EventId> {
+        self.core.db.refuse_forked("publish")?;
         let (event, content) = self.core.prepare(event, cause)?;
         let inserted = self.core.publish("publish", Arc::from([event]), Some(content))?;
         inserted
@@ -90,6 +93,7 @@ impl Postbox {
     /// # Errors
     /// As [`publish`](Postbox::publish); one event that is refused refuses all.
     pub fn publish_all(&self, events: impl IntoIterator<Item = NewEvent>) -> Result<Vec<EventId>> {
+        self.core.db.refuse_forked("publish_all")?;
         let prepare = |event| Ok(self.core.prepare(event, None)?.0);
         let events = events.into_iter().map(prepare).collect::<Result<Arc<[_]>>>()?;
         if events.is_empty() {
@@ -125,6 +129,7 @@ impl Postbox {
     /// # }
     /// ```
     pub fn publish_in(&self, conn: &Connection, event: NewEvent) -> Result<EventId> {
+        self.core.db.refuse_forked("publish_in")?;
         self.core.refuse_closed("publish_in")?;
         if conn.is_autocommit() {
             return Err(Error::invalid("conn", "has no open transaction: begin one, or use `publish`"));
@@ -296,6 +301,11 @@ impl Postbox {
         stats::stats(&self.core)
     }
 
+    /// How the box's worker fares, without a look at the file: also when [`stats`](Postbox::stats) cannot be had.
+    pub fn health(&self) -> Health {
+        self.core.health.get()
+    }
+
     // ---- copies and the end ----------------------------------------------------------------------------------------
 
     /// Writes a complete, checked copy of the file (or of the box in memory) to `dest`, while the box goes on working.
@@ -336,12 +346,14 @@ impl Postbox {
     pub fn close(self) -> Result<()> {
         const OPERATION: &str = "close";
         let core = &*self.core;
+        core.db.refuse_forked(OPERATION)?;
         core.db.refuse_reentry(OPERATION)?;
         worker::refuse_inside_handler(core, OPERATION)?;
         if !core.begin_closing() {
             return Err(Error::Closed { operation: OPERATION });
         }
         core.worker.stop_and_wait(worker::SHUTDOWN_LIMIT);
+        worker::settle_last(core);
         let now = core.clock.now();
         let closed = core.db.close(OPERATION, |conn| {
             // Published under a worker that has stopped since, and handed to nobody.

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::core::Core;
 use crate::error::Result;
+use crate::health::Health;
 use crate::outbox;
 
 /// The box in numbers, of one moment. Reading them takes a fraction of a millisecond, however many rows there are.
@@ -33,6 +34,8 @@ pub struct Stats {
     /// How long ago the oldest pending event was published, in milliseconds; `None` when none is pending. With more than 250
     /// pending it is the oldest of the 250 that are due first.
     pub oldest_pending_age_ms: Option<u64>,
+    /// How this box's worker fares.
+    pub health: Health,
 }
 
 pub(crate) fn stats(core: &Core) -> Result<Stats> {
@@ -55,5 +58,6 @@ pub(crate) fn stats(core: &Core) -> Result<Stats> {
         handler_count: core.registry.handler_count(),
         worker_running: core.worker.is_running(),
         oldest_pending_age_ms: oldest.map(age_ms),
+        health: core.health.get(),
     })
 }

@@ -1,14 +1,14 @@
 //! Whole copies of the file: made while the box runs, and put back.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 use rusqlite::backup::Backup;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
-use uuid::Uuid;
 
 use super::identity::{self, FileIdentity};
+use super::temporary::{TemporaryFile, remove_if_there, sync_folder_of};
 use super::writer::Synchronous;
 use super::{Database, Job, connection, schema};
 use crate::error::{self, Error, Result};
@@ -43,10 +43,11 @@ impl<J: Job> Database<J> {
     /// Runs `copy` while nobody can write and the main file holds everything.
     pub(crate) fn with_quiesced_file<T>(&self, copy: impl FnOnce(&Path) -> io::Result<T>) -> Result<T> {
         const OPERATION: &str = "with_quiesced_file";
-        let path = self.path().ok_or(Error::InMemory { operation: OPERATION })?;
+        let file = self.file.as_ref().ok_or(Error::InMemory { operation: OPERATION })?;
+        let path = file.identity.path();
         let guard = self.lock(OPERATION)?;
         // A checkpoint cannot run on the connection that holds the write lock, but beside it.
-        let second = connection::open_configured(path, self.wait_max)?;
+        let second = connection::open_same(&file.identity, self.wait_max)?;
         let quiesced = guard.begin(Synchronous::Full, OPERATION)?;
         checkpoint_whole(&second, self.wait_max)?;
         let copied = copy(path).map_err(|error| Error::io("copy", path, error));
@@ -243,73 +244,4 @@ fn settle_old_file(to: &Path, wait_max: Duration) -> Result<()> {
             _ => Err(error.into()),
         },
     }
-}
-
-/// A file of nobody's yet, private, gone with its value unless it is put in place.
-struct TemporaryFile {
-    path: PathBuf,
-}
-
-impl TemporaryFile {
-    fn beside(target: &Path) -> Result<Self> {
-        let path = identity::beside(target, &format!(".{}.tmp", Uuid::new_v4().simple()));
-        identity::create_private(&path)?;
-        Ok(TemporaryFile { path })
-    }
-
-    fn open(&self) -> Result<Connection> {
-        let conn = connection::open_file(&self.path)?;
-        connection::set(&conn, "foreign_keys", 1)?;
-        connection::set(&conn, "trusted_schema", 0)?;
-        Ok(conn)
-    }
-
-    /// Whoever could read the old file can read the new one; its owner is whoever restores it.
-    fn take_mode_of(&self, target: &Path) -> Result<()> {
-        #[cfg(unix)]
-        if let Ok(metadata) = fs::metadata(target) {
-            fs::set_permissions(&self.path, metadata.permissions())
-                .map_err(|error| Error::io("set the mode of", &self.path, error))?;
-        }
-        let _ = target;
-        Ok(())
-    }
-
-    /// Without the last step a backup came back from a power cut as 0 bytes.
-    fn put_in_place(self, target: &Path) -> Result<()> {
-        let sync = |path: &Path| fs::OpenOptions::new().write(true).open(path)?.sync_all();
-        sync(&self.path).map_err(|error| Error::io("sync", &self.path, error))?;
-        fs::rename(&self.path, target).map_err(|error| Error::io("put in place", target, error))?;
-        sync_folder_of(target)
-    }
-}
-
-impl Drop for TemporaryFile {
-    fn drop(&mut self) {
-        for suffix in ["", "-wal", "-shm", "-journal"] {
-            let path = identity::beside(&self.path, suffix);
-            if let Err(error) = remove_if_there(&path) {
-                log::warn!(target: "postbox::db", "a temporary file is left behind: {error}");
-            }
-        }
-    }
-}
-
-fn remove_if_there(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
-        _ => Ok(()),
-    }
-}
-
-/// Makes a rename survive a power cut. Windows has no such call; there the rename itself is journalled.
-fn sync_folder_of(path: &Path) -> Result<()> {
-    #[cfg(unix)]
-    if let Some(folder) = path.parent() {
-        fs::File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|error| Error::io("sync the folder", folder, error))?;
-    }
-    let _ = path;
-    Ok(())
 }

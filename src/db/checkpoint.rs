@@ -7,7 +7,6 @@
 
 use std::cell::Cell;
 use std::ffi::c_int;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -18,6 +17,7 @@ use rusqlite::Connection;
 use rusqlite::hooks::Wal;
 
 use super::connection;
+use super::identity::FileIdentity;
 
 /// A checkpoint for so many pages, as SQLite does by itself (<https://sqlite.org/pragma.html#pragma_wal_autocheckpoint>).
 const PAGES: c_int = 1_000;
@@ -33,7 +33,7 @@ const PAGES_MORE: c_int = 500;
 const PAGES_OF_ROOM: c_int = 100;
 
 pub(crate) struct Checkpoints {
-    path: PathBuf,
+    identity: FileIdentity,
     wait_max: Duration,
     /// The size of the -wal after the last commit, in pages.
     pages: AtomicI32,
@@ -58,9 +58,9 @@ thread_local! {
 }
 
 impl Checkpoints {
-    pub(crate) fn new(path: &Path, wait_max: Duration) -> Self {
+    pub(crate) fn new(identity: FileIdentity, wait_max: Duration) -> Self {
         Checkpoints {
-            path: path.to_owned(),
+            identity,
             wait_max,
             pages: AtomicI32::new(0),
             asked_at: AtomicI32::new(0),
@@ -103,11 +103,11 @@ impl Checkpoints {
         }
         if pages >= PAGES_MAX.max(self.done_at.load(Ordering::Relaxed) + PAGES_MORE) {
             self.done_at.store(pages, Ordering::Relaxed);
-            checkpoint(conn);
+            let _: bool = checkpoint(conn);
         } else if pages >= self.asked_at.load(Ordering::Relaxed) + PAGES {
             self.asked_at.store(pages, Ordering::Relaxed);
             if self.ring().is_err() {
-                checkpoint(conn); // no thread can be had
+                let _: bool = checkpoint(conn); // no thread can be had
             }
         }
     }
@@ -116,10 +116,10 @@ impl Checkpoints {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if running.bell.is_none() && !running.stopped {
             let (bell, rings) = bounded(1);
-            let (path, wait_max) = (self.path.clone(), self.wait_max);
+            let (identity, wait_max) = (self.identity.clone(), self.wait_max);
             let thread = thread::Builder::new()
                 .name("postbox-checkpoint".to_owned())
-                .spawn(move || run(&path, wait_max, &rings))?;
+                .spawn(move || run(&identity, wait_max, &rings))?;
             (running.bell, running.thread) = (Some(bell), Some(thread));
         }
         if let Some(bell) = &running.bell {
@@ -142,14 +142,12 @@ impl Checkpoints {
     }
 }
 
-fn run(path: &Path, wait_max: Duration, rings: &Receiver<()>) {
+fn run(identity: &FileIdentity, wait_max: Duration, rings: &Receiver<()>) {
     let mut conn = None;
     for () in rings {
-        match conn.take().map_or_else(|| connection::open_configured(path, wait_max), Ok) {
-            Ok(open) => {
-                checkpoint(&open);
-                conn = Some(open);
-            }
+        match conn.take().map_or_else(|| connection::open_same(identity, wait_max), Ok) {
+            // One that failed is opened anew.
+            Ok(open) => conn = checkpoint(&open).then_some(open),
             Err(error) => {
                 log::debug!(target: "postbox::db", "no connection for a checkpoint; whoever commits does it later: {error}");
             }
@@ -158,8 +156,11 @@ fn run(path: &Path, wait_max: Duration, rings: &Receiver<()>) {
 }
 
 /// As much of it as can be done now, without waiting for anybody. What is not done is done the next time.
-fn checkpoint(conn: &Connection) {
-    if let Err(error) = conn.query_row("PRAGMA main.wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
-        log::debug!(target: "postbox::db", "a checkpoint failed and is tried again later: {error}");
-    }
+/// False: it failed.
+fn checkpoint(conn: &Connection) -> bool {
+    conn.query_row("PRAGMA main.wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+        .inspect_err(|error| {
+            log::debug!(target: "postbox::db", "a checkpoint failed and is tried again later: {error}");
+        })
+        .is_ok()
 }

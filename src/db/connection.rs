@@ -1,6 +1,6 @@
 //! Opening connections, and the pragmas that each is given. The application's own connections are never touched.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,13 +23,14 @@ const WAL_BYTES_MAX: i64 = 16 << 20;
 /// Where the box's connections come from.
 #[derive(Clone)]
 pub(crate) enum Source {
-    File { path: PathBuf, checkpoints: Arc<Checkpoints> },
+    File { identity: FileIdentity, checkpoints: Arc<Checkpoints> },
     Memory,
 }
 
 impl Source {
-    pub(crate) fn file(path: &Path, wait_max: Duration) -> Self {
-        Source::File { path: path.to_owned(), checkpoints: Arc::new(Checkpoints::new(path, wait_max)) }
+    pub(crate) fn file(identity: FileIdentity, wait_max: Duration) -> Self {
+        let checkpoints = Arc::new(Checkpoints::new(identity.clone(), wait_max));
+        Source::File { identity, checkpoints }
     }
 
     /// Before the last writer is closed.
@@ -41,12 +42,11 @@ impl Source {
 
     pub(crate) fn open_writer(&self, wait_max: Duration) -> Result<Writer> {
         match self {
-            Source::File { path, checkpoints } => {
-                let conn = open_configured(path, wait_max)?;
+            Source::File { identity, checkpoints } => {
+                let conn = open_same(identity, wait_max)?;
                 set(&conn, "synchronous", 2)?;
                 Checkpoints::follow(&conn);
-                let file =
-                    WriterFile { identity: FileIdentity::of(path)?, checkpoints: Arc::clone(checkpoints) };
+                let file = WriterFile { identity: identity.clone(), checkpoints: Arc::clone(checkpoints) };
                 Writer::new(conn, wait_max, Some(file))
             }
             Source::Memory => {
@@ -75,6 +75,14 @@ pub(crate) fn open_file(path: &Path) -> Result<Connection> {
 pub(super) fn open_configured(path: &Path, wait_max: Duration) -> Result<Connection> {
     let conn = open_file(path)?;
     configure(&conn, wait_max)?;
+    Ok(conn)
+}
+
+/// The file that the box was opened on, and no other that has its name now.
+pub(super) fn open_same(identity: &FileIdentity, wait_max: Duration) -> Result<Connection> {
+    identity.refuse_replaced()?;
+    let conn = open_configured(identity.path(), wait_max)?;
+    identity.refuse_replaced()?; // or it may have been another that was opened
     Ok(conn)
 }
 

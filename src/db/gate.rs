@@ -15,6 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::connection::Source;
+use super::fork::Process;
 pub(crate) use super::ticket::Job;
 use super::ticket::{Follower, Followers, Stage, Ticket, run_job};
 use super::writer::{Synchronous, Writer};
@@ -24,6 +25,7 @@ pub(crate) struct Gate<J: Job> {
     id: u64,
     source: Source,
     wait_max: Duration,
+    opened_by: Process,
     /// `None` while somebody holds it, and after a commit whose outcome is unknown.
     writer: Mutex<Option<Writer>>,
     line: Mutex<Line<J>>,
@@ -57,6 +59,7 @@ impl<J: Job> Gate<J> {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             source,
             wait_max,
+            opened_by: Process::this(),
             writer: Mutex::new(Some(writer)),
             line: Mutex::new(Line { held: false, closed: false, waiting: VecDeque::new() }),
         }
@@ -66,8 +69,13 @@ impl<J: Job> Gate<J> {
         &self.source
     }
 
+    pub(crate) fn opened_by(&self) -> Process {
+        self.opened_by
+    }
+
     /// Takes the gate for this thread alone.
     pub(crate) fn lock(&self, operation: &'static str) -> Result<WriteGuard<'_, J>> {
+        self.opened_by.refuse_forked(operation)?;
         self.refuse_reentry(operation)?;
         if let Some(ticket) = self.join(operation, &mut Stage::Alone)? {
             self.wait(&ticket, operation)?;
@@ -77,6 +85,7 @@ impl<J: Job> Gate<J> {
 
     /// Runs a job in a synced commit, its own or a leader's.
     pub(crate) fn submit(&self, operation: &'static str, job: J) -> Result<J::Output> {
+        self.opened_by.refuse_forked(operation)?;
         self.refuse_reentry(operation)?;
         let mut stage = Stage::With(job);
         if let Some(ticket) = self.join(operation, &mut stage)? {
@@ -281,8 +290,13 @@ impl<J: Job> Gate<J> {
 
 impl<J: Job> Drop for Gate<J> {
     fn drop(&mut self) {
+        let writer = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if self.opened_by.was_forked() {
+            std::mem::forget(writer); // the parent's connection
+            return;
+        }
         self.source.end();
-        if let Some(writer) = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(writer) = writer {
             writer.leave();
         }
     }

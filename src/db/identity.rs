@@ -50,6 +50,11 @@ impl FileIdentity {
         self.is(&self.path)
     }
 
+    /// SQLite would go on with what no path leads to any more, and say Ok.
+    pub(crate) fn refuse_replaced(&self) -> Result<()> {
+        if self.is_in_place() { Ok(()) } else { Err(Error::FileReplaced { path: self.path.clone() }) }
+    }
+
     pub(crate) fn is(&self, path: &Path) -> bool {
         node(path).is_ok_and(|node| node == self.node)
     }

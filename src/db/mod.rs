@@ -3,11 +3,13 @@
 pub(crate) mod backup;
 mod checkpoint;
 mod connection;
+mod fork;
 mod gate;
 mod identity;
 pub(crate) mod owner;
 mod readers;
 mod schema;
+mod temporary;
 mod ticket;
 mod writer;
 
@@ -19,6 +21,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 
 use self::connection::Source;
+use self::fork::Opened;
 pub(crate) use self::gate::{Gate, Job, WriteGuard};
 use self::identity::FileIdentity;
 use self::readers::Readers;
@@ -37,6 +40,7 @@ struct OpenFile {
     identity: FileIdentity,
     /// `None` once closed.
     readers: RwLock<Option<Readers>>,
+    _opened: Opened,
 }
 
 impl<J: Job> Database<J> {
@@ -54,19 +58,22 @@ impl<J: Job> Database<J> {
         connection::refuse_unsound_sqlite()?;
         let path = identity::absolute(path)?;
         identity::create_private(&path)?;
+        let opened = Opened::note(FileIdentity::of(&path)?)?;
         identity::refuse_too_short(&path)?;
         let probe = connection::open_file(&path)?;
+        // Before anything is read: SQLite would make a -wal and -shm that are read-only as well, and leave them there.
+        if probe.is_readonly("main")? {
+            return Err(Error::CannotOpen { path, reason: "it is read-only".to_owned() });
+        }
         probe.busy_timeout(wait_max)?;
         // A file that is refused keeps its -wal as it is; one that has none is left without.
         let has_wal = identity::beside(&path, "-wal").exists();
         probe.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_wal)?;
         schema::check(&probe, &path).map_err(|error| say_read_only(error, &path))?;
-        if probe.is_readonly("main")? {
-            return Err(Error::CannotOpen { path, reason: "it is read-only".to_owned() });
-        }
         switch_to_wal(&probe, &path, wait_max).map_err(|error| say_read_only(error, &path))?;
 
-        let source = Source::file(&path, wait_max);
+        let identity = FileIdentity::of(&path)?;
+        let source = Source::file(identity.clone(), wait_max);
         let writer = source.open_writer(wait_max)?;
         drop(probe); // after the writer is open, or the last one out would remove the -wal just to make it again
         connection::set(writer.conn(), "foreign_keys", 0)?;
@@ -74,13 +81,22 @@ impl<J: Job> Database<J> {
         connection::set(writer.conn(), "foreign_keys", 1)?;
 
         let readers = Readers::open(&path, wait_max)?;
-        let file = OpenFile { identity: FileIdentity::of(&path)?, readers: RwLock::new(Some(readers)) };
+        let file = OpenFile { identity, readers: RwLock::new(Some(readers)), _opened: opened };
         Ok(Database { gate: Gate::new(source, writer, wait_max), wait_max, file: Some(file) })
     }
 
     /// `None`: in memory.
     pub(crate) fn path(&self) -> Option<&Path> {
         self.file.as_ref().map(|file| file.identity.path())
+    }
+
+    pub(crate) fn refuse_forked(&self, operation: &'static str) -> Result<()> {
+        self.gate.opened_by().refuse_forked(operation)
+    }
+
+    /// A look at where the path leads to.
+    pub(crate) fn refuse_replaced(&self) -> Result<()> {
+        self.file.as_ref().map_or(Ok(()), |file| file.identity.refuse_replaced())
     }
 
     /// Takes the write connection for this thread alone.
@@ -112,6 +128,7 @@ impl<J: Job> Database<J> {
         operation: &'static str,
         f: impl FnOnce(&Connection) -> Result<T>,
     ) -> Result<T> {
+        self.refuse_forked(operation)?;
         let Some(file) = &self.file else {
             return match self.gate.held_here() {
                 Some(writer) => f(writer.conn()),
@@ -120,16 +137,21 @@ impl<J: Job> Database<J> {
         };
         // Held until the end: `close` waits for those who read.
         let readers = file.readers.read().unwrap_or_else(PoisonError::into_inner);
-        readers.as_ref().ok_or(Error::Closed { operation })?.read(operation, f)
+        let readers = readers.as_ref().ok_or(Error::Closed { operation })?;
+        // Connections that are open go on with the file that they have.
+        if readers.would_open() {
+            file.identity.refuse_replaced()?;
+        }
+        readers.read(operation, f)
     }
 
     /// A read connection for one thread's own use, which ends before `close` goes on. `None` in memory, where the gate's
     /// connection is the only one.
     pub(crate) fn open_reader(&self, operation: &'static str) -> Result<Option<Connection>> {
         self.gate.refuse_closed(operation)?;
-        let Some(path) = self.path() else { return Ok(None) };
-        let conn = connection::open_file(path)?;
-        connection::configure_reader(&conn, self.wait_max)?;
+        let Some(file) = &self.file else { return Ok(None) };
+        let conn = connection::open_same(&file.identity, self.wait_max)?;
+        connection::set(&conn, "query_only", 1)?;
         Ok(Some(conn))
     }
 
@@ -139,6 +161,7 @@ impl<J: Job> Database<J> {
         operation: &'static str,
         f: impl FnOnce(&Connection) -> Result<T>,
     ) -> Result<T> {
+        self.refuse_forked(operation)?;
         // As in `read`: `close` waits.
         let open = self.file.as_ref().map(|file| file.readers.read().unwrap_or_else(PoisonError::into_inner));
         if open.as_ref().is_some_and(|open| open.is_none()) {
@@ -191,6 +214,17 @@ impl<J: Job> Database<J> {
             remove_wal_left_by_a_race(path);
         }
         written
+    }
+}
+
+/// In a forked child the parent's connections are left alone.
+impl<J: Job> Drop for Database<J> {
+    fn drop(&mut self) {
+        if self.gate.opened_by().was_forked()
+            && let Some(file) = &mut self.file
+        {
+            std::mem::forget(file.readers.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+        }
     }
 }
 

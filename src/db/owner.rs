@@ -8,9 +8,10 @@
 //! outlive the process but, not being synced, maybe not a power cut: then an attempt may go uncounted.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
+use super::fork::Process;
 use super::identity;
 use crate::error::{Error, Result};
 
@@ -18,10 +19,16 @@ use crate::error::{Error, Result};
 const INFIX: &str = "-postbox-";
 
 /// This box's own lock. Dropping it removes the file: an orderly end leaves nothing behind.
+///
+/// A child that is forked and never calls `exec` shares the lock: it seems alive until the child has ended as well.
 pub(crate) struct OwnerLock {
     path: PathBuf,
     file: File,
+    opened_by: Process,
 }
+
+/// What ends the name of one that is not in place yet.
+const NEW: &str = ".new";
 
 /// Bytes of a slot: one `seq`, little-endian; 0 is none.
 const SLOT: u64 = 8;
@@ -33,20 +40,24 @@ impl OwnerLock {
     /// `None` where the file system knows no locks: then leases alone tell.
     pub(crate) fn take(database: &Path, owner: u32) -> Result<Option<Self>> {
         let path = identity::beside(database, &format!("{INFIX}{owner:08x}"));
-        let unlocked = identity::beside(&path, ".new");
-        identity::create_private(&unlocked)?;
-        let locked =
-            OpenOptions::new().write(true).open(&unlocked).and_then(|file| file.lock().map(|()| file));
-        // Renamed once it is locked: nobody ever sees it in place and not locked while its owner lives.
-        match locked.and_then(|file| fs::rename(&unlocked, &path).map(|()| file)) {
-            Ok(file) => Ok(Some(OwnerLock { path, file })),
-            Err(error) => {
-                log::warn!(
-                    target: "postbox::db",
-                    "no lock beside the database ({error}): after a crash, work in flight waits for its lease to run out"
-                );
-                fs::remove_file(&unlocked).map_err(|error| Error::io("remove", &unlocked, error))?;
-                Ok(None)
+        let unlocked = identity::beside(&path, NEW);
+        loop {
+            identity::create_private(&unlocked)?;
+            let locked =
+                OpenOptions::new().write(true).open(&unlocked).and_then(|file| file.lock().map(|()| file));
+            // Renamed once it is locked: nobody ever sees it in place and not locked while its owner lives.
+            match locked.and_then(|file| fs::rename(&unlocked, &path).map(|()| file)) {
+                Ok(file) => return Ok(Some(OwnerLock { path, file, opened_by: Process::this() })),
+                // Another box took it for left behind before it was locked.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => {
+                    log::warn!(
+                        target: "postbox::db",
+                        "no lock beside the database ({error}): after a crash, work in flight waits for its lease to run out"
+                    );
+                    fs::remove_file(&unlocked).map_err(|error| Error::io("remove", &unlocked, error))?;
+                    return Ok(None);
+                }
             }
         }
     }
@@ -78,7 +89,9 @@ fn write_at(_: &File, _: &[u8], _: u64) -> std::io::Result<()> {
 
 impl Drop for OwnerLock {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path); // still locked: or it would look like a death for a moment
+        if !self.opened_by.was_forked() {
+            let _ = fs::remove_file(&self.path); // still locked: or it would look like a death for a moment
+        }
     }
 }
 
@@ -127,12 +140,12 @@ pub(crate) fn find_dead(database: &Path) -> Vec<DeadOwner> {
     let mut dead = Vec::new();
     for entry in entries.flatten() {
         let entry_name = entry.file_name();
-        let Some(owner) =
-            entry_name.to_str().and_then(|name| name.strip_prefix(&prefix)).and_then(parse_owner)
-        else {
-            continue;
-        };
+        let Some(rest) = entry_name.to_str().and_then(|name| name.strip_prefix(&prefix)) else { continue };
         let path = entry.path();
+        if rest.strip_suffix(NEW).and_then(parse_owner).is_some() {
+            remove_if_nobody_locks(&path);
+        }
+        let Some(owner) = parse_owner(rest) else { continue };
         let Ok(mut file) = OpenOptions::new().read(true).write(true).open(&path) else { continue };
         match file.try_lock() {
             Ok(()) => {
@@ -143,6 +156,15 @@ pub(crate) fn find_dead(database: &Path) -> Vec<DeadOwner> {
         }
     }
     dead
+}
+
+/// One whose maker died before it was in place.
+fn remove_if_nobody_locks(path: &Path) {
+    if let Ok(file) = OpenOptions::new().write(true).open(path)
+        && file.try_lock().is_ok()
+    {
+        let _ = fs::remove_file(path); // while it is locked; left behind, it is found again
+    }
 }
 
 fn read_slots(file: &mut File) -> Vec<i64> {
@@ -177,11 +199,13 @@ mod tests {
         let slots = [3_i64, 0, 5].map(i64::to_le_bytes).concat();
         fs::write(folder.path().join("app.db-postbox-0000002a"), slots).unwrap();
         fs::write(folder.path().join("app.db-postbox-notes"), "").unwrap();
+        fs::write(folder.path().join("app.db-postbox-0000002a.new"), "").unwrap();
         fs::write(folder.path().join("other.db-postbox-0000002b"), "").unwrap();
         let mut dead = find_dead(&database);
         assert_eq!(dead.iter().map(|dead| dead.owner).collect::<Vec<_>>(), [42]);
         assert_eq!(dead[0].begun, [3, 5]);
         assert!(find_dead(&database).is_empty(), "one survivor at a time");
+        assert!(!folder.path().join("app.db-postbox-0000002a.new").exists(), "nobody made it whole");
         dead.remove(0).bury();
         assert!(find_dead(&database).is_empty());
     }

@@ -44,6 +44,11 @@ impl Readers {
         Ok(Readers { pool, open, wait_max })
     }
 
+    /// Whether the next read may have to open a connection.
+    pub(crate) fn would_open(&self) -> bool {
+        self.pool.state().idle_connections == 0
+    }
+
     pub(crate) fn read<T>(
         &self,
         operation: &'static str,

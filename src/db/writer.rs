@@ -111,9 +111,8 @@ impl Writer {
         synchronous: Synchronous,
         operation: &'static str,
     ) -> Result<OpenTransaction<'_>> {
-        if let Some(file) = self.file.as_ref().filter(|file| !file.identity.is_in_place()) {
-            // SQLite would go on writing to what no path leads to any more, and say Ok.
-            return Err(Error::FileReplaced { path: file.identity.path().to_owned() });
+        if let Some(file) = &self.file {
+            file.identity.refuse_replaced()?;
         }
         self.set_synchronous(synchronous)?;
         if self.file.as_ref().is_some_and(|file| file.checkpoints.is_room_due()) {
@@ -132,7 +131,11 @@ impl Writer {
                 waited: start.elapsed(),
                 detail: "another connection holds the file's write lock".to_owned(),
             }),
-            Err(error) => Err(error.into()),
+            Err(error) => {
+                // Opened anew: it may have been opened while the file was read-only, or know pages that are not so.
+                self.broken.set(true);
+                Err(error.into())
+            }
         }
     }
 

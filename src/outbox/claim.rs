@@ -17,7 +17,7 @@ use crate::event::{Event, EventId};
 pub(crate) struct LeaseId(pub(crate) i64);
 
 /// What fences everything that is written about a claimed row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Claim {
     pub(crate) seq: i64,
     pub(crate) lease: LeaseId,

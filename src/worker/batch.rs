@@ -46,7 +46,8 @@ pub(crate) fn run(
         if with_caution == 0 {
             caution = Caution::None;
         }
-        match commit_some(core, settings, &mut waiting, slot, caution) {
+        let how = Manner { slot, caution, excuses_faults: faults + 1 < FAULTS_MAX };
+        match commit_some(core, settings, &mut waiting, how) {
             Ok(done) => {
                 with_caution = with_caution.saturating_sub(done.len());
                 core.bell.ring(); // follow-ups may be among what was committed
@@ -62,7 +63,7 @@ pub(crate) fn run(
                 if faults >= FAULTS_MAX {
                     let mut fault = Some(error);
                     for delivery in waiting.drain(..) {
-                        report(Report::GivenBack { claim: delivery.claim, fault: fault.take() });
+                        report(delivery.interrupt(fault.take()));
                     }
                 }
             }
@@ -86,6 +87,14 @@ pub(super) enum Caution {
     EventByEvent,
     /// Each consumer's work is committed by itself, to find the one whose work cannot be.
     CommitByCommit,
+}
+
+/// How a shared transaction goes about its work.
+#[derive(Clone, Copy)]
+struct Manner {
+    slot: u64,
+    caution: Caution,
+    excuses_faults: bool,
 }
 
 /// Why a shared transaction was not committed. Every delivery is back in the line, as it was.
@@ -121,11 +130,10 @@ fn commit_some(
     core: &Core,
     settings: &Settings,
     waiting: &mut VecDeque<Delivery>,
-    slot: u64,
-    caution: Caution,
+    how: Manner,
 ) -> std::result::Result<Vec<Report>, Failure> {
     let mut stepped: Vec<(Delivery, Step)> = Vec::new();
-    match fill_and_commit(core, settings, waiting, &mut stepped, slot, caution) {
+    match fill_and_commit(core, settings, waiting, &mut stepped, how) {
         Ok(()) => Ok(stepped.into_iter().map(|(delivery, step)| conclude(delivery, step)).collect()),
         Err(fault) => {
             let tried = stepped.len();
@@ -152,13 +160,13 @@ fn fill_and_commit(
     settings: &Settings,
     waiting: &mut VecDeque<Delivery>,
     stepped: &mut Vec<(Delivery, Step)>,
-    slot: u64,
-    caution: Caution,
+    how: Manner,
 ) -> std::result::Result<(), Fault> {
+    let Manner { slot, caution, excuses_faults } = how;
     let writer = core.db.lock("deliver")?;
     let open = writer.begin(core.acks, "deliver")?;
     let begun = Instant::now();
-    let shared = Shared { core, settings, writer: &writer, caution };
+    let shared = Shared { core, settings, writer: &writer, caution, excuses_faults };
     let events_max = if caution == Caution::CommitByCommit { 1 } else { EVENTS_MAX };
     if caution == Caution::None && !shared.holds_all(waiting.iter().take(events_max))? {
         return Err(Fault::Run);

@@ -1,5 +1,6 @@
 //! Processing on the caller's thread.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -71,16 +72,18 @@ impl<'a> ByHand<'a> {
             let due = due.is_some_and(|due| due <= core.clock.now());
             Ok((settings, due || core.release_held_for(conn)?.is_some()))
         })?;
-        if !settings.allow_processing(false) || !due {
+        let is_left = core.unsettled.is_any() || core.handoff.is_any_unsure();
+        if !settings.allow_processing(false) || !(due || is_left) {
             return Ok(None);
         }
+        let reports = core.unsettled.take();
         Ok(Some(ByHand {
             postbox,
             core,
             settings,
             stopping: Arc::new(AtomicBool::new(false)),
-            reports: Vec::new(),
-            claims: Vec::new(),
+            claims: reports.iter().filter_map(Report::ends).collect(),
+            reports,
             processed: 0,
             slot: core.take_slot(),
             fault: None,
@@ -111,18 +114,20 @@ impl<'a> ByHand<'a> {
     }
 
     fn turn(&mut self, claim_max: usize, release_held: bool) -> Result<Outcome> {
+        let unsure = self.core.handoff.take_unsure();
         let turn = Turn {
             settings: &self.settings,
             reports: &self.reports,
             renew: &[],
-            give_back: &[],
+            give_back: &unsure,
             claim_max,
             release_held,
             stopping: &self.stopping,
             by_worker: false,
             suspects: Suspects::Alone,
         };
-        let outcome = turn.run(self.core)?;
+        let outcome =
+            turn.run(self.core).inspect_err(|_| self.core.handoff.put_unsure_back(unsure.clone()))?;
         self.reports.clear();
         self.claims.clear();
         self.processed += outcome.processed;
@@ -140,6 +145,10 @@ impl<'a> ByHand<'a> {
                     self.fault = fault.or_else(|| self.fault.take());
                     self.reports.push(Report::GivenBack { claim, fault: None });
                 }
+                Report::Interrupted { claim, consumers, marks, attempt, fault } => {
+                    self.fault = fault.or_else(|| self.fault.take());
+                    self.reports.push(Report::Interrupted { claim, consumers, marks, attempt, fault: None });
+                }
                 Report::Continues(delivery) => goes_on.get_or_insert_with(Vec::new).push(delivery),
                 report => self.reports.push(report),
             });
@@ -152,9 +161,11 @@ impl<'a> ByHand<'a> {
 impl Drop for ByHand<'_> {
     fn drop(&mut self) {
         self.core.give_slot_back(self.slot);
-        // After an error some are still claimed: their leases run out, and then they are anybody's.
-        for claim in self.claims.drain(..) {
+        // After an error what is done waits to be recorded; the leases of others run out, and then they are anybody's.
+        let done: HashSet<Claim> = self.reports.iter().filter_map(Report::ends).collect();
+        for claim in self.claims.drain(..).filter(|claim| !done.contains(claim)) {
             self.core.no_longer_in_flight(claim);
         }
+        self.core.unsettled.put(std::mem::take(&mut self.reports));
     }
 }

@@ -52,6 +52,16 @@ impl Delivery {
         }
     }
 
+    /// What to say when a fault that is not its handlers' keeps it from going on: what is done stays done.
+    pub(crate) fn interrupt(self, fault: Option<Error>) -> Report {
+        let Delivery { claim, consumers, marks, attempt, .. } = self;
+        if marks.is_empty() && attempt.failures.is_empty() {
+            Report::GivenBack { claim, fault }
+        } else {
+            Report::Interrupted { claim, consumers, marks, attempt, fault }
+        }
+    }
+
     /// Before the first handler sees it: completes the event, or says why nobody can handle it.
     pub(crate) fn make_ready(&mut self) -> std::result::Result<(), String> {
         self.unparsed.take().map_or(Ok(()), |unparsed| unparsed.parse_into(&mut self.event))
@@ -116,7 +126,7 @@ impl Attempt {
         result: HandlerResult,
         settings: &Settings,
     ) -> Mark {
-        let Err(HandlerError { verdict, message }) = result else { return Mark::Processed };
+        let Err(HandlerError { verdict, message, .. }) = result else { return Mark::Processed };
         let error = validate::error_text(&message);
         if verdict == Verdict::Skip {
             return Mark::Skipped { why: error };
@@ -134,6 +144,15 @@ impl Attempt {
         }
         self.failures.push((subscription.consumer_name.clone(), error.clone()));
         Mark::Failed { error, gave_up }
+    }
+
+    /// What it comes to when a fault that is not the handlers' has ended it: it goes on, once what failed has waited.
+    pub(crate) fn interrupted(&self, settings: &Settings, now: i64) -> Settlement {
+        if self.failures.is_empty() {
+            return Settlement::GivenBack;
+        }
+        let goes_on = Attempt { retry_after: Some(self.retry_after.unwrap_or_default()), ..self.clone() };
+        goes_on.settlement(settings, now)
     }
 
     /// What the attempt comes to for the event, once every consumer has had its turn.
@@ -194,6 +213,14 @@ pub(crate) enum Report {
     Lost { claim: Claim },
     /// It was not begun, or a fault that is not its handlers' kept it from ending.
     GivenBack { claim: Claim, fault: Option<Error> },
+    /// Some consumers have had their turn, and such a fault kept the others from theirs.
+    Interrupted {
+        claim: Claim,
+        consumers: Consumers,
+        marks: Vec<(usize, Mark)>,
+        attempt: Attempt,
+        fault: Option<Error>,
+    },
     /// Its outcome cannot be recorded, whatever it is: something of the application's in the file forbids it.
     Broken { claim: Claim, error: String },
     /// Its next consumer is for another thread.
@@ -210,6 +237,7 @@ impl Report {
             | Report::Settled { claim, .. }
             | Report::Lost { claim }
             | Report::GivenBack { claim, .. }
+            | Report::Interrupted { claim, .. }
             | Report::Broken { claim, .. } => *claim,
             Report::Continues(delivery) => delivery.claim,
         }

@@ -67,6 +67,7 @@ impl Worker {
     fn refuse_to_wait(&self) -> Result<()> {
         const OPERATION: &str = "shutdown";
         let core = self.postbox.core();
+        core.db.refuse_forked(OPERATION)?; // its thread is the parent's
         core.db.refuse_reentry(OPERATION)?;
         refuse_inside_handler(core, OPERATION)
     }
@@ -201,6 +202,7 @@ impl WorkerSlot {
 pub(crate) fn start(postbox: &Postbox) -> Result<Worker> {
     let core: &Core = postbox.core();
     let mut slot = core.worker.control();
+    core.db.refuse_forked("start")?;
     core.refuse_closed("start")?; // inside the slot's lock: `close` looks for a worker after it has closed the box
     if slot.as_ref().is_some_and(|control| !control.is_over()) {
         return Err(Error::WorkerRunning);

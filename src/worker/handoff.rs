@@ -45,7 +45,7 @@ struct State {
     reserved: Vec<(LeaseId, usize)>,
     /// Handed over, and not yet in the worker's books.
     handed: Vec<Handed>,
-    /// Leases of events of which nobody knows whether they were committed.
+    /// Leases of which nobody knows whether anything was committed under them; nobody works on it.
     unsure: Vec<LeaseId>,
 }
 
@@ -108,6 +108,10 @@ impl Handoff {
 
     pub(crate) fn put_unsure_back(&self, leases: Vec<LeaseId>) {
         self.state().unsure.extend(leases);
+    }
+
+    pub(crate) fn is_any_unsure(&self) -> bool {
+        !self.state().unsure.is_empty()
     }
 
     pub(crate) fn take_unsure(&self) -> Vec<LeaseId> {

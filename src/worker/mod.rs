@@ -15,6 +15,7 @@ mod settling;
 mod shared;
 mod startup;
 mod turn;
+mod unsettled;
 mod watch;
 
 pub(crate) use self::by_hand::{drain, process_batch};
@@ -22,3 +23,4 @@ pub(crate) use self::handle::{SHUTDOWN_LIMIT, WorkerSlot, start};
 pub use self::handle::{ShutdownReport, Worker};
 pub(crate) use self::handoff::{Handoff, Reserved};
 pub(crate) use self::scope::refuse_inside_handler;
+pub(crate) use self::unsettled::{Unsettled, settle_last};

@@ -90,15 +90,16 @@ impl Run {
 
     pub(crate) fn run(mut self) {
         log::info!(target: "postbox::worker", "the worker starts on {:?}", self.postbox);
+        self.reports = self.core().unsettled.take();
         let panicked = catch_unwind(AssertUnwindSafe(|| self.work_until_stopped())).is_err();
+        self.core().health.is_well(); // nothing waits any more
         if panicked {
+            self.core().health.has_stopped();
             log::error!(target: "postbox::worker", "the worker panicked and ends: its claims come due when their leases run out");
         }
         let unfinished = self.wind_down();
-        // What could not be recorded is anybody's once its lease has run out, this box's too.
-        for claim in self.reports.iter().filter_map(Report::ends) {
-            self.core().no_longer_in_flight(claim);
-        }
+        let unsettled = std::mem::take(&mut self.reports);
+        self.core().unsettled.put(unsettled);
         let unsure = std::mem::take(&mut self.unsure);
         self.core().handoff.put_unsure_back(unsure);
         self.in_flight.give_up();
@@ -171,7 +172,9 @@ impl Run {
             self.in_flight.remove(claim);
         }
         match &mut report {
-            Report::GivenBack { fault, .. } => self.fault = fault.take().or_else(|| self.fault.take()),
+            Report::GivenBack { fault, .. } | Report::Interrupted { fault, .. } => {
+                self.fault = fault.take().or_else(|| self.fault.take());
+            }
             Report::Continues(_) => {}
             _ => self.expect_work = true, // a slot is free, and a retry may be due at once
         }
@@ -204,7 +207,9 @@ impl Run {
                 self.found_nothing = true;
                 self.startup.nothing_left(&self.in_flight);
             }
-            self.faults = 0;
+            if self.in_flight.is_empty() {
+                self.note_success();
+            }
             return Ok(());
         }
 
@@ -224,9 +229,16 @@ impl Run {
             },
         }
         .run(core)?;
+        // A claim alone proves little: what is claimed may be given back for the same fault as before.
+        if self
+            .reports
+            .iter()
+            .any(|report| !matches!(report, Report::GivenBack { .. } | Report::Interrupted { .. }))
+        {
+            self.note_success();
+        }
         self.reports.clear();
         self.unsure.clear();
-        self.faults = 0;
         if let Some(release) = release_for.filter(|_| !outcome.more_held) {
             self.core().held_are_released(release);
         }
@@ -314,12 +326,23 @@ impl Run {
         until
     }
 
+    fn note_success(&mut self) {
+        if self.faults > 0 {
+            log::info!(target: "postbox::worker", "processing goes on after {} tries in vain, on {:?}", self.faults, self.postbox);
+            self.core().health.is_well();
+        }
+        self.faults = 0;
+    }
+
     fn pause_after(&mut self, error: &Error) {
         self.faults = self.faults.saturating_add(1);
+        self.core().health.waits_after(error);
         if self.faults == 1 {
-            log::warn!(target: "postbox::worker", "processing pauses and is tried again: {error}");
+            log::warn!(target: "postbox::worker", "processing pauses and is tried again, on {:?}: {error}", self.postbox);
         }
-        let pause = FAULT_PAUSE.saturating_mul(2_u32.saturating_pow(self.faults - 1)).min(FAULT_PAUSE_MAX);
+        // Once the fault is gone, work goes on within a poll.
+        let pause_max = FAULT_PAUSE_MAX.min(Duration::from_millis(self.settings.polling_interval_ms));
+        let pause = FAULT_PAUSE.saturating_mul(2_u32.saturating_pow(self.faults - 1)).min(pause_max);
         self.expect_work = true;
         let _ = self.signals.stop.recv_timeout(pause); // stopping ends the pause
     }

@@ -56,17 +56,10 @@ pub(super) fn settle_report(
             Ok(settled)
         }
         Report::Finished { claim, consumers, marks, attempt } => {
-            let settlement = attempt.settlement(settings, now);
-            // The fence comes first: what is written after a lease was lost is refused whole.
-            if !settle::settle(conn, claim.seq, claim.lease, &settlement, now)? {
-                log_lost(*claim);
-                return Ok(false);
-            }
-            for (place, mark) in marks {
-                inbox::record(conn, claim.seq, &consumers[*place].consumer_name, mark, now)?;
-            }
-            log_settlement(claim.id, &settlement);
-            Ok(settlement == Settlement::Processed)
+            settle_attempt(conn, *claim, consumers, marks, &attempt.settlement(settings, now), now)
+        }
+        Report::Interrupted { claim, consumers, marks, attempt, .. } => {
+            settle_attempt(conn, *claim, consumers, marks, &attempt.interrupted(settings, now), now)
         }
         Report::Broken { claim, error } => {
             set_aside(conn, *claim, error, settings, now)?;
@@ -82,6 +75,27 @@ pub(super) fn settle_report(
         }
         Report::Settled { .. } | Report::Continues(_) => Ok(false),
     }
+}
+
+/// True when the event reached `processed`.
+fn settle_attempt(
+    conn: &Connection,
+    claim: Claim,
+    consumers: &Consumers,
+    marks: &[(usize, Mark)],
+    settlement: &Settlement,
+    now: i64,
+) -> Result<bool> {
+    // The fence comes first: what is written after a lease was lost is refused whole.
+    if !settle::settle(conn, claim.seq, claim.lease, settlement, now)? {
+        log_lost(claim);
+        return Ok(false);
+    }
+    for (place, mark) in marks {
+        inbox::record(conn, claim.seq, &consumers[*place].consumer_name, mark, now)?;
+    }
+    log_settlement(claim.id, settlement);
+    Ok(*settlement == Settlement::Processed)
 }
 
 /// Settles events that every consumer has processed, neighbours as one; how many. `lost` is told of each alone that is not its

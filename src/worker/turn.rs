@@ -65,13 +65,19 @@ pub(crate) struct Outcome {
 
 impl Turn<'_> {
     pub(crate) fn run(&self, core: &Core) -> Result<Outcome> {
-        let outcome = match self.run_with(core, Pieces::Together) {
+        let lease = core.leases.next();
+        let outcome = match self.run_with(core, lease, Pieces::Together) {
             Err(error) if !error.is_fault_of_file() => {
                 log::warn!(target: "postbox::delivery", "an outcome cannot be recorded; each is recorded by itself: {error}");
-                self.run_with(core, Pieces::OneByOne)?
+                self.run_with(core, lease, Pieces::OneByOne)
             }
-            outcome => outcome?,
+            outcome => outcome,
         };
+        if matches!(outcome, Err(Error::CommitUnknown(_))) && self.claim_max > 0 {
+            // Nobody works on what may have been claimed.
+            core.handoff.put_unsure_back(vec![lease]);
+        }
+        let outcome = outcome?;
         for report in self.reports {
             if let Some(claim) = report.ends() {
                 core.no_longer_in_flight(claim);
@@ -82,16 +88,16 @@ impl Turn<'_> {
         Ok(outcome)
     }
 
-    fn run_with(&self, core: &Core, pieces: Pieces) -> Result<Outcome> {
+    fn run_with(&self, core: &Core, lease: LeaseId, pieces: Pieces) -> Result<Outcome> {
         let writer = core.db.lock("process")?;
-        let mut tried = self.attempt(core, &writer, core.acks, pieces)?;
+        let mut tried = self.attempt(core, &writer, lease, core.acks, pieces)?;
         if matches!(tried, Tried::Unsynced) {
             // Before a plain handler starts, its event must be on the disk, and `synchronous` cannot change inside a
             // transaction: begin again, synced, which carries every earlier commit with it.
-            tried = self.attempt(core, &writer, Synchronous::Full, pieces)?;
+            tried = self.attempt(core, &writer, lease, Synchronous::Full, pieces)?;
         }
         if matches!(tried, Tried::BrokenRun) {
-            tried = self.attempt(core, &writer, Synchronous::Full, Pieces::OneByOne)?;
+            tried = self.attempt(core, &writer, lease, Synchronous::Full, Pieces::OneByOne)?;
         }
         match tried {
             Tried::Done(outcome) => Ok(outcome),
@@ -104,6 +110,7 @@ impl Turn<'_> {
         &self,
         core: &Core,
         writer: &Writer,
+        lease: LeaseId,
         synchronous: Synchronous,
         pieces: Pieces,
     ) -> Result<Tried> {
@@ -113,7 +120,9 @@ impl Turn<'_> {
         if unsynced && synchronous != Synchronous::Full {
             return Ok(Tried::Unsynced);
         }
-        let Some(outcome) = self.work(core, writer.conn(), pieces)? else { return Ok(Tried::BrokenRun) };
+        let Some(outcome) = self.work(core, writer.conn(), lease, pieces)? else {
+            return Ok(Tried::BrokenRun);
+        };
         // Looked up before the commit: what others commit right after it is not synced with it.
         let seen = if unsynced && outcome.claimed > 0 { Some(writer.data_version()?) } else { None };
         open.commit()?;
@@ -124,7 +133,13 @@ impl Turn<'_> {
     }
 
     /// `None`: a run of neighbours could not be settled as one.
-    fn work(&self, core: &Core, conn: &Connection, pieces: Pieces) -> Result<Option<Outcome>> {
+    fn work(
+        &self,
+        core: &Core,
+        conn: &Connection,
+        lease: LeaseId,
+        pieces: Pieces,
+    ) -> Result<Option<Outcome>> {
         let now = core.clock.now();
         let mut outcome = Outcome::default();
         let Some(processed) = self.settle(conn, pieces, now)? else { return Ok(None) };
@@ -145,7 +160,8 @@ impl Turn<'_> {
         }
         // Looked at again behind the write lock: what is published after an update that stops processing is not claimed.
         if self.claim_max > 0 && core.settings().allow_processing(self.by_worker) {
-            self.claim(core, conn, pieces, now, lease_until, &mut outcome)?;
+            let request = ClaimRequest { now, lease, lease_until, limit: self.claim_max };
+            self.claim(core, conn, pieces, &request, &mut outcome)?;
         }
         settle::count_processed(conn, outcome.processed)?;
         // Those that were settled, and counted, by the transactions of their handlers.
@@ -185,11 +201,10 @@ impl Turn<'_> {
         core: &Core,
         conn: &Connection,
         pieces: Pieces,
-        now: i64,
-        lease_until: i64,
+        request: &ClaimRequest,
         outcome: &mut Outcome,
     ) -> Result<()> {
-        let request = ClaimRequest { now, lease: core.leases.next(), lease_until, limit: self.claim_max };
+        let now = request.now;
         let Claims { rows, alone } = {
             let in_flight = core.in_flight();
             let settled: HashSet<i64> = self.reports.iter().filter_map(|r| Some(r.ends()?.seq)).collect();
@@ -199,7 +214,7 @@ impl Turn<'_> {
             };
             let skip = |seq| in_flight.contains_key(&seq) && !settled.contains(&seq);
             let wait_for_owner = |seq, lease| self.by_worker && core.waits_for_owner(seq, lease);
-            claim::claim(conn, &request, suspects, skip, wait_for_owner)?
+            claim::claim(conn, request, suspects, skip, wait_for_owner)?
         };
         outcome.alone = alone;
         outcome.claimed = rows.len();

@@ -10,14 +10,22 @@ mod fault;
 #[path = "support/files.rs"]
 mod support;
 
+#[path = "faults/io_errors.rs"]
+mod io_errors;
 #[path = "faults/kill_points.rs"]
 mod kill_points;
 #[path = "faults/life.rs"]
 mod life;
+#[path = "faults/logged.rs"]
+mod logged;
 #[path = "faults/oracle.rs"]
 mod oracle;
 #[path = "faults/power_cuts.rs"]
 mod power_cuts;
+#[path = "faults/taken_away.rs"]
+mod taken_away;
+#[path = "faults/waiting_worker.rs"]
+mod waiting_worker;
 
 /// How often: the short form's number unless the environment says another.
 fn times(variable: &str, short: usize) -> usize {

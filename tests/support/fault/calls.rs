@@ -41,7 +41,10 @@ pub(crate) fn fork(child: impl FnOnce() -> i32) -> i32 {
     // SAFETY: the child does what the test is about: it calls the library, and leaves by `_exit`.
     unsafe {
         match libc::fork() {
-            0 => libc::_exit(child()),
+            0 => {
+                libc::alarm(20); // a lock that another thread held at the fork is held for ever
+                libc::_exit(child())
+            }
             pid => {
                 assert!(pid > 0);
                 let mut status = 0;

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+pub(crate) use self::calls::fork;
 use self::journal::{Change, Journal, Op};
 
 /// What an operation does to the disk.
@@ -80,7 +81,7 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Counts from here on.
+    /// Counts from here on, of files that are opened from here on.
     pub(crate) fn watch(folder: &Path) -> Self {
         vfs::install();
         let folder = fs::canonicalize(folder).unwrap();

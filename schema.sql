@@ -1,4 +1,4 @@
--- The whole schema of postbox, version 2. Every object that the library owns in the application's file stands here.
+-- The whole schema of postbox, version 3. Every object that the library owns in the application's file stands here.
 --
 -- Times are Unix microseconds of the box's own clock. Ids are 16 bytes. The views at the end show both to people.
 
@@ -70,8 +70,8 @@ CREATE TABLE outbox_event (
 -- Claiming reads these two and nothing else: history costs it nothing. Ties in available_at come out in order of seq.
 CREATE INDEX outbox_event_due ON outbox_event (available_at) WHERE status = 'pending';
 CREATE INDEX outbox_event_claimed ON outbox_event (available_at) WHERE status = 'processing';
--- What a person has to look at.
-CREATE INDEX outbox_event_dead ON outbox_event (status) WHERE status IN ('failed', 'dead_letter');
+-- What a person has to look at. Every status that the others leave is here, so that a row of one that nobody knows is found.
+CREATE INDEX outbox_event_dead ON outbox_event (status) WHERE status <> 'pending' AND status <> 'processing' AND status <> 'processed';
 
 -- One row per event and consumer that has come to an outcome. The key says which: the event's `seq`, and in the low 20 bits
 -- the consumer's number. So the rows of an event stand together, no two are for the same consumer, and there is no second
@@ -160,5 +160,5 @@ SELECT lower(substr(hex(id), 1, 8) || '-' || substr(hex(id), 9, 4) || '-' || sub
        strftime('%Y-%m-%dT%H:%M:%fZ', updated_at / 1000000.0, 'unixepoch') AS updated_at
 FROM integration_link;
 
-INSERT INTO postbox_schema (singleton, version) VALUES (1, 2);
+INSERT INTO postbox_schema (singleton, version) VALUES (1, 3);
 INSERT INTO postbox_counter (singleton) VALUES (1);

@@ -16,10 +16,10 @@ use crate::error::{Error, Result};
 use crate::event::{Event, NewEvent};
 use crate::health::HealthBook;
 use crate::ids::Ids;
-use crate::outbox;
 use crate::outbox::claim::{Claim, LeaseId, Leases};
 use crate::outbox::insert::{self, Content, InsertJob, Inserted, PreparedEvent};
 use crate::outbox::settle;
+use crate::outbox::{self, OutboxStatus, unknown};
 use crate::registry::Registry;
 use crate::settings::{self, Settings};
 use crate::worker::{Handoff, Reserved, Unsettled, WorkerSlot};
@@ -70,6 +70,9 @@ const OWNER_NOTICES_IN: Duration = Duration::from_secs(2);
 
 const RUN_OUT_MAX: usize = 10_000;
 
+/// So many rows are set aside in one write: others write in between.
+const SET_ASIDE_MAX: usize = 500;
+
 /// The registry's generation, and the newest event that was held.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Release {
@@ -116,7 +119,37 @@ impl Core {
             core.db.write("open", outbox::repair)?;
         }
         core.take_over_from_the_dead()?;
+        if core.db.read("open", unknown::is_there)? {
+            core.set_unknown_aside("open")?;
+        }
         Ok(core)
+    }
+
+    /// Rows whose status nobody knows become dead letters, since no claim would ever find them. Look first, with
+    /// [`unknown::is_there`]: this writes.
+    pub(crate) fn set_unknown_aside(&self, operation: &'static str) -> Result<()> {
+        let to =
+            if self.settings().dead_letter_enabled { OutboxStatus::DeadLetter } else { OutboxStatus::Failed };
+        loop {
+            let done = self
+                .db
+                .write(operation, |conn| unknown::set_aside(conn, to, SET_ASIDE_MAX, self.clock.now()))?;
+            for (seq, id) in &done.rows {
+                log::warn!(
+                    target: "postbox::delivery",
+                    "event {id} (row {seq}) has a status that nobody knows and is set aside: its last_error says which"
+                );
+            }
+            if done.rows.len() < done.found && self.first_warning_of("rows that cannot be set aside") {
+                log::error!(
+                    target: "postbox::delivery",
+                    "rows with a status that nobody knows cannot be set aside: a trigger is in the way"
+                );
+            }
+            if done.found < SET_ASIDE_MAX || done.rows.is_empty() {
+                return Ok(());
+            }
+        }
     }
 
     /// Makes the claims of boxes whose process has died due at once. True when there were any.

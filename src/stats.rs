@@ -25,7 +25,8 @@ pub struct Stats {
     pub failed: u64,
     /// Events whose attempts are used up, or of which a handler said so.
     pub dead_letter: u64,
-    /// All events in the file.
+    /// All events in the file. For a moment it may be more than those above together: of rows to which another program has
+    /// given a status that nobody knows, until the box sets them aside.
     pub total: u64,
     /// Subscriptions of this box.
     pub handler_count: usize,

@@ -12,8 +12,6 @@ mod leases;
 mod model;
 #[path = "delivery/neighbours.rs"]
 mod neighbours;
-#[path = "delivery/poison.rs"]
-mod poison;
 #[path = "delivery/retries.rs"]
 mod retries;
 #[path = "delivery/several_boxes.rs"]

@@ -5,12 +5,13 @@
 use postbox::rusqlite::Connection;
 use postbox::rusqlite::config::DbConfig;
 
-const SOURCES: [(&str, &str); 8] = [
+const SOURCES: [(&str, &str); 9] = [
     ("outbox/mod.rs", include_str!("../src/outbox/mod.rs")),
     ("outbox/counts.rs", include_str!("../src/outbox/counts.rs")),
     ("outbox/claim.rs", include_str!("../src/outbox/claim.rs")),
     ("outbox/insert.rs", include_str!("../src/outbox/insert.rs")),
     ("outbox/settle.rs", include_str!("../src/outbox/settle.rs")),
+    ("outbox/unknown.rs", include_str!("../src/outbox/unknown.rs")),
     ("inbox.rs", include_str!("../src/inbox.rs")),
     ("consumers.rs", include_str!("../src/consumers.rs")),
     ("links.rs", include_str!("../src/links.rs")),
@@ -125,6 +126,7 @@ fn the_statements_are_found_in_the_sources() {
         ("outbox/claim.rs", 2),
         ("outbox/insert.rs", 1),
         ("outbox/settle.rs", 11),
+        ("outbox/unknown.rs", 3),
         ("inbox.rs", 10),
         ("consumers.rs", 2),
         ("links.rs", 8),
@@ -248,10 +250,7 @@ fn settling_and_renewing_go_by_rowid() {
 
 #[test]
 fn counts_read_the_small_indexes() {
-    assert_plan(
-        &["SELECT status, count(*)"],
-        &["SEARCH outbox_event USING COVERING INDEX outbox_event_dead (status=?)"],
-    );
+    assert_plan(&["SELECT status, count(*)"], &["SCAN outbox_event USING COVERING INDEX outbox_event_dead"]);
     assert_plan(
         &["SELECT count(*) FROM main.outbox_event INDEXED BY outbox_event_claimed"],
         &["SCAN outbox_event USING COVERING INDEX outbox_event_claimed"],
@@ -274,6 +273,35 @@ fn counts_read_the_small_indexes() {
             "{plan:#?}"
         );
     }
+}
+
+/// Dead letters may be many: what is looked for stands between and around them.
+#[test]
+fn a_status_that_nobody_knows_is_found_without_reading_the_dead_letters() {
+    for (beginning, covering) in
+        [("SELECT 1 FROM", "COVERING INDEX"), ("SELECT seq, id, status FROM", "INDEX")]
+    {
+        let search = |range| format!("SEARCH outbox_event USING {covering} outbox_event_dead ({range})");
+        let expected = [
+            "COMPOUND QUERY".to_owned(),
+            "LEFT-MOST SUBQUERY".to_owned(),
+            search("status<?"),
+            "UNION ALL".to_owned(),
+            search("status>? AND status<?"),
+            "UNION ALL".to_owned(),
+            search("status>?"),
+        ];
+        let sql = statement(&[beginning, "AND status < 'dead_letter' UNION ALL", "AND status > 'failed'"]);
+        for planner in planners() {
+            assert_eq!(planner.plan(&sql), expected, "{sql}");
+        }
+    }
+    assert_plan(
+        &[
+            "SET status = ?2, lease_id = 0, last_error = ?3, available_at = ?4, changed_at = ?4 WHERE seq = ?1",
+        ],
+        &["SEARCH outbox_event USING INTEGER PRIMARY KEY (rowid=?)"],
+    );
 }
 
 #[test]

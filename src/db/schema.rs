@@ -10,10 +10,13 @@ use crate::error::{self, Error, Result};
 const SCHEMA: &str = include_str!("../../schema.sql");
 
 /// The version that schema.sql makes.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// Each step leads from the version before it to its own.
-const UPGRADES: &[Upgrade] = &[Upgrade { to: 2, sql: include_str!("upgrades/2.sql") }];
+const UPGRADES: &[Upgrade] = &[
+    Upgrade { to: 2, sql: include_str!("upgrades/2.sql") },
+    Upgrade { to: 3, sql: include_str!("upgrades/3.sql") },
+];
 
 struct Upgrade {
     to: u32,

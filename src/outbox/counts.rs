@@ -44,19 +44,21 @@ pub(crate) fn count(conn: &Connection) -> Result<Counts> {
     let processing = number(
         "SELECT count(*) FROM main.outbox_event INDEXED BY outbox_event_claimed WHERE status = 'processing'",
     )?;
-    let (mut failed, mut dead_letter) = (0, 0);
+    let (mut failed, mut dead_letter, mut unknown) = (0, 0, 0);
     let mut statement = conn.prepare_cached(
         "SELECT status, count(*) FROM main.outbox_event INDEXED BY outbox_event_dead
-         WHERE status IN ('failed', 'dead_letter') GROUP BY status",
+         WHERE status <> 'pending' AND status <> 'processing' AND status <> 'processed' GROUP BY status",
     )?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        match row.get(0)? {
-            OutboxStatus::Failed => failed = row.get(1)?,
-            _ => dead_letter = row.get(1)?,
+        let count: i64 = row.get(1)?;
+        match row.get_ref(0)?.as_bytes().unwrap_or_default() {
+            b"failed" => failed = count,
+            b"dead_letter" => dead_letter = count,
+            _ => unknown += count, // until it is set aside
         }
     }
-    let rest = total - processing - failed - dead_letter;
+    let rest = total - processing - failed - dead_letter - unknown;
     let counted = conn
         .prepare_cached(
             "SELECT count(*) FROM (SELECT 1 FROM main.outbox_event INDEXED BY outbox_event_due

@@ -5,6 +5,7 @@ mod counts;
 pub(crate) mod insert;
 pub(crate) mod run;
 pub(crate) mod settle;
+pub(crate) mod unknown;
 
 use std::fmt;
 

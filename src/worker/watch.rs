@@ -7,7 +7,7 @@ use rusqlite::Connection;
 
 use crate::core::{Core, Release};
 use crate::error::Result;
-use crate::outbox;
+use crate::outbox::{self, unknown};
 use crate::settings::Settings;
 
 pub(crate) struct Watch {
@@ -53,6 +53,9 @@ impl Watch {
         };
         if polls {
             core.take_over_from_the_dead()?;
+            if self.read(core, unknown::is_there)? {
+                core.set_unknown_aside("process")?;
+            }
             core.release_held_again(); // what another process held that knew no subscriber, for one
             let interval =
                 if idle { settings.idle_polling_interval_ms } else { settings.polling_interval_ms };

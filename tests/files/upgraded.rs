@@ -67,7 +67,7 @@ fn a_file_of_version_1_keeps_everything_that_is_in_it() {
     file_of_version_1(&path);
     let bus = Postbox::open(&path).unwrap();
     let conn = raw(&path);
-    assert_eq!(integer(&conn, "SELECT version FROM postbox_schema"), 2);
+    assert_eq!(integer(&conn, "SELECT version FROM postbox_schema"), 3);
     assert_eq!(text(&conn, "PRAGMA integrity_check"), "ok");
     assert_eq!(text(&conn, "SELECT id FROM customer"), "c-1");
     assert_eq!(integer(&conn, "SELECT count(*) FROM open_work"), 3, "a view of the application's");
@@ -186,5 +186,100 @@ fn an_upgrade_leaves_foreign_keys_triggers_and_indexes_of_the_application_alone(
             Ok(tx.query_row("PRAGMA foreign_keys", [], |row| row.get(0))?)
         });
         assert_eq!(on.unwrap(), 1);
+    }
+}
+
+/// What version 2 wrote: a row of each status, and one of a status that is another program's.
+fn file_of_version_2(path: &Path) {
+    let conn = raw(path);
+    conn.execute_batch("PRAGMA journal_mode = WAL; PRAGMA ignore_check_constraints = ON;").unwrap();
+    conn.execute_batch(include_str!("../data/schema-2.sql")).unwrap();
+    for (number, status) in [
+        (1, "processed"),
+        (2, "pending"),
+        (3, "processing"),
+        (4, "failed"),
+        (5, "dead_letter"),
+        (6, "archived"),
+        (7, "pending"),
+    ] {
+        conn.execute(
+            "INSERT INTO outbox_event (id, status, attempt_count, available_at, lease_id, created_at, changed_at, event_name,
+                                       source_module, aggregate_type, aggregate_id, payload)
+             VALUES (?1, ?2, 1, ?3, CASE ?2 WHEN 'pending' THEN -32768 WHEN 'processing' THEN ?4 ELSE 0 END, ?3, ?3, 'a', 'tests',
+                     'Thing', 'thing-1', '{ \"n\": 1 }')",
+            params![id(number), status, number, 0x101_i64 << 24 | 1],
+        )
+        .unwrap();
+    }
+    conn.execute_batch(
+        "UPDATE postbox_counter SET processed = 1;
+         INSERT INTO postbox_consumer VALUES (1, 'one');
+         INSERT INTO inbox_event (id, consumer_name, status, attempt_count, last_error, received_at, changed_at)
+         VALUES (7 << 20 | 1, 'one', 'failed', 1, 'once', 62, 62);
+         CREATE INDEX mine ON outbox_event (status) WHERE status = 'failed';",
+    )
+    .unwrap();
+}
+
+#[test]
+fn a_file_of_version_2_keeps_its_rows_and_what_nobody_could_see_in_it_is_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    file_of_version_2(&path);
+    let bus = Postbox::open(&path).unwrap();
+    let conn = raw(&path);
+    assert_eq!(integer(&conn, "SELECT version FROM postbox_schema"), 3);
+    assert_eq!(text(&conn, "PRAGMA integrity_check"), "ok");
+    let rows = text(&conn, "SELECT group_concat(seq || ' ' || status, ', ' ORDER BY seq) FROM outbox_event");
+    assert_eq!(
+        rows,
+        "1 processed, 2 pending, 3 processing, 4 failed, 5 dead_letter, 6 dead_letter, 7 pending"
+    );
+    assert_eq!(
+        text(&conn, "SELECT last_error FROM outbox_event WHERE seq = 6"),
+        "its status was `archived`, which nobody knows"
+    );
+    assert_eq!(text(&conn, "SELECT payload FROM outbox_event WHERE seq = 6"), "{ \"n\": 1 }");
+    let stats = bus.stats().unwrap();
+    let counts =
+        [stats.pending, stats.processing, stats.processed, stats.failed, stats.dead_letter, stats.total];
+    assert_eq!(counts, [2, 1, 1, 1, 2, 7]);
+    assert_eq!(integer(&conn, "SELECT count(*) FROM sqlite_schema WHERE name = 'mine'"), 1);
+
+    bus.subscribe(Subscription::new("a", "one", |_: &Event, _: &Context<'_>| Ok(()))).unwrap();
+    assert_eq!(bus.drain().unwrap(), 3);
+    let row = bus.inbox().get((7_i64 << 20 | 1).into()).unwrap().unwrap();
+    assert_eq!((row.status, row.attempt_count), (InboxStatus::Processed, 1), "the row that was there");
+}
+
+/// Whichever version a file comes from, it ends up as one that is made anew.
+#[test]
+fn an_upgraded_file_has_the_objects_of_a_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let objects = |path: &Path| {
+        text(
+            &raw(path),
+            "SELECT group_concat(type || ' ' || name || ' ' || tbl_name, x'0a' ORDER BY type, name) FROM sqlite_schema
+             WHERE name NOT IN ('customer', 'open_work', 'mine', 'sqlite_sequence')",
+        )
+    };
+    let indexes = |path: &Path| {
+        let conn = raw(path);
+        let sql = "SELECT replace(sql, 'main.', '') FROM sqlite_schema
+                   WHERE name IN ('outbox_event_due', 'outbox_event_claimed', 'outbox_event_dead', 'inbox_event_open')
+                   ORDER BY name";
+        let mut statement = conn.prepare(sql).unwrap();
+        let rows = statement.query_map([], |row| row.get(0)).unwrap();
+        rows.map(Result::unwrap).collect::<Vec<String>>()
+    };
+    let new = dir.path().join("new.db");
+    drop(Postbox::open(&new).unwrap());
+    for (name, make) in [("1.db", file_of_version_1 as fn(&Path)), ("2.db", file_of_version_2)] {
+        let path = dir.path().join(name);
+        make(&path);
+        drop(Postbox::open(&path).unwrap());
+        assert_eq!(objects(&path), objects(&new), "{name}");
+        assert_eq!(indexes(&path), indexes(&new), "{name}");
     }
 }

@@ -38,6 +38,7 @@ CREATE TABLE postbox_consumer (
 CREATE TABLE outbox_event (
     -- The order of publishing: one more than any row has or had. Never reused, or a stale ack could settle a new event. Without
     -- AUTOINCREMENT, which writes one more page in each transaction: what was deleted is remembered when it is deleted.
+    -- At most 8796093022207 (43 bits), so that it fits an inbox row's id with a consumer's number behind it.
     seq             INTEGER PRIMARY KEY,
     id              BLOB    NOT NULL UNIQUE CHECK (length(id) = 16),
     status          TEXT    NOT NULL DEFAULT 'pending'
@@ -96,11 +97,15 @@ CREATE TABLE inbox_event (
 -- A consumer's open work, without reading its history.
 CREATE INDEX inbox_event_open ON inbox_event (consumer_name) WHERE status = 'received' OR status = 'processing' OR status = 'failed';
 
--- Whoever deletes an event, on whatever connection: its inbox rows go with it.
+-- Whoever deletes an event, on whatever connection: its inbox rows go with it. A row of another program's whose `seq` no box could
+-- have given has none, and shifted by 20 bits its number would be some other event's.
 CREATE TRIGGER outbox_event_deleted AFTER DELETE ON outbox_event BEGIN
-    DELETE FROM inbox_event WHERE id BETWEEN OLD.seq << 20 AND (OLD.seq << 20) + 1048575;
+    DELETE FROM inbox_event
+    WHERE OLD.seq BETWEEN 1 AND 8796093022207 AND id BETWEEN OLD.seq << 20 AND (OLD.seq << 20) + 1048575;
     UPDATE postbox_counter
-    SET deleted = deleted + 1, last_deleted = max(last_deleted, OLD.seq), processed = processed - (OLD.status = 'processed');
+    SET deleted = deleted + (OLD.seq BETWEEN 1 AND 8796093022207),
+        last_deleted = max(last_deleted, iif(OLD.seq <= 8796093022207, OLD.seq, 0)),
+        processed = processed - (OLD.status = 'processed');
 END;
 
 -- One row per link between entities of two modules. No foreign keys: modules do not know each other's tables.

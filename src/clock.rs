@@ -32,6 +32,9 @@ pub(crate) const HELD_UNTIL: i64 = 253_402_300_799_999_999;
 /// The latest time that an event can be given.
 pub(crate) const LATEST: i64 = HELD_UNTIL - 1;
 
+/// A row that another program wrote with a time further ahead must not set the box's own.
+const LOST_MAX: Duration = Duration::from_hours(1_000 * 366 * 24);
+
 /// The box's time, in Unix microseconds: the application's clock, made to never go back.
 pub(crate) struct BoxClock {
     clock: Box<dyn Clock>,
@@ -47,6 +50,11 @@ struct BoxTime {
 impl BoxClock {
     pub(crate) fn new(clock: Box<dyn Clock>) -> Self {
         BoxClock { clock, state: Mutex::new(BoxTime { offset: 0, last: 0 }) }
+    }
+
+    /// Later than this no box has been, as far as this clock tells: it may have lost years, but not a thousand of them.
+    pub(crate) fn latest_sound(&self) -> i64 {
+        add(to_micros(self.clock.now()), LOST_MAX)
     }
 
     /// Time starts no earlier than this.

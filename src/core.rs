@@ -19,7 +19,7 @@ use crate::ids::Ids;
 use crate::outbox::claim::{Claim, LeaseId, Leases};
 use crate::outbox::insert::{self, Content, InsertJob, Inserted, PreparedEvent};
 use crate::outbox::settle;
-use crate::outbox::{self, OutboxStatus, unknown};
+use crate::outbox::{self, OutboxStatus, strays};
 use crate::registry::Registry;
 use crate::settings::{self, Settings};
 use crate::worker::{Handoff, Reserved, Unsettled, WorkerSlot};
@@ -84,7 +84,7 @@ impl Core {
     pub(crate) fn open(db: Database<InsertJob>, options: Options) -> Result<Self> {
         options.settings.validate()?;
         let clock = BoxClock::new(options.clock);
-        clock.start_at(db.read("open", outbox::newest_time)?);
+        clock.start_at(db.read("open", |conn| outbox::newest_time(conn, clock.latest_sound()))?);
         let leases = Leases::new(|owner| db.path().is_some_and(|path| owner::is_known(path, owner)));
         let owner_lock = match db.path() {
             Some(path) => OwnerLock::take(path, leases.owner())?,
@@ -119,31 +119,30 @@ impl Core {
             core.db.write("open", outbox::repair)?;
         }
         core.take_over_from_the_dead()?;
-        if core.db.read("open", unknown::is_there)? {
-            core.set_unknown_aside("open")?;
+        if core.db.read("open", strays::are_there)? {
+            core.set_strays_aside("open")?;
         }
         Ok(core)
     }
 
-    /// Rows whose status nobody knows become dead letters, since no claim would ever find them. Look first, with
-    /// [`unknown::is_there`]: this writes.
-    pub(crate) fn set_unknown_aside(&self, operation: &'static str) -> Result<()> {
+    /// Rows that no claim would ever find become dead letters. Look first, with [`strays::are_there`]: this writes.
+    pub(crate) fn set_strays_aside(&self, operation: &'static str) -> Result<()> {
         let to =
             if self.settings().dead_letter_enabled { OutboxStatus::DeadLetter } else { OutboxStatus::Failed };
         loop {
             let done = self
                 .db
-                .write(operation, |conn| unknown::set_aside(conn, to, SET_ASIDE_MAX, self.clock.now()))?;
+                .write(operation, |conn| strays::set_aside(conn, to, SET_ASIDE_MAX, self.clock.now()))?;
             for (seq, id) in &done.rows {
                 log::warn!(
                     target: "postbox::delivery",
-                    "event {id} (row {seq}) has a status that nobody knows and is set aside: its last_error says which"
+                    "event {id} (row {seq}) would never have been claimed and is set aside: its last_error says why"
                 );
             }
             if done.rows.len() < done.found && self.first_warning_of("rows that cannot be set aside") {
                 log::error!(
                     target: "postbox::delivery",
-                    "rows with a status that nobody knows cannot be set aside: a trigger is in the way"
+                    "rows that would never be claimed cannot be set aside: a trigger is in the way"
                 );
             }
             if done.found < SET_ASIDE_MAX || done.rows.is_empty() {

@@ -158,6 +158,18 @@ pub enum Error {
         table: &'static str,
     },
 
+    /// The greatest number that the box can give to a row is taken: by a row of another program's, since a box does not come
+    /// that far. Nothing was written. Delete that row; for events, set `last_deleted` of `postbox_counter` right as well.
+    #[error(
+        "{what} was not stored: a row of {table} that another program wrote has the last number that there is"
+    )]
+    NoNumberLeft {
+        /// What was to be written.
+        what: &'static str,
+        /// The table.
+        table: &'static str,
+    },
+
     /// Not possible on a box in memory.
     #[error("{operation}: not possible on a box in memory")]
     InMemory {
@@ -236,6 +248,7 @@ impl Error {
             Error::UnsupportedSqlite { .. } => "UnsupportedSqlite",
             Error::Damaged { .. } => "Damaged",
             Error::NotStored { .. } => "NotStored",
+            Error::NoNumberLeft { .. } => "NoNumberLeft",
             Error::InMemory { .. } => "InMemory",
             Error::Io { .. } => "Io",
             Error::Pool { .. } => "Pool",
@@ -290,6 +303,7 @@ impl Error {
             | Error::WorkerRunning
             | Error::UnsupportedSqlite { .. }
             | Error::NotStored { .. }
+            | Error::NoNumberLeft { .. }
             | Error::InMemory { .. } => None,
         }
     }
@@ -297,7 +311,8 @@ impl Error {
     /// Whether the file, the machine or other connections are at fault. Otherwise it is the work itself, which would
     /// fail again: a constraint or a trigger of the application.
     pub(crate) fn is_fault_of_file(&self) -> bool {
-        !matches!(self, Error::Sqlite(_) | Error::NotStored { .. }) || self.fault().is_some()
+        !matches!(self, Error::Sqlite(_) | Error::NotStored { .. } | Error::NoNumberLeft { .. })
+            || self.fault().is_some()
     }
 
     /// A second copy, for the followers of a group commit: what SQLite said reaches everyone whose work it was.
@@ -306,6 +321,7 @@ impl Error {
             Error::Sqlite(error) => Error::Sqlite(replicate_sqlite(error)),
             Error::CommitUnknown(error) => Error::CommitUnknown(replicate_sqlite(error)),
             Error::Closed { operation } => Error::Closed { operation },
+            Error::NoNumberLeft { what, table } => Error::NoNumberLeft { what, table },
             Error::Busy { operation, waited, detail } => {
                 Error::Busy { operation, waited: *waited, detail: detail.clone() }
             }

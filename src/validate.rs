@@ -9,6 +9,7 @@ pub(crate) const TYPE_MAX: usize = 127;
 pub(crate) const ENTITY_ID_MAX: usize = 255;
 pub(crate) const CONSUMER_MAX: usize = 255;
 pub(crate) const CORRELATION_MAX: usize = 255;
+pub(crate) const TRACE_PARENT_MAX: usize = 255;
 pub(crate) const ERROR_MAX: usize = 1023;
 
 /// A name or an id: neither empty nor blank, no longer than `max` characters, without NUL (SQLite's `length` stops there).
@@ -67,7 +68,7 @@ pub(crate) fn trace_parent(value: &str) -> Result<()> {
         && nonzero(parent)
         && hex(flags, 2)
         && (version != "00" || !more)
-        && value.len() <= 255
+        && value.len() <= TRACE_PARENT_MAX
         && !value.contains('\0');
     if sound {
         Ok(())

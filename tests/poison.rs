@@ -4,6 +4,10 @@ mod support;
 
 #[path = "poison/columns.rs"]
 mod columns;
+#[path = "poison/numbers.rs"]
+mod numbers;
+#[path = "poison/sizes.rs"]
+mod sizes;
 #[path = "poison/status.rs"]
 mod status;
 

@@ -7,10 +7,12 @@ use rusqlite::{Connection, Row, params};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::SEQ_MAX;
 use super::run::runs;
-use crate::clock::from_micros;
+use crate::clock::{LATEST, from_micros};
 use crate::error::{Error, Result, describe_json};
 use crate::event::{Event, EventId};
+use crate::validate;
 
 /// One claim of one box. What is written under it is refused once the row is somebody else's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -102,6 +104,8 @@ pub(crate) struct ClaimRequest {
     pub(crate) lease: LeaseId,
     pub(crate) lease_until: i64,
     pub(crate) limit: usize,
+    /// A row with a longer payload or metadata is poisoned, and what is too long is not read.
+    pub(crate) payload_bytes_max: usize,
 }
 
 /// What a claim does about a row that is taken over, and may have killed its last owner.
@@ -139,20 +143,26 @@ pub(crate) fn claim(
     let mut alone = false;
     {
         let mut select = conn.prepare_cached(
-            "SELECT seq, id, status = 'processing', min(attempt_count, 4294967295) + 1, available_at, created_at, payload_version,
+            "SELECT seq, id, status = 'processing', attempt_count, available_at, created_at, payload_version,
                     event_name, source_module, aggregate_type, aggregate_id, causation_id, correlation_id, traceparent,
-                    deliver_to, payload, metadata, lease_id
+                    iif(octet_length(deliver_to) <= ?2 * octet_length('x'), deliver_to, NULL),
+                    iif(octet_length(payload) <= ?2 * octet_length('x'), payload, NULL),
+                    iif(octet_length(metadata) <= ?2 * octet_length('x'), metadata, NULL), lease_id,
+                    octet_length(deliver_to), octet_length(payload), octet_length(metadata), octet_length('x')
              FROM main.outbox_event INDEXED BY outbox_event_claimed
              WHERE status = 'processing' AND available_at <= ?1
              UNION ALL
-             SELECT seq, id, status = 'processing', min(attempt_count, 4294967295) + 1, available_at, created_at, payload_version,
+             SELECT seq, id, status = 'processing', attempt_count, available_at, created_at, payload_version,
                     event_name, source_module, aggregate_type, aggregate_id, causation_id, correlation_id, traceparent,
-                    deliver_to, payload, metadata, lease_id
+                    iif(octet_length(deliver_to) <= ?2 * octet_length('x'), deliver_to, NULL),
+                    iif(octet_length(payload) <= ?2 * octet_length('x'), payload, NULL),
+                    iif(octet_length(metadata) <= ?2 * octet_length('x'), metadata, NULL), lease_id,
+                    octet_length(deliver_to), octet_length(payload), octet_length(metadata), octet_length('x')
              FROM main.outbox_event INDEXED BY outbox_event_due
              WHERE status = 'pending' AND available_at <= ?1
              ORDER BY available_at, seq",
         )?;
-        let mut rows = select.query([request.now])?;
+        let mut rows = select.query(params![request.now, request.payload_bytes_max])?;
         while claimed.len() < request.limit
             && let Some(row) = rows.next()?
         {
@@ -161,7 +171,7 @@ pub(crate) fn claim(
                 continue;
             }
             let last_lease = LeaseId(row.get(17)?);
-            let row = read_claimed(row, seq, request.lease)?;
+            let row = read_claimed(row, seq, request)?;
             if row.taken_over && wait_for_owner(seq, last_lease) {
                 continue;
             }
@@ -179,7 +189,7 @@ pub(crate) fn claim(
     claimed.sort_unstable_by_key(|row| row.claim.seq);
     let mut update = conn.prepare_cached(
         "UPDATE OR FAIL main.outbox_event NOT INDEXED
-         SET status = 'processing', attempt_count = min(attempt_count, 4294967295) + 1, lease_id = ?3, available_at = ?4,
+         SET status = 'processing', attempt_count = max(min(attempt_count, 4294967295), 0) + 1, lease_id = ?3, available_at = ?4,
              changed_at = NULL
          WHERE seq BETWEEN ?1 AND ?2",
     )?;
@@ -193,13 +203,13 @@ pub(crate) fn claim(
     Ok(Claims { rows: claimed, alone })
 }
 
-fn read_claimed(row: &Row<'_>, seq: i64, lease: LeaseId) -> Result<Claimed> {
-    let (event, deliver_to) = match column(row, "deliver_to", 14) {
-        Ok(deliver_to) => (read_event(row), deliver_to),
+fn read_claimed(row: &Row<'_>, seq: i64, request: &ClaimRequest) -> Result<Claimed> {
+    let (event, deliver_to) = match read_event(row, seq, request.payload_bytes_max) {
+        Ok((event, unparsed, deliver_to)) => (Ok((event, unparsed)), deliver_to),
         Err(error) => (Err(error), None),
     };
     Ok(Claimed {
-        claim: Claim { seq, lease, id: EventId(column(row, "id", 1).unwrap_or(Uuid::nil())) },
+        claim: Claim { seq, lease: request.lease, id: EventId(column(row, "id", 1).unwrap_or(Uuid::nil())) },
         name: row
             .get_ref(7)?
             .as_bytes()
@@ -212,35 +222,89 @@ fn read_claimed(row: &Row<'_>, seq: i64, lease: LeaseId) -> Result<Claimed> {
     })
 }
 
-/// The error names the column that cannot be read, and never its content.
-fn read_event(row: &Row<'_>) -> std::result::Result<(Event, Unparsed), String> {
+type Read = (Event, Unparsed, Option<String>);
+
+/// The error names the column that cannot be read, and never its content. What a box would not have written is not
+/// delivered: nobody knows what else is wrong with the row.
+fn read_event(row: &Row<'_>, seq: i64, bytes_max: usize) -> std::result::Result<Read, String> {
+    if !(1..=SEQ_MAX).contains(&seq) {
+        return Err("the row's seq is no number that a box gives".to_owned());
+    }
+    let attempts: u32 = column(row, "attempt_count", 3)?;
+    let created_at: i64 = column(row, "created_at", 5)?;
     let event = Event {
         id: EventId(column(row, "id", 1)?),
-        attempt: column(row, "attempt_count", 3)?,
-        timestamp: from_micros(column(row, "created_at", 5)?),
+        attempt: attempts.checked_add(1).ok_or_else(|| unreadable("attempt_count"))?,
+        timestamp: from_micros(created_at),
         version: column(row, "payload_version", 6)?,
-        name: column(row, "event_name", 7)?,
-        source_module: column(row, "source_module", 8)?,
-        aggregate_type: column(row, "aggregate_type", 9)?,
-        aggregate_id: column(row, "aggregate_id", 10)?,
+        name: name(row, "event_name", 7, validate::EVENT_NAME_MAX)?,
+        source_module: name(row, "source_module", 8, validate::MODULE_MAX)?,
+        aggregate_type: name(row, "aggregate_type", 9, validate::TYPE_MAX)?,
+        aggregate_id: name(row, "aggregate_id", 10, validate::ENTITY_ID_MAX)?,
         causation_id: column::<Option<Uuid>>(row, "causation_id", 11)?.map(EventId),
-        correlation_id: column(row, "correlation_id", 12)?,
-        trace_parent: column(row, "traceparent", 13)?,
+        correlation_id: optional_name(row, "correlation_id", 12, validate::CORRELATION_MAX)?,
+        trace_parent: optional_name(row, "traceparent", 13, validate::TRACE_PARENT_MAX)?,
         payload: Value::Null,
         metadata: None,
     };
-    let payload = text(row, "payload", 15)?.ok_or_else(|| "the row has no payload".to_owned())?;
-    Ok((event, Unparsed { payload, metadata: text(row, "metadata", 16)? }))
+    if event.version == 0 {
+        return Err(unreadable("payload_version"));
+    }
+    if !(0..=LATEST).contains(&created_at) {
+        return Err(unreadable("created_at"));
+    }
+    let payload =
+        text(row, "payload", 15, 19, bytes_max)?.ok_or_else(|| "the row has no payload".to_owned())?;
+    let metadata = text(row, "metadata", 16, 20, bytes_max)?;
+    let deliver_to = text(row, "deliver_to", 14, 18, bytes_max)?
+        .map(|names| String::from_utf8(names).map_err(|_| unreadable("deliver_to")))
+        .transpose()?;
+    Ok((event, Unparsed { payload, metadata }, deliver_to))
+}
+
+fn unreadable(name: &str) -> String {
+    format!("the row's {name} cannot be read: it was not written by postbox")
 }
 
 fn column<T: FromSql>(row: &Row<'_>, name: &str, index: usize) -> std::result::Result<T, String> {
-    row.get(index).map_err(|_| format!("the row's {name} cannot be read: it was not written by postbox"))
+    row.get(index).map_err(|_| unreadable(name))
 }
 
-fn text(row: &Row<'_>, name: &str, index: usize) -> std::result::Result<Option<Vec<u8>>, String> {
+fn name(row: &Row<'_>, column: &str, index: usize, max: usize) -> std::result::Result<String, String> {
+    optional_name(row, column, index, max)?.ok_or_else(|| unreadable(column))
+}
+
+/// Under the limits of the CHECKs, which another program can switch off, and without NUL, where they stop counting.
+fn optional_name(
+    row: &Row<'_>,
+    name: &str,
+    index: usize,
+    max: usize,
+) -> std::result::Result<Option<String>, String> {
+    let Some(text) = column::<Option<String>>(row, name, index)? else { return Ok(None) };
+    let is_sound =
+        !text.is_empty() && !text.contains('\0') && (text.len() <= max || text.chars().count() <= max);
+    if is_sound { Ok(Some(text)) } else { Err(unreadable(name)) }
+}
+
+/// `size`: the index of its length in the file. A text that is too long has not been read.
+fn text(
+    row: &Row<'_>,
+    name: &str,
+    index: usize,
+    size: usize,
+    bytes_max: usize,
+) -> std::result::Result<Option<Vec<u8>>, String> {
     match row.get_ref(index) {
-        Ok(ValueRef::Null) => Ok(None),
         Ok(ValueRef::Text(text)) => Ok(Some(text.to_vec())),
+        Ok(ValueRef::Null) => match column::<Option<u64>>(row, name, size)? {
+            None => Ok(None),
+            // In a database of UTF-16 two bytes are one of ASCII.
+            Some(bytes) => {
+                let bytes = bytes / column::<u64>(row, name, 21)?.max(1);
+                Err(format!("its {name} takes {bytes} bytes, more than this box's limit of {bytes_max}"))
+            }
+        },
         _ => Err(format!("the row's {name} is no text")),
     }
 }

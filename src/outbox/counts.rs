@@ -38,8 +38,13 @@ impl Counts {
 pub(crate) fn count(conn: &Connection) -> Result<Counts> {
     let number =
         |sql: &str| -> Result<i64> { Ok(conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?) };
+    // Rows whose number no box could have given are few: they are counted.
     let total = number(
-        "SELECT max(last_deleted, coalesce((SELECT max(seq) FROM main.outbox_event), 0)) - deleted FROM main.postbox_counter",
+        "SELECT max(coalesce((SELECT max(last_deleted) FROM main.postbox_counter), 0),
+                    coalesce((SELECT max(seq) FROM main.outbox_event WHERE seq <= 8796093022207), 0))
+                - coalesce((SELECT max(deleted) FROM main.postbox_counter), 0)
+                + (SELECT count(*) FROM main.outbox_event NOT INDEXED WHERE seq < 1)
+                + (SELECT count(*) FROM main.outbox_event NOT INDEXED WHERE seq > 8796093022207)",
     )?;
     let processing = number(
         "SELECT count(*) FROM main.outbox_event INDEXED BY outbox_event_claimed WHERE status = 'processing'",
@@ -68,7 +73,7 @@ pub(crate) fn count(conn: &Connection) -> Result<Counts> {
     let pending: i64 = if counted < COUNTED_MAX {
         counted
     } else {
-        (rest - number("SELECT processed FROM main.postbox_counter")?).max(counted)
+        (rest - number("SELECT coalesce(max(processed), 0) FROM main.postbox_counter")?).max(counted)
     };
     let [pending, processing, processed, failed, dead_letter, total] =
         [pending, processing, rest - pending, failed, dead_letter, total]
@@ -79,7 +84,8 @@ pub(crate) fn count(conn: &Connection) -> Result<Counts> {
 /// Whether the counter is off, because another program has changed the status of rows: seen where few are pending.
 pub(crate) fn is_off(conn: &Connection) -> Result<bool> {
     let counts = count(conn)?;
-    let known: i64 = conn.query_row("SELECT processed FROM main.postbox_counter", [], |row| row.get(0))?;
+    let known: i64 =
+        conn.query_row("SELECT coalesce(max(processed), 0) FROM main.postbox_counter", [], |row| row.get(0))?;
     let counted = i64::try_from(counts.pending).is_ok_and(|pending| pending < COUNTED_MAX);
     Ok(counted && i64::try_from(counts.processed) != Ok(known))
 }

@@ -7,9 +7,9 @@ use rusqlite::{Connection, ErrorCode, Statement, ToSql};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::OutboxStatus;
 use super::claim::{LeaseId, Unparsed};
 use super::settle::UNOWNED;
+use super::{OutboxStatus, SEQ_MAX};
 use crate::clock::{self, BoxClock};
 use crate::db::Job;
 use crate::error::{Error, Result};
@@ -194,8 +194,11 @@ macro_rules! insert_event {
             "INSERT INTO main.outbox_event
                 (seq, id, status, attempt_count, available_at, lease_id, created_at, changed_at, payload_version, event_name,
                  source_module, aggregate_type, aggregate_id, causation_id, correlation_id, traceparent, payload, metadata)
-             VALUES (coalesce(?1, (SELECT max(last_deleted, coalesce((SELECT max(seq) FROM main.outbox_event), 0)) + 1
-                                   FROM main.postbox_counter)),
+             VALUES (coalesce(?1,
+                              nullif(max(coalesce((SELECT max(last_deleted) FROM main.postbox_counter), 0),
+                                         coalesce((SELECT max(seq) FROM main.outbox_event WHERE seq <= 8796093022207), 0)) + 1,
+                                     8796093022208),
+                              'none left'),
                      ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
             $conflict
         )
@@ -203,6 +206,9 @@ macro_rules! insert_event {
 }
 
 /// One statement does it all: in a deferred transaction of the application, a look first could not be followed by a write.
+///
+/// The number is looked up among those that a box can have given: rows of other programs may have any. A text where none is
+/// left, since NULL would be any number of SQLite's own.
 const INSERT: &str = insert_event!("");
 const INSERT_ONCE: &str = insert_event!(" ON CONFLICT (id) DO NOTHING");
 
@@ -239,15 +245,19 @@ fn insert_next(
         // A trigger of the application's has published as well.
         Err(error) if next.is_some() && is_taken(&error) => {
             bind(&mut statement, 0, None, event, now, lease)?;
-            statement.raw_execute()?
+            statement.raw_execute()
         }
-        rows => rows?,
+        rows => rows,
     };
+    let rows = rows.map_err(|error| match error.sqlite_error_code() {
+        Some(ErrorCode::TypeMismatch) => Error::NoNumberLeft { what: "the event", table: "outbox_event" },
+        _ => Error::Sqlite(error),
+    })?;
     *next = None;
     // A trigger with RAISE(IGNORE) says Ok as well.
     if rows == 1 {
         let seq = conn.last_insert_rowid();
-        *next = Some(seq + 1);
+        *next = Some(seq + 1).filter(|next| *next <= SEQ_MAX);
         Ok(Inserted { id: event.id, seq: Some(seq), at: now })
     } else if event.keyed && super::seq_of(conn, event.id)?.is_some() {
         Ok(Inserted { id: event.id, seq: None, at: now })
@@ -268,6 +278,7 @@ fn insert_all(
     let mut rest = events;
     while let Some((event, others)) = rest.split_first() {
         if let (Some(seq), Some((rows, others))) = (*next, rest.split_first_chunk())
+            && usize::try_from(SEQ_MAX - seq).is_ok_and(|left| left >= ROWS)
             && insert_rows(conn, rows, now, lease, seq)?
         {
             inserted.extend((seq..).zip(rows).map(|(seq, event)| Inserted {
@@ -275,7 +286,7 @@ fn insert_all(
                 seq: Some(seq),
                 at: now,
             }));
-            *next = Some(conn.last_insert_rowid() + 1);
+            *next = Some(conn.last_insert_rowid() + 1).filter(|next| *next <= SEQ_MAX);
             rest = others;
         } else {
             inserted.push(insert_next(conn, event, now, lease, next)?);

@@ -5,7 +5,7 @@ mod counts;
 pub(crate) mod insert;
 pub(crate) mod run;
 pub(crate) mod settle;
-pub(crate) mod unknown;
+pub(crate) mod strays;
 
 use std::fmt;
 
@@ -20,6 +20,10 @@ pub(crate) use self::counts::{count, is_off, oldest_pending, repair};
 use crate::clock::{HELD_UNTIL, from_micros};
 use crate::error::Result;
 use crate::event::EventId;
+
+/// The greatest `seq` that a box gives; the least is 1. Shifted by 20 bits, with a consumer's number behind it, it is the id
+/// of an inbox row.
+pub(crate) const SEQ_MAX: i64 = (1 << 43) - 1;
 
 /// Where an event is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -183,16 +187,17 @@ pub(crate) fn seq_of(conn: &Connection, id: EventId) -> Result<Option<i64>> {
         .optional()?)
 }
 
-/// The newest time that the last rows show: the box's time starts no earlier.
-pub(crate) fn newest_time(conn: &Connection) -> Result<i64> {
+/// The newest time that the last rows show: the box's time starts no earlier. One after `latest` is not a box's.
+pub(crate) fn newest_time(conn: &Connection, latest: i64) -> Result<i64> {
     let newest: Option<i64> = conn.query_row(
-        "SELECT max(max(created_at, updated_at))
-         FROM (SELECT created_at, updated_at FROM main.outbox_event ORDER BY seq DESC LIMIT 32)",
-        [],
+        "SELECT max(max(iif(created_at <= ?1, created_at, 0), iif(updated_at <= ?1, updated_at, 0)))
+         FROM (SELECT created_at, updated_at FROM main.outbox_event WHERE seq <= ?2 ORDER BY seq DESC LIMIT 32)",
+        [latest, SEQ_MAX],
         |row| row.get(0),
     )?;
-    let mark: i64 = conn.query_row("SELECT clock_mark FROM main.postbox_schema", [], |row| row.get(0))?;
-    Ok(newest.unwrap_or(0).max(mark))
+    let mark: i64 =
+        conn.query_row("SELECT coalesce(max(clock_mark), 0) FROM main.postbox_schema", [], |row| row.get(0))?;
+    Ok(newest.unwrap_or(0).max(if mark <= latest { mark } else { 0 }))
 }
 
 /// Remembers the box's time for its next start.

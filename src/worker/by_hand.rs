@@ -12,7 +12,7 @@ use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::outbox;
 use crate::outbox::claim::{Claim, Suspects};
-use crate::outbox::unknown;
+use crate::outbox::strays;
 use crate::postbox::Postbox;
 use crate::settings::Settings;
 
@@ -66,8 +66,8 @@ impl<'a> ByHand<'a> {
         let core = postbox.core();
         core.db.refuse_reentry(operation)?;
         scope::refuse_inside_handler(core, operation)?;
-        if core.db.read(operation, unknown::is_there)? {
-            core.set_unknown_aside(operation)?;
+        if core.db.read(operation, strays::are_there)? {
+            core.set_strays_aside(operation)?;
         }
         let (settings, due) = core.db.read(operation, |conn| {
             let settings = core.reload_settings(conn)?;

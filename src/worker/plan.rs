@@ -43,7 +43,7 @@ pub(crate) fn plan(
     };
     let poisoned = |error: String| {
         let error = crate::validate::error_text(&error);
-        log::warn!(target: "postbox::delivery", "event {} cannot be delivered to anybody: {error}", claim.id);
+        log::warn!(target: "postbox::delivery", "event {} (row {}) cannot be delivered to anybody: {error}", claim.id, claim.seq);
         settle_now(if settings.dead_letter_enabled {
             Settlement::DeadLetter { error }
         } else {
@@ -129,11 +129,11 @@ fn still_open(
         let had_given_up = standing.is_some_and(|standing| standing.gave_up);
         let lost = lost.filter(|_| !had_given_up);
         if let Some(error) = lost {
-            let gave_up = failures(standing) + 1 >= max_attempts(subscription, settings);
+            let gave_up = failures(standing).saturating_add(1) >= max_attempts(subscription, settings);
             let mark = Mark::Failed { error: error.to_owned(), gave_up };
             inbox::record(conn, claim.seq, &subscription.consumer_name, &mark, now)?;
         }
-        let failures = failures(standing) + u32::from(lost.is_some());
+        let failures = failures(standing).saturating_add(u32::from(lost.is_some()));
         if had_given_up || failures >= max_attempts(subscription, settings) {
             attempt.gave_up = true;
             let error =

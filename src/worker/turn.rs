@@ -160,7 +160,13 @@ impl Turn<'_> {
         }
         // Looked at again behind the write lock: what is published after an update that stops processing is not claimed.
         if self.claim_max > 0 && core.settings().allow_processing(self.by_worker) {
-            let request = ClaimRequest { now, lease, lease_until, limit: self.claim_max };
+            let request = ClaimRequest {
+                now,
+                lease,
+                lease_until,
+                limit: self.claim_max,
+                payload_bytes_max: core.payload_bytes_max,
+            };
             self.claim(core, conn, pieces, &request, &mut outcome)?;
         }
         settle::count_processed(conn, outcome.processed)?;

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 
 use crate::core::{Core, Release};
 use crate::error::Result;
-use crate::outbox::{self, unknown};
+use crate::outbox::{self, strays};
 use crate::settings::Settings;
 
 pub(crate) struct Watch {
@@ -53,8 +53,8 @@ impl Watch {
         };
         if polls {
             core.take_over_from_the_dead()?;
-            if self.read(core, unknown::is_there)? {
-                core.set_unknown_aside("process")?;
+            if self.read(core, strays::are_there)? {
+                core.set_strays_aside("process")?;
             }
             core.release_held_again(); // what another process held that knew no subscriber, for one
             let interval =

@@ -55,8 +55,9 @@ impl Builder {
     /// How large a payload or metadata may be as JSON, in bytes: 2 to 256 MiB. Defaults to 1 MiB.
     ///
     /// It holds for what is delivered as well. A row that another program, or a box with a higher limit, has written larger
-    /// is not read into memory: it is a dead letter, and its error says its size and this limit. To have it delivered, open
-    /// the box with a higher limit and set the row to `pending` again.
+    /// is neither read nor parsed: it is a dead letter, and its error says its size and this limit. (SQLite itself holds a row
+    /// in memory while it writes its status. Where there is too little for that, the row is left as it is.) To have it
+    /// delivered, open the box with a higher limit and set the row to `pending` again.
     pub fn max_payload_bytes(mut self, n: usize) -> Self {
         self.options.payload_bytes_max = n;
         self

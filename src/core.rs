@@ -19,7 +19,7 @@ use crate::ids::Ids;
 use crate::outbox::claim::{Claim, LeaseId, Leases};
 use crate::outbox::insert::{self, Content, InsertJob, Inserted, PreparedEvent};
 use crate::outbox::settle;
-use crate::outbox::{self, OutboxStatus, strays};
+use crate::outbox::{self, strays};
 use crate::registry::Registry;
 use crate::settings::{self, Settings};
 use crate::worker::{Handoff, Reserved, Unsettled, WorkerSlot};
@@ -127,8 +127,7 @@ impl Core {
 
     /// Rows that no claim would ever find become dead letters. Look first, with [`strays::are_there`]: this writes.
     pub(crate) fn set_strays_aside(&self, operation: &'static str) -> Result<()> {
-        let to =
-            if self.settings().dead_letter_enabled { OutboxStatus::DeadLetter } else { OutboxStatus::Failed };
+        let to = self.settings().dead_status();
         loop {
             let done = self
                 .db

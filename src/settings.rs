@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::outbox::OutboxStatus;
 
 /// What happens to an event that nobody subscribes to when it is delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -140,6 +141,11 @@ impl Settings {
     /// Whether events may be claimed: by a worker, or by hand.
     pub(crate) fn allow_processing(&self, by_worker: bool) -> bool {
         self.enabled && (self.processor_enabled || !by_worker)
+    }
+
+    /// What becomes of an event that nobody will process.
+    pub(crate) fn dead_status(&self) -> OutboxStatus {
+        if self.dead_letter_enabled { OutboxStatus::DeadLetter } else { OutboxStatus::Failed }
     }
 
     /// With another value in one field, if that value is sound by itself.

@@ -6,6 +6,8 @@ mod support;
 mod columns;
 #[path = "poison/numbers.rs"]
 mod numbers;
+#[path = "poison/refused.rs"]
+mod refused;
 #[path = "poison/sizes.rs"]
 mod sizes;
 #[path = "poison/status.rs"]

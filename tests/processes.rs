@@ -7,6 +7,8 @@ mod support;
 mod cut_off;
 #[path = "processes/delivering.rs"]
 mod delivering;
+#[path = "processes/large.rs"]
+mod large;
 #[path = "processes/poison.rs"]
 mod poison;
 

@@ -64,18 +64,24 @@ impl Leases {
     }
 }
 
-/// A row that was claimed.
+/// A row that is claimed.
 pub(crate) struct Claimed {
     pub(crate) claim: Claim,
-    pub(crate) name: String,
     /// Its last owner lost it in the middle of an attempt.
     pub(crate) taken_over: bool,
     /// When it was due.
     pub(crate) due_at: i64,
     /// The only consumers that are asked, as JSON; all when there is none.
     pub(crate) deliver_to: Option<String>,
-    /// Or why nobody can handle it: a row that no box wrote so.
-    pub(crate) event: std::result::Result<(Event, Unparsed), String>,
+    pub(crate) event: Event,
+    pub(crate) unparsed: Unparsed,
+}
+
+/// A row that no box wrote so: it is not claimed but set aside.
+pub(crate) struct Unreadable {
+    pub(crate) seq: i64,
+    pub(crate) id: EventId,
+    pub(crate) why: String,
 }
 
 /// The JSON of a claimed row: parsed where its handlers run, outside the write lock.
@@ -119,30 +125,29 @@ pub(crate) enum Suspects {
     AsOthers,
 }
 
-/// What a claim got.
+/// What is due, as far as a claim takes it.
 #[derive(Default)]
-pub(crate) struct Claims {
+pub(crate) struct Due {
     /// In order of `seq`.
     pub(crate) rows: Vec<Claimed>,
-    /// One that was taken over is next, or is all that was claimed: nothing else is claimed until it is over.
+    pub(crate) unreadable: Vec<Unreadable>,
+    /// One that was taken over is next, or is all that there is: nothing else is claimed until it is over.
     pub(crate) alone: bool,
 }
 
-/// Claims due rows, those that were due first. Each costs an attempt.
+/// Looks up due rows, those that were due first: to be claimed with [`take`] in the same transaction.
 ///
 /// A row that is taken over runs alone, or its neighbours would be lost with it, again and again, until they were dead
 /// letters as well.
-pub(crate) fn claim(
+pub(crate) fn due(
     conn: &Connection,
     request: &ClaimRequest,
     suspects: Suspects,
     skip: impl Fn(i64) -> bool,
     wait_for_owner: impl Fn(i64, LeaseId) -> bool,
-) -> Result<Claims> {
-    let mut claimed = Vec::new();
-    let mut alone = false;
-    {
-        let mut select = conn.prepare_cached(
+) -> Result<Due> {
+    let mut due = Due::default();
+    let mut select = conn.prepare_cached(
             "SELECT seq, id, status = 'processing', attempt_count, available_at, created_at, payload_version,
                     event_name, source_module, aggregate_type, aggregate_id, causation_id, correlation_id, traceparent,
                     iif(octet_length(deliver_to) <= ?2 * octet_length('x'), deliver_to, NULL),
@@ -161,64 +166,69 @@ pub(crate) fn claim(
              FROM main.outbox_event INDEXED BY outbox_event_due
              WHERE status = 'pending' AND available_at <= ?1
              ORDER BY available_at, seq",
-        )?;
-        let mut rows = select.query(params![request.now, request.payload_bytes_max])?;
-        while claimed.len() < request.limit
-            && let Some(row) = rows.next()?
-        {
-            let seq = row.get(0)?;
-            if skip(seq) {
-                continue;
-            }
-            let last_lease = LeaseId(row.get(17)?);
-            let row = read_claimed(row, seq, request)?;
-            if row.taken_over && wait_for_owner(seq, last_lease) {
-                continue;
-            }
-            if !row.taken_over || suspects == Suspects::AsOthers {
-                claimed.push(row);
-                continue;
-            }
-            alone = true;
-            if suspects == Suspects::Alone && claimed.is_empty() {
-                claimed.push(row);
-            }
-            break;
+    )?;
+    let mut rows = select.query(params![request.now, request.payload_bytes_max])?;
+    while due.rows.len() + due.unreadable.len() < request.limit
+        && let Some(row) = rows.next()?
+    {
+        let seq = row.get(0)?;
+        let taken_over = row.get(2)?;
+        if skip(seq) || (taken_over && wait_for_owner(seq, LeaseId(row.get(17)?))) {
+            continue;
         }
+        let claimed = match read_claimed(row, seq, taken_over, request) {
+            Ok(claimed) => claimed,
+            Err(why) => {
+                let id = EventId(column(row, "id", 1).unwrap_or(Uuid::nil()));
+                due.unreadable.push(Unreadable { seq, id, why });
+                continue;
+            }
+        };
+        if !taken_over || suspects == Suspects::AsOthers {
+            due.rows.push(claimed);
+            continue;
+        }
+        due.alone = true;
+        if suspects == Suspects::Alone && due.rows.is_empty() {
+            due.rows.push(claimed);
+        }
+        break;
     }
-    claimed.sort_unstable_by_key(|row| row.claim.seq);
+    due.rows.sort_unstable_by_key(|row| row.claim.seq);
+    Ok(due)
+}
+
+/// Claims rows that [`due`] has found, in order of `seq`. Each costs an attempt.
+pub(crate) fn take(conn: &Connection, rows: &[Claimed], request: &ClaimRequest) -> Result<()> {
     let mut update = conn.prepare_cached(
         "UPDATE OR FAIL main.outbox_event NOT INDEXED
          SET status = 'processing', attempt_count = max(min(attempt_count, 4294967295), 0) + 1, lease_id = ?3, available_at = ?4,
              changed_at = NULL
          WHERE seq BETWEEN ?1 AND ?2",
     )?;
-    for (run, rows) in runs(&claimed, |row| row.claim.seq, |_, _| true) {
+    for (run, rows) in runs(rows, |row| row.claim.seq, |_, _| true) {
         let changed = update.execute(params![run.first, run.last, request.lease.0, request.lease_until])?;
         if changed != rows.len() {
             return Err(Error::NotStored { what: "a claim", table: "outbox_event" });
         }
     }
-    drop(update);
-    Ok(Claims { rows: claimed, alone })
+    Ok(())
 }
 
-fn read_claimed(row: &Row<'_>, seq: i64, request: &ClaimRequest) -> Result<Claimed> {
-    let (event, deliver_to) = match read_event(row, seq, request.payload_bytes_max) {
-        Ok((event, unparsed, deliver_to)) => (Ok((event, unparsed)), deliver_to),
-        Err(error) => (Err(error), None),
-    };
+fn read_claimed(
+    row: &Row<'_>,
+    seq: i64,
+    taken_over: bool,
+    request: &ClaimRequest,
+) -> std::result::Result<Claimed, String> {
+    let (event, unparsed, deliver_to) = read_event(row, seq, request.payload_bytes_max)?;
     Ok(Claimed {
-        claim: Claim { seq, lease: request.lease, id: EventId(column(row, "id", 1).unwrap_or(Uuid::nil())) },
-        name: row
-            .get_ref(7)?
-            .as_bytes()
-            .map(|name| String::from_utf8_lossy(name).into_owned())
-            .unwrap_or_default(),
-        taken_over: row.get(2)?,
-        due_at: row.get(4)?,
+        claim: Claim { seq, lease: request.lease, id: event.id },
+        taken_over,
+        due_at: column(row, "available_at", 4)?,
         deliver_to,
         event,
+        unparsed,
     })
 }
 

@@ -2,10 +2,11 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::OutboxStatus;
 use super::claim::LeaseId;
 use super::run::Run;
 use crate::clock::HELD_UNTIL;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The lease id of a row that nobody owns and that may be claimed. Two bytes wide: see schema.sql.
 pub(crate) const UNOWNED: i64 = -32_768;
@@ -95,6 +96,26 @@ fn finish_failed(
              WHERE seq = ?1 AND lease_id = ?2 AND status = 'processing'",
         )?
         .execute(params![seq, lease.0, status, error, now])?)
+}
+
+/// Finishes a row that is due and cannot be read, without a claim: a row is written whole each time, however long it is. It
+/// costs an attempt as a claim would.
+pub(crate) fn set_unreadable_aside(
+    conn: &Connection,
+    seq: i64,
+    to: OutboxStatus,
+    error: &str,
+    now: i64,
+) -> Result<()> {
+    let changed = conn
+        .prepare_cached(
+            "UPDATE main.outbox_event
+             SET status = ?2, attempt_count = max(min(attempt_count, 4294967295), 0) + 1, lease_id = 0, last_error = ?3,
+                 available_at = ?4, changed_at = ?4
+             WHERE seq = ?1",
+        )?
+        .execute(params![seq, to, error, now])?;
+    if changed == 1 { Ok(()) } else { Err(Error::NotStored { what: "a dead letter", table: "outbox_event" }) }
 }
 
 /// Takes the claim back, and the attempt that it cost.

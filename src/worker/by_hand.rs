@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::delivery::Report;
 use super::dispatch::{self, Unit};
+use super::left_alone::LeftAlone;
 use super::scope;
 use super::turn::{Outcome, Turn};
 use crate::core::Core;
@@ -18,19 +19,21 @@ use crate::settings::Settings;
 
 pub(crate) fn process_batch(postbox: &Postbox) -> Result<usize> {
     let Some(mut by_hand) = ByHand::begin(postbox, "process_batch")? else { return Ok(0) };
-    let claimed = by_hand.settle_and_claim()?;
+    let mut claimed = by_hand.settle_and_claim()?;
+    by_hand.refused = claimed.refused.take();
     by_hand.deliver(claimed);
     by_hand.settle()?;
-    Ok(by_hand.processed)
+    by_hand.end()
 }
 
 pub(crate) fn drain(postbox: &Postbox) -> Result<usize> {
     let Some(mut by_hand) = ByHand::begin(postbox, "drain")? else { return Ok(0) };
     for round in 1_usize.. {
-        let claimed = by_hand.settle_and_claim()?;
-        if claimed.claimed == 0 {
+        let mut claimed = by_hand.settle_and_claim()?;
+        if claimed.claimed == 0 && claimed.refused.is_none() {
             break;
         }
+        by_hand.refused = by_hand.refused.take().or(claimed.refused.take());
         by_hand.deliver(claimed);
         // An operator can stop a long drain.
         if round.is_multiple_of(ROUNDS) && !by_hand.may_go_on()? {
@@ -38,7 +41,7 @@ pub(crate) fn drain(postbox: &Postbox) -> Result<usize> {
             break;
         }
     }
-    Ok(by_hand.processed)
+    by_hand.end()
 }
 
 /// Batches between two looks at the settings.
@@ -58,6 +61,9 @@ struct ByHand<'a> {
     slot: u64,
     /// Why something was given back: the caller is told, or it would be claimed again and again.
     fault: Option<Error>,
+    left_alone: LeftAlone,
+    /// Why rows were left alone: the first of them.
+    refused: Option<Error>,
 }
 
 impl<'a> ByHand<'a> {
@@ -91,7 +97,14 @@ impl<'a> ByHand<'a> {
             processed: 0,
             slot: core.take_slot(),
             fault: None,
+            left_alone: LeftAlone::default(),
+            refused: None,
         }))
+    }
+
+    /// What has come of all of it. Events that could not be claimed wait, and the caller is told.
+    fn end(&mut self) -> Result<usize> {
+        self.refused.take().map_or(Ok(self.processed), Err)
     }
 
     fn settle_and_claim(&mut self) -> Result<Outcome> {
@@ -128,6 +141,7 @@ impl<'a> ByHand<'a> {
             release_held,
             stopping: &self.stopping,
             by_worker: false,
+            left_alone: &self.left_alone,
             suspects: Suspects::Alone,
         };
         let outcome =

@@ -7,6 +7,7 @@ mod dispatch;
 mod handle;
 mod handoff;
 mod in_flight;
+mod left_alone;
 mod plan;
 mod pool;
 mod run;

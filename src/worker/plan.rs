@@ -51,16 +51,13 @@ pub(crate) fn plan(
         })
     };
 
-    let (event, unparsed) = match row.event {
-        Ok(event) => event,
-        Err(error) => return poisoned(error),
-    };
-    let consumers = match wanted(&core.registry.consumers_of(&row.name), row.deliver_to.as_deref()) {
+    let Claimed { event, unparsed, .. } = row;
+    let consumers = match wanted(&core.registry.consumers_of(&event.name), row.deliver_to.as_deref()) {
         Ok(consumers) => consumers,
         Err(error) => return poisoned(error),
     };
     if consumers.is_empty() {
-        return settle_now(unhandled(core, &row.name, settings));
+        return settle_now(unhandled(core, &event.name, settings));
     }
     let standings = if may_have_standings { inbox::standings(conn, claim.seq) } else { Ok(Vec::new()) };
     let standings = match standings {

@@ -14,6 +14,7 @@ use super::dispatch::{self, Unit};
 use super::handle::{ShutdownReport, Signals};
 use super::handoff::Taker;
 use super::in_flight::InFlight;
+use super::left_alone::LeftAlone;
 use super::pool::Pool;
 use super::startup::Startup;
 use super::turn::{Outcome, Turn};
@@ -53,6 +54,7 @@ pub(crate) struct Run {
     reports: Vec<Report>,
     /// Leases of which nobody knows whether anything is under them.
     unsure: Vec<LeaseId>,
+    left_alone: LeftAlone,
     /// Something may be due.
     expect_work: bool,
     found_nothing: bool,
@@ -79,6 +81,7 @@ impl Run {
             in_flight: InFlight::new(),
             reports: Vec::new(),
             unsure: Vec::new(),
+            left_alone: LeftAlone::default(),
             expect_work: true,
             found_nothing: false,
             in_vain: false,
@@ -195,7 +198,8 @@ impl Run {
         let core = self.postbox.core();
         let free = self.free_slots().saturating_sub(reserved);
         let release_for = if free > 0 { self.watch.release_for(core)? } else { None };
-        let claims = free > 0 && (release_for.is_some() || (self.expect_work && self.watch.is_due(core)?));
+        let claims = free > 0
+            && (release_for.is_some() || (self.expect_work && self.watch.is_due(core, &self.left_alone)?));
         let now = self.postbox.core().clock.now();
         let renew = self.in_flight.to_renew(now);
         if claims {
@@ -222,6 +226,7 @@ impl Run {
             release_held: release_for.is_some(),
             stopping: &self.signals.control.stopping,
             by_worker: true,
+            left_alone: &self.left_alone,
             suspects: match self.is_patient() {
                 true if reserved > 0 => Suspects::NotYet,
                 true => Suspects::Alone,
@@ -246,7 +251,7 @@ impl Run {
             self.in_flight.renewed(&outcome.lost, &self.settings, now);
         }
         if claims {
-            self.in_vain = outcome.claimed == 0 && !outcome.more_held;
+            self.in_vain = outcome.claimed == 0 && !outcome.more_held && outcome.refused.is_none();
             self.begin(outcome, free, now);
         }
         Ok(())
@@ -259,9 +264,11 @@ impl Run {
         } else if self.in_flight.is_empty() || self.is_patient() {
             self.alone_until = None;
         }
-        // A full claim means that more may be due.
-        self.expect_work =
-            outcome.claimed >= free || outcome.more_held || (outcome.alone && outcome.claimed > 0);
+        // A full claim means that more may be due, and so do rows that were in the way of others.
+        self.expect_work = outcome.claimed >= free
+            || outcome.more_held
+            || (outcome.alone && outcome.claimed > 0)
+            || outcome.refused.is_some();
         self.found_nothing &= outcome.claimed == 0;
         self.in_flight.add(&outcome.deliveries, &self.settings, now);
         self.startup.has_claimed(&outcome, free, &self.in_flight);
@@ -317,7 +324,7 @@ impl Run {
             until = until.min(renewal.saturating_duration_since(now));
         }
         if self.free_slots() > 0
-            && let Ok(Some(due)) = self.watch.next_due(self.core())
+            && let Ok(Some(due)) = self.watch.next_due(self.core(), &self.left_alone)
         {
             let left = due.saturating_sub(self.core().clock.now());
             let left = Duration::from_micros(u64::try_from(left).unwrap_or(0));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::delivery::{Delivery, Report};
+use super::left_alone::LeftAlone;
 use super::plan::{Plan, plan};
 use super::settling::{log_lost, log_settlement, set_aside, settle_alike, settle_report};
 use crate::clock;
@@ -15,10 +16,11 @@ use crate::core::Core;
 use crate::db::{Synchronous, Writer};
 use crate::error::{Error, Result};
 use crate::inbox;
-use crate::outbox::claim::{self, Claim, ClaimRequest, Claims, LeaseId, Suspects};
+use crate::outbox::claim::{self, Claim, ClaimRequest, Claimed, Due, LeaseId, Suspects, Unreadable};
 use crate::outbox::settle::{self, Settlement};
 use crate::registry::Consumers;
 use crate::settings::Settings;
+use crate::validate;
 
 /// How many held events a turn lets go at the most.
 const RELEASE_MAX: usize = 1_000;
@@ -39,6 +41,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) stopping: &'a Arc<AtomicBool>,
     /// For a worker, which `processor_enabled` can stop; not by hand.
     pub(crate) by_worker: bool,
+    /// Rows that are not looked at again for a while.
+    pub(crate) left_alone: &'a LeftAlone,
     /// How rows that are taken over are claimed. [`Suspects::Alone`] waits until nothing is in flight.
     pub(crate) suspects: Suspects,
 }
@@ -61,23 +65,35 @@ pub(crate) struct Outcome {
     pub(crate) held: Vec<Claim>,
     /// More held events wait to be let go.
     pub(crate) more_held: bool,
+    /// Why some that are due were left alone, the first of them. There may be others behind them.
+    pub(crate) refused: Option<Error>,
 }
 
 impl Turn<'_> {
     pub(crate) fn run(&self, core: &Core) -> Result<Outcome> {
         let lease = core.leases.next();
-        let outcome = match self.run_with(core, lease, Pieces::Together) {
-            Err(error) if !error.is_fault_of_file() => {
-                log::warn!(target: "postbox::delivery", "an outcome cannot be recorded; each is recorded by itself: {error}");
-                self.run_with(core, lease, Pieces::OneByOne)
+        let mut pieces = Pieces::Together;
+        let mut refused = None;
+        let outcome = loop {
+            let noted = self.left_alone.noted();
+            match self.run_with(core, lease, pieces) {
+                // A row that ended the whole transaction is left alone from now on.
+                Err(error) if self.left_alone.noted() > noted => {
+                    refused.get_or_insert(error);
+                }
+                Err(error) if matches!(pieces, Pieces::Together) && !error.is_fault_of_file() => {
+                    log::warn!(target: "postbox::delivery", "what is claimed or settled together cannot be; each is by itself: {error}");
+                    pieces = Pieces::OneByOne;
+                }
+                outcome => break outcome,
             }
-            outcome => outcome,
         };
         if matches!(outcome, Err(Error::CommitUnknown(_))) && self.claim_max > 0 {
             // Nobody works on what may have been claimed.
             core.handoff.put_unsure_back(vec![lease]);
         }
-        let outcome = outcome?;
+        let mut outcome = outcome?;
+        outcome.refused = refused.or(outcome.refused);
         for report in self.reports {
             if let Some(claim) = report.ends() {
                 core.no_longer_in_flight(claim);
@@ -211,19 +227,25 @@ impl Turn<'_> {
         outcome: &mut Outcome,
     ) -> Result<()> {
         let now = request.now;
-        let Claims { rows, alone } = {
+        let Due { rows, unreadable, alone } = {
             let in_flight = core.in_flight();
             let settled: HashSet<i64> = self.reports.iter().filter_map(|r| Some(r.ends()?.seq)).collect();
             let suspects = match self.suspects {
                 Suspects::Alone if !in_flight.keys().all(|seq| settled.contains(seq)) => Suspects::NotYet,
                 suspects => suspects,
             };
-            let skip = |seq| in_flight.contains_key(&seq) && !settled.contains(&seq);
+            let skip = |seq| {
+                (in_flight.contains_key(&seq) && !settled.contains(&seq)) || self.left_alone.contains(seq)
+            };
             let wait_for_owner = |seq, lease| self.by_worker && core.waits_for_owner(seq, lease);
-            claim::claim(conn, request, suspects, skip, wait_for_owner)?
+            claim::due(conn, request, suspects, skip, wait_for_owner)?
         };
         outcome.alone = alone;
-        outcome.claimed = rows.len();
+        for row in unreadable {
+            self.set_unreadable_aside(conn, &row, now, outcome)?;
+        }
+        let rows = self.take(conn, pieces, rows, request, outcome)?;
+        outcome.claimed += rows.len();
         // New events have none, as a rule: one look for all of them.
         let newest_in_inbox = if rows.is_empty() { None } else { inbox::newest_event(conn)? };
         for row in rows {
@@ -246,6 +268,73 @@ impl Turn<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Fails only where it has ended the transaction, and then as well the row is left alone.
+    fn set_unreadable_aside(
+        &self,
+        conn: &Connection,
+        row: &Unreadable,
+        now: i64,
+        outcome: &mut Outcome,
+    ) -> Result<()> {
+        let why = validate::error_text(&row.why);
+        let to = self.settings.dead_status();
+        match settle::set_unreadable_aside(conn, row.seq, to, &why, now) {
+            Ok(()) => {
+                log::warn!(
+                    target: "postbox::delivery",
+                    "event {} (row {}) cannot be delivered to anybody and is set aside: {why}", row.id, row.seq
+                );
+                outcome.claimed += 1;
+            }
+            Err(error) => {
+                self.left_alone.note(row.seq, &error);
+                if conn.is_autocommit() {
+                    return Err(error);
+                }
+                outcome.refused.get_or_insert(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Claims the rows, and returns those that could be.
+    fn take(
+        &self,
+        conn: &Connection,
+        pieces: Pieces,
+        mut rows: Vec<Claimed>,
+        request: &ClaimRequest,
+        outcome: &mut Outcome,
+    ) -> Result<Vec<Claimed>> {
+        if matches!(pieces, Pieces::Together) {
+            claim::take(conn, &rows, request)?;
+            return Ok(rows);
+        }
+        let mut ended = None;
+        rows.retain(|row| {
+            if ended.is_some() {
+                return false;
+            }
+            let taken = pieces.with(conn, || claim::take(conn, std::slice::from_ref(row), request));
+            match taken {
+                Ok(Ok(())) => true,
+                Ok(Err(error)) => {
+                    self.left_alone.note(row.claim.seq, &error);
+                    outcome.refused.get_or_insert(error);
+                    false
+                }
+                Err(error) => {
+                    if !error.is_fault_of_file() {
+                        self.left_alone.note(row.claim.seq, &error);
+                    }
+                    ended = Some(error);
+                    false
+                }
+            }
+        });
+        ended.map_or(Ok(rows), Err)
     }
 
     /// Where even that is forbidden the row stays claimed, and is tried again when its lease has run out.

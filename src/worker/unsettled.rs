@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::delivery::Report;
+use super::left_alone::LeftAlone;
 use super::turn::Turn;
 use crate::core::Core;
 use crate::outbox::claim::Suspects;
@@ -48,6 +49,7 @@ pub(crate) fn settle_last(core: &Core) {
         stopping: &Arc::new(AtomicBool::new(true)),
         by_worker: false,
         suspects: Suspects::NotYet,
+        left_alone: &LeftAlone::default(),
     };
     if let Err(error) = turn.run(core) {
         log::warn!(target: "postbox::worker", "{} outcomes cannot be recorded: {error}", reports.len());

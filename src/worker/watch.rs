@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use super::left_alone::LeftAlone;
 use crate::core::{Core, Release};
 use crate::error::Result;
 use crate::outbox::{self, strays};
@@ -69,13 +70,14 @@ impl Watch {
     }
 
     /// When the next event is due that this box has not in its hands.
-    pub(crate) fn next_due(&self, core: &Core) -> Result<Option<i64>> {
-        self.read(core, |conn| outbox::next_due(conn, |seq| core.in_flight().contains_key(&seq)))
+    pub(super) fn next_due(&self, core: &Core, left_alone: &LeftAlone) -> Result<Option<i64>> {
+        let skip = |seq| core.in_flight().contains_key(&seq) || left_alone.contains(seq);
+        self.read(core, |conn| outbox::next_due(conn, skip))
     }
 
     /// A read, so that an empty claim does not take the write lock.
-    pub(crate) fn is_due(&self, core: &Core) -> Result<bool> {
-        Ok(self.next_due(core)?.is_some_and(|due| due <= core.clock.now()))
+    pub(super) fn is_due(&self, core: &Core, left_alone: &LeftAlone) -> Result<bool> {
+        Ok(self.next_due(core, left_alone)?.is_some_and(|due| due <= core.clock.now()))
     }
 
     /// What held events are to be let go for, if any.

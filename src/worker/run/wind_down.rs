@@ -63,6 +63,7 @@ impl Run {
             release_held: false,
             stopping: &self.signals.control.stopping,
             by_worker: true,
+            left_alone: &self.left_alone,
             suspects: Suspects::NotYet,
         };
         match turn.run(self.postbox.core()) {

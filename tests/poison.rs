@@ -6,6 +6,8 @@ mod support;
 mod columns;
 #[path = "poison/numbers.rs"]
 mod numbers;
+#[path = "poison/other_tables.rs"]
+mod other_tables;
 #[path = "poison/refused.rs"]
 mod refused;
 #[path = "poison/sizes.rs"]

@@ -234,16 +234,13 @@ fn rubbish_in_the_counters_is_a_clear_error_or_does_no_harm() {
             ("processed = 9223372036854775807, deleted = -9223372036854775808", true),
         ] {
             sql(bus, |tx| {
-                tx.execute(
-                    &format!("UPDATE postbox_counter SET last_deleted = 0, deleted = 0, processed = 0"),
-                    [],
-                )
+                tx.execute("UPDATE postbox_counter SET last_deleted = 0, deleted = 0, processed = 0", [])
             });
             sql(bus, |tx| tx.execute(&format!("UPDATE postbox_counter SET {set}"), []));
             match bus.publish(event("a")) {
                 Ok(_) => assert!(is_stored, "{set}"),
                 Err(error) => {
-                    assert!(matches!(error, Error::NoNumberLeft { .. }) && !is_stored, "{set}: {error}")
+                    assert!(matches!(error, Error::NoNumberLeft { .. }) && !is_stored, "{set}: {error}");
                 }
             }
         }

@@ -105,7 +105,15 @@ fn settings_of_the_connection_are_out_of_a_transactions_reach() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.db");
     let bus = Postbox::builder().busy_timeout(Duration::from_secs(2)).open(&path).unwrap();
-    for pragma in ["query_only = 1", "foreign_keys = 0", "Synchronous = OFF", "locking_mode = EXCLUSIVE"] {
+    for pragma in [
+        "query_only = 1",
+        "foreign_keys = 0",
+        "Synchronous = OFF",
+        "locking_mode = EXCLUSIVE",
+        "ignore_check_constraints = 1",
+        "writable_schema = 1",
+        "recursive_triggers = 1",
+    ] {
         let refused =
             bus.transaction(|tx| -> Result<()> { Ok(tx.execute_batch(&format!("PRAGMA {pragma}"))?) });
         assert!(refused.unwrap_err().to_string().contains("not authorized"), "{pragma}");

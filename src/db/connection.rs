@@ -59,10 +59,12 @@ impl Source {
 }
 
 pub(crate) fn refuse_unsound_sqlite() -> Result<()> {
-    if rusqlite::version_number() < SQLITE_REQUIRED.0 {
-        return Err(Error::UnsupportedSqlite { found: rusqlite::version(), required: SQLITE_REQUIRED.1 });
-    }
-    Ok(())
+    refuse_unsound(rusqlite::version_number(), rusqlite::version())
+}
+
+fn refuse_unsound(number: i32, found: &'static str) -> Result<()> {
+    let (least, required) = SQLITE_REQUIRED;
+    if number < least { Err(Error::UnsupportedSqlite { found, required }) } else { Ok(()) }
 }
 
 /// Opens an existing file as it is, without a change to it.
@@ -157,4 +159,32 @@ fn refused(name: &str) -> rusqlite::Error {
         rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_MISUSE),
         Some(format!("SQLite did not take the setting {name}")),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sqlite_is_refused_up_to_the_last_version_with_the_bug_and_no_further() {
+        for (number, version) in
+            [(3_051_002, "3.51.2"), (3_050_004, "3.50.4"), (3_007_000, "3.7.0"), (2_999_999, "2")]
+        {
+            match refuse_unsound(number, version) {
+                Err(Error::UnsupportedSqlite { found, required }) => {
+                    assert_eq!((found, required), (version, "3.51.3"))
+                }
+                other => panic!("{version}: {other:?}"),
+            }
+            let said = refuse_unsound(number, version).unwrap_err().to_string();
+            assert!(
+                said.contains(version) && said.contains("WAL-reset") && said.contains("3.51.3"),
+                "{said}"
+            );
+        }
+        for number in [3_051_003, 3_051_004, 3_052_000, 3_053_002, 4_000_000] {
+            refuse_unsound(number, "").unwrap();
+        }
+        refuse_unsound_sqlite().unwrap();
+    }
 }

@@ -119,11 +119,26 @@ pub(crate) fn create_private(path: &Path) -> Result<bool> {
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    match options.open(path) {
-        Ok(_) => Ok(true),
+    match options.open(path).and_then(|file| undo_umask(&file)) {
+        Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(Error::io("create", path, error)),
     }
+}
+
+/// A umask may have taken even its owner's rights, by which it could not be opened again.
+#[cfg(unix)]
+fn undo_umask(file: &fs::File) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    if file.metadata()?.permissions().mode() & 0o600 == 0o600 {
+        return Ok(()); // also where the file system knows no modes
+    }
+    file.set_permissions(fs::Permissions::from_mode(0o600))
+}
+
+#[cfg(not(unix))]
+fn undo_umask(_: &fs::File) -> io::Result<()> {
+    Ok(())
 }
 
 /// Beside `path`, under its name and `suffix`, as SQLite names its -wal and -shm.

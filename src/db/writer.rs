@@ -293,18 +293,22 @@ fn is_reserved(savepoint: &str) -> bool {
 
 /// What the box has set on its write connection, or what would keep it from writing.
 fn is_setting(pragma: &str) -> bool {
-    const SETTINGS: [&str; 11] = [
+    const SETTINGS: [&str; 15] = [
         "busy_timeout",
         "cell_size_check",
         "foreign_keys",
+        "ignore_check_constraints",
         "journal_mode",
         "journal_size_limit",
         "locking_mode",
         "mmap_size",
         "query_only",
+        "recursive_triggers",
+        "schema_version",
         "synchronous",
         "trusted_schema",
         "wal_autocheckpoint",
+        "writable_schema",
     ];
     SETTINGS.iter().any(|setting| pragma.eq_ignore_ascii_case(setting))
 }

@@ -313,6 +313,14 @@ impl Core {
         }
     }
 
+    /// Events have reached `processed` in this transaction.
+    pub(crate) fn count_processed(&self, conn: &Connection, more: usize) -> Result<()> {
+        if !settle::count_processed(conn, more)? && self.first_warning_of("postbox_counter") {
+            log::warn!(target: "postbox::delivery", "a trigger on postbox_counter swallows what is counted: stats may be off");
+        }
+        Ok(())
+    }
+
     /// True the first time for each name.
     pub(crate) fn first_warning_of(&self, event_name: &str) -> bool {
         const NAMES_MAX: usize = 10_000;

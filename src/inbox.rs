@@ -222,8 +222,11 @@ pub(crate) fn change(conn: &Connection, id: InboxId, change: Change<'_>, now: i6
             )?
             .execute(params![id.0, now])?,
     };
-    let row = if changed == 1 { get(conn, id)? } else { None };
-    row.ok_or_else(|| Error::NotFound { what: "inbox event", id: id.to_string() })
+    match get(conn, id)? {
+        Some(row) if changed == 1 => Ok(row),
+        Some(_) => Err(Error::NotStored { what: "the inbox row", table: "inbox_event" }),
+        None => Err(Error::NotFound { what: "inbox event", id: id.to_string() }),
+    }
 }
 
 pub(crate) fn is_processed(conn: &Connection, event: EventId, consumer: &str) -> Result<bool> {

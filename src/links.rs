@@ -247,8 +247,12 @@ pub(crate) fn get(conn: &Connection, id: Uuid) -> Result<Option<IntegrationLink>
 
 pub(crate) fn delete(conn: &Connection, id: Uuid) -> Result<IntegrationLink> {
     let link = get(conn, id)?.ok_or_else(|| Error::NotFound { what: "link", id: id.to_string() })?;
-    conn.prepare_cached("DELETE FROM main.integration_link WHERE id = ?1")?.execute([id])?;
-    Ok(link)
+    let deleted = conn.prepare_cached("DELETE FROM main.integration_link WHERE id = ?1")?.execute([id])?;
+    if deleted == 1 {
+        Ok(link)
+    } else {
+        Err(Error::NotStored { what: "the deletion of the link", table: "integration_link" })
+    }
 }
 
 pub(crate) fn find_outbound(conn: &Connection, source: &EntityRef) -> Result<Vec<IntegrationLink>> {

@@ -207,11 +207,15 @@ pub(crate) fn store(conn: &Connection, old: &Settings, new: &Settings, now: i64)
     for (field, name) in KEYS {
         if old.get(field) != new.get(field) {
             let value = new.get(field).unwrap_or(&Value::Null).to_string();
-            conn.prepare_cached(
-                "INSERT INTO main.postbox_setting (key, value, updated_at) VALUES (?1, ?2, ?3)
-                 ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at",
-            )?
-            .execute(params![format!("{PREFIX}{name}"), value, now])?;
+            let stored = conn
+                .prepare_cached(
+                    "INSERT INTO main.postbox_setting (key, value, updated_at) VALUES (?1, ?2, ?3)
+                     ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at",
+                )?
+                .execute(params![format!("{PREFIX}{name}"), value, now])?;
+            if stored != 1 {
+                return Err(Error::NotStored { what: "the setting", table: "postbox_setting" });
+            }
         }
     }
     Ok(())

@@ -16,6 +16,8 @@ mod reentry;
 mod secrets;
 #[path = "publishing/shadows.rs"]
 mod shadows;
+#[path = "publishing/swallowed.rs"]
+mod swallowed;
 #[path = "publishing/together.rs"]
 mod together;
 #[path = "publishing/transactions.rs"]

@@ -110,7 +110,9 @@ fn upgrade(conn: &Connection, from: u32, to: u32, steps: &[Upgrade]) -> Result<(
     for (_, sql) in foreign.iter().filter(|object| !kept.contains(object)) {
         conn.execute_batch(sql)?;
     }
-    conn.execute("UPDATE main.postbox_schema SET version = ?1", [to])?;
+    if conn.execute("UPDATE main.postbox_schema SET version = ?1", [to])? != 1 {
+        return Err(Error::NotStored { what: "the schema's version", table: "postbox_schema" });
+    }
     log::info!(target: "postbox::db", "upgraded the schema from version {from} to {to}");
     Ok(())
 }

@@ -9,7 +9,7 @@ use super::shared::{End, Fault, Shared, Step};
 
 use crate::core::Core;
 use crate::error::Error;
-use crate::outbox::settle::{self, Settlement};
+use crate::outbox::settle::Settlement;
 use crate::postbox::Postbox;
 use crate::settings::Settings;
 
@@ -186,7 +186,7 @@ fn fill_and_commit(
     }
     shared.settle_processed(stepped)?;
     let processed = |step: &Step| matches!(step.end, End::Processed | End::Settled(Settlement::Processed));
-    settle::count_processed(writer.conn(), stepped.iter().filter(|(_, step)| processed(step)).count())?;
+    core.count_processed(writer.conn(), stepped.iter().filter(|(_, step)| processed(step)).count())?;
     Ok(open.commit()?)
 }
 

@@ -185,7 +185,7 @@ impl Turn<'_> {
             };
             self.claim(core, conn, pieces, &request, &mut outcome)?;
         }
-        settle::count_processed(conn, outcome.processed)?;
+        core.count_processed(conn, outcome.processed)?;
         // Those that were settled, and counted, by the transactions of their handlers.
         outcome.processed += self
             .reports

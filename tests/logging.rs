@@ -1,7 +1,9 @@
 //! The log: under the library's own targets, and without anything that is the application's secret.
 //!
-//! The logger is the process's: this file is a process of its own, and its one test looks at everything that was logged.
+//! The logger is the process's: each test runs in a process of its own, and looks at everything that was logged there.
 
+#[path = "logging/routes.rs"]
+mod routes;
 #[path = "support/files.rs"]
 mod support;
 

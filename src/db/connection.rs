@@ -172,7 +172,7 @@ mod tests {
         {
             match refuse_unsound(number, version) {
                 Err(Error::UnsupportedSqlite { found, required }) => {
-                    assert_eq!((found, required), (version, "3.51.3"))
+                    assert_eq!((found, required), (version, "3.51.3"));
                 }
                 other => panic!("{version}: {other:?}"),
             }

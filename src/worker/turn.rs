@@ -16,6 +16,7 @@ use crate::core::Core;
 use crate::db::{Synchronous, Writer};
 use crate::error::{Error, Result};
 use crate::inbox;
+use crate::outbox::OutboxStatus;
 use crate::outbox::claim::{self, Claim, ClaimRequest, Claimed, Due, LeaseId, Suspects, Unreadable};
 use crate::outbox::settle::{self, Settlement};
 use crate::registry::Consumers;
@@ -282,9 +283,11 @@ impl Turn<'_> {
         let to = self.settings.dead_status();
         match settle::set_unreadable_aside(conn, row.seq, to, &why, now) {
             Ok(()) => {
+                let ends_as =
+                    if to == OutboxStatus::DeadLetter { "is a dead letter" } else { "failed for good" };
                 log::warn!(
                     target: "postbox::delivery",
-                    "event {} (row {}) cannot be delivered to anybody and is set aside: {why}", row.id, row.seq
+                    "event {} (row {}) cannot be delivered to anybody and {ends_as}: {why}", row.id, row.seq
                 );
                 outcome.claimed += 1;
             }

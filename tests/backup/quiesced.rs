@@ -130,8 +130,9 @@ fn a_file_that_somebody_is_just_checkpointing_is_not_quiesced_yet() {
         conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get(0)).unwrap()
     };
     thread::scope(|scope| {
-        // It waits for the reader, and nobody else can do one meanwhile.
-        scope.spawn(|| checkpoint(&raw(&path), "RESTART"));
+        // It waits for the reader, and nobody else can do one meanwhile. It does not wait for another checkpoint, such as the
+        // one below by which it is noticed: that it was in the way is no reason to give up.
+        scope.spawn(|| wait_until("the reader is gone", || !checkpoint(&raw(&path), "RESTART")));
         let other = raw(&path);
         wait_until("the checkpoint is under way", || checkpoint(&other, "PASSIVE"));
         let quiesced = bus.with_quiesced_file(|_| -> io::Result<()> { panic!("it is not complete") });

@@ -85,6 +85,11 @@ impl Delivery {
         self.consumers[self.next..].iter().any(|consumer| consumer.is_transactional())
     }
 
+    /// Whether a plain consumer is still to come: the event leaves the transaction that it shares.
+    pub(crate) fn has_plain_ahead(&self) -> bool {
+        self.consumers[self.next..].iter().any(|consumer| !consumer.is_transactional())
+    }
+
     pub(crate) fn refusal_of(&self, consumer: usize) -> Option<&str> {
         self.refused.iter().find(|(refused, _)| *refused == consumer).map(|(_, why)| why.as_str())
     }

@@ -30,23 +30,23 @@ impl Unit {
     }
 }
 
-/// Groups deliveries into units. In order of `seq`: neighbours alone are put together, or else all that can be.
+/// Groups deliveries into units. In order of `seq`: neighbours alone are put together, and what goes on to a plain consumer
+/// is the last among them, so that it is over before later events begin; or else all that can be.
 pub(crate) fn group(deliveries: Vec<Delivery>, keep_order: bool) -> Vec<Unit> {
     let mut units = Vec::with_capacity(deliveries.len());
     let mut together: Option<usize> = None;
     for delivery in deliveries {
+        let ends_group = keep_order && delivery.has_plain_ahead();
         if !delivery.next_is_transactional() {
-            if keep_order {
-                together = None;
-            }
             units.push(Unit::One(Box::new(delivery)));
-            continue;
-        }
-        if let Some(Unit::Together(group)) = together.and_then(|at| units.get_mut(at)) {
+        } else if let Some(Unit::Together(group)) = together.and_then(|at| units.get_mut(at)) {
             group.push(delivery);
         } else {
             together = Some(units.len());
             units.push(Unit::Together(vec![delivery]));
+        }
+        if ends_group {
+            together = None;
         }
     }
     units

@@ -209,3 +209,36 @@ fn assert_every_mix(test: &TestBox) {
     let follow_ups = bus.stats().unwrap().total - cases.len() as u64;
     assert_eq!(follow_ups, wrote.len() as u64, "{kind}: follow-ups");
 }
+
+/// `process_batch` and `drain` promise one event after the other. Neighbours whose next consumers were transactional shared
+/// their transaction all the same, and where one of them had a plain consumer to come, a later event overtook it there.
+#[test]
+fn by_hand_an_event_is_over_before_the_next_begins_whatever_kinds_its_consumers_are() {
+    for TestBox { kind, bus, .. } in &[file_box_with(|builder| builder), memory_box_with(|builder| builder)] {
+        let calls = Calls::default();
+        let plain = |event_name: &str, name: &str| {
+            let (calls, name) = (calls.clone(), name.to_owned());
+            Subscription::new(event_name, name.clone(), move |event: &Event, _: &Context<'_>| {
+                calls.add(format!("{} {name}", event.name()));
+                Ok(())
+            })
+        };
+        let transactional = |event_name: &str, name: &str| {
+            let (calls, name) = (calls.clone(), name.to_owned());
+            Subscription::transactional(event_name, name.clone(), move |event: &Event, _: &Tx<'_>| {
+                calls.add(format!("{} {name}", event.name()));
+                Ok(())
+            })
+        };
+        bus.subscribe_many([
+            transactional("mixed", "first"),
+            plain("mixed", "second"),
+            transactional("*", "third"),
+        ])
+        .unwrap();
+        bus.publish_all(["pure", "mixed", "pure", "mixed"].map(event)).unwrap();
+        assert_eq!(bus.drain().unwrap(), 4);
+        let mixed = ["mixed first", "mixed second", "mixed third"];
+        assert_eq!(calls.all(), [&["pure third"], &mixed[..], &["pure third"], &mixed].concat(), "{kind}");
+    }
+}

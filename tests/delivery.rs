@@ -8,8 +8,6 @@ mod clock;
 mod consumers;
 #[path = "delivery/leases.rs"]
 mod leases;
-#[path = "delivery/model.rs"]
-mod model;
 #[path = "delivery/neighbours.rs"]
 mod neighbours;
 #[path = "delivery/retries.rs"]

@@ -258,3 +258,46 @@ fn the_boxs_time_does_not_run_ahead_under_threads() {
     let at = bus.outbox().get(id).unwrap().unwrap().created_at;
     assert!(at <= after, "{} ahead", at - after);
 }
+
+/// An index in a damaged file named an event that was processed. Nothing took it out of the index: `drain` claimed it again and
+/// again and never returned, and a worker would have had no rest.
+#[test]
+fn an_event_that_only_a_damaged_index_calls_due_ends_a_drain_with_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let bus = Postbox::open(&path).unwrap();
+    bus.publish(event("a")).unwrap();
+    bus.close().unwrap();
+    // The index is out of SQLite's sight while the row changes.
+    let conn = raw(&path);
+    let (name, root, sql): (String, i64, String) = conn
+        .query_row(
+            "SELECT name, rootpage, sql FROM sqlite_schema WHERE name = 'outbox_event_due'",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )
+        .unwrap();
+    conn.pragma_update(None, "writable_schema", true).unwrap();
+    conn.execute("DELETE FROM sqlite_schema WHERE name = ?1", [&name]).unwrap();
+    drop(conn);
+    let conn = raw(&path);
+    conn.execute_batch(
+        "UPDATE outbox_event SET status = 'processed', lease_id = 0, processed_at = created_at",
+    )
+    .unwrap();
+    conn.pragma_update(None, "writable_schema", true).unwrap();
+    conn.execute(
+        "INSERT INTO sqlite_schema (type, name, tbl_name, rootpage, sql) VALUES ('index', ?1, 'outbox_event', ?2, ?3)",
+        (&name, root, &sql),
+    )
+    .unwrap();
+    drop(conn);
+
+    let bus = Postbox::open(&path).unwrap();
+    bus.subscribe(Subscription::new("a", "c", ok())).unwrap();
+    let (done, drained) = mpsc::channel();
+    let draining = bus.clone();
+    std::thread::spawn(move || done.send(draining.drain()));
+    let drained = drained.recv_timeout(support::LIMIT).expect("drain never ends");
+    assert!(matches!(drained, Err(Error::Damaged { .. })), "{drained:?}");
+}

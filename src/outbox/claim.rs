@@ -8,7 +8,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::SEQ_MAX;
-use super::run::runs;
+use super::run::{Run, runs};
 use crate::clock::{LATEST, from_micros};
 use crate::error::{Error, Result, describe_json};
 use crate::event::{Event, EventId};
@@ -204,15 +204,40 @@ pub(crate) fn take(conn: &Connection, rows: &[Claimed], request: &ClaimRequest) 
         "UPDATE OR FAIL main.outbox_event NOT INDEXED
          SET status = 'processing', attempt_count = max(min(attempt_count, 4294967295), 0) + 1, lease_id = ?3, available_at = ?4,
              changed_at = NULL
-         WHERE seq BETWEEN ?1 AND ?2",
+         WHERE seq BETWEEN ?1 AND ?2 AND available_at <= ?5
+               AND status <> 'processed' AND status <> 'failed' AND status <> 'dead_letter'",
     )?;
     for (run, rows) in runs(rows, |row| row.claim.seq, |_, _| true) {
-        let changed = update.execute(params![run.first, run.last, request.lease.0, request.lease_until])?;
+        let lease = request.lease.0;
+        let changed =
+            update.execute(params![run.first, run.last, lease, request.lease_until, request.now])?;
         if changed != rows.len() {
+            refuse_rows_that_are_not_due(conn, run, request)?;
             return Err(Error::NotStored { what: "a claim", table: "outbox_event" });
         }
     }
     Ok(())
+}
+
+/// An index in a damaged file may name rows that are over. Nothing that is done to such a row takes it out of the index: it
+/// would be claimed for ever.
+fn refuse_rows_that_are_not_due(conn: &Connection, run: Run, request: &ClaimRequest) -> Result<()> {
+    let not_due: Option<i64> = conn
+        .prepare_cached(
+            "SELECT min(seq) FROM main.outbox_event NOT INDEXED
+             WHERE seq BETWEEN ?1 AND ?2 AND lease_id <> ?3
+                   AND (available_at > ?4 OR status = 'processed' OR status = 'failed' OR status = 'dead_letter')",
+        )?
+        .query_row(params![run.first, run.last, request.lease.0, request.now], |row| row.get(0))?;
+    match not_due {
+        None => Ok(()),
+        Some(seq) => Err(Error::Damaged {
+            path: conn.path().unwrap_or_default().into(),
+            report: format!(
+                "an index of outbox_event says that the event of seq {seq} is due, and its row does not"
+            ),
+        }),
+    }
 }
 
 fn read_claimed(

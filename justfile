@@ -42,6 +42,10 @@ bench-peers *ARGS:
 bench-chart GOALS="target/goals.json" PEERS="target/peers.json":
     python3 benches/chart.py --goals {{GOALS}} --peers {{PEERS}} --out benches/chart.svg
 
+# What postbox makes of bytes that nobody chose: each target for so many seconds, see fuzz/README.md.
+fuzz SECONDS="60" *TARGETS:
+    fuzz/run {{SECONDS}} {{TARGETS}}
+
 # Licences, bans and sources of the dependencies (`cargo install cargo-deny --locked`).
 deny:
     cargo deny --all-features check licenses bans sources

@@ -1,7 +1,7 @@
 //! What the parts of one open box share.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -58,6 +58,7 @@ pub(crate) struct Core {
     /// The rows that this box has in its hands: it never takes over from itself.
     in_flight: Mutex<HashMap<i64, LeaseId>>,
     warned_of: Mutex<HashSet<String>>,
+    lost_leases: AtomicU64,
     closed: AtomicBool,
     /// Proves to other processes that this box lives. `None` in memory, and once closed.
     owner_lock: RwLock<Option<OwnerLock>>,
@@ -110,6 +111,7 @@ impl Core {
             run_out: Mutex::new(HashMap::new()),
             in_flight: Mutex::new(HashMap::new()),
             warned_of: Mutex::new(HashSet::new()),
+            lost_leases: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             owner_lock: RwLock::new(owner_lock),
             slots_by_hand: Mutex::default(),
@@ -326,6 +328,15 @@ impl Core {
         const NAMES_MAX: usize = 10_000;
         let mut warned_of = self.warned_of.lock().unwrap_or_else(PoisonError::into_inner);
         warned_of.len() < NAMES_MAX && warned_of.insert(event_name.to_owned())
+    }
+
+    /// Outcomes that were refused, once the refusal is committed.
+    pub(crate) fn count_lost_leases(&self, more: usize) {
+        self.lost_leases.fetch_add(more as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn lost_leases(&self) -> u64 {
+        self.lost_leases.load(Ordering::Relaxed)
     }
 
     pub(crate) fn refuse_closed(&self, operation: &'static str) -> Result<()> {

@@ -35,6 +35,10 @@ pub struct Stats {
     /// How long ago the oldest pending event was published, in milliseconds; `None` when none is pending. With more than 250
     /// pending it is the oldest of the 250 that are due first.
     pub oldest_pending_age_ms: Option<u64>,
+    /// How many outcomes of this box were refused since it was opened, because the event's lease was lost by then: a handler
+    /// hung or the process was stopped for longer than its lease, and somebody else took the event over. More than a few say
+    /// that `processing_lease_ms` is too short. Counted in memory, each claim once; its handler may have run.
+    pub lost_leases: u64,
     /// How this box's worker fares.
     pub health: Health,
 }
@@ -59,6 +63,7 @@ pub(crate) fn stats(core: &Core) -> Result<Stats> {
         handler_count: core.registry.handler_count(),
         worker_running: core.worker.is_running(),
         oldest_pending_age_ms: oldest.map(age_ms),
+        lost_leases: core.lost_leases(),
         health: core.health.get(),
     })
 }

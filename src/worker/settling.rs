@@ -15,87 +15,91 @@ use crate::registry::Consumers;
 use crate::settings::Settings;
 use crate::validate;
 
-/// A dead letter whose consumers' outcomes are not recorded.
+/// What became of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recorded {
+    /// The event reached `processed`.
+    Processed,
+    /// It goes on, waits, or ended otherwise.
+    Otherwise,
+    /// The lease was lost: nothing was written.
+    Refused,
+}
+
+/// A dead letter whose consumers' outcomes are not recorded. False: the lease was lost.
 pub(super) fn set_aside(
     conn: &Connection,
     claim: Claim,
     why: &str,
     settings: &Settings,
     now: i64,
-) -> Result<()> {
+) -> Result<bool> {
     let error = validate::error_text(why);
     let settlement = if settings.dead_letter_enabled {
         Settlement::DeadLetter { error }
     } else {
         Settlement::Failed { error }
     };
-    settle::settle(conn, claim.seq, claim.lease, &settlement, now)?;
-    log_settlement(claim.id, &settlement);
-    Ok(())
+    let is_settled = settle::settle(conn, claim.seq, claim.lease, &settlement, now)?;
+    if is_settled {
+        log_settlement(claim.id, &settlement);
+    }
+    Ok(is_settled)
 }
 
-/// True when the event reached `processed`.
 pub(super) fn settle_report(
     conn: &Connection,
     report: &Report,
     settings: &Settings,
     now: i64,
-) -> Result<bool> {
+) -> Result<Recorded> {
     match report {
         Report::Marked { claim, consumer, mark } => {
             if settle::holds_lease(conn, claim.seq, claim.lease)? {
                 inbox::record(conn, claim.seq, consumer, mark, now)?;
             }
-            Ok(false)
+            Ok(Recorded::Otherwise) // the event's end is still to come, and tells of a lost lease
         }
         Report::Processed { claim, consumers } => {
             let settled = settle_processed(conn, *claim, consumers, now)?;
-            if !settled {
-                log_lost(*claim);
-            }
-            Ok(settled)
+            Ok(if settled { Recorded::Processed } else { Recorded::Refused })
         }
         Report::Finished { claim, consumers, marks, attempt } => {
-            settle_attempt(conn, *claim, consumers, marks, &attempt.settlement(settings, now), now)
+            settle_marked(conn, *claim, consumers, marks, &attempt.settlement(settings, now), now)
         }
         Report::Interrupted { claim, consumers, marks, attempt, .. } => {
-            settle_attempt(conn, *claim, consumers, marks, &attempt.interrupted(settings, now), now)
+            settle_marked(conn, *claim, consumers, marks, &attempt.interrupted(settings, now), now)
         }
         Report::Broken { claim, error } => {
-            set_aside(conn, *claim, error, settings, now)?;
-            Ok(false)
+            let is_set_aside = set_aside(conn, *claim, error, settings, now)?;
+            Ok(if is_set_aside { Recorded::Otherwise } else { Recorded::Refused })
         }
         Report::GivenBack { claim, .. } => {
             settle::settle(conn, claim.seq, claim.lease, &Settlement::GivenBack, now)?;
-            Ok(false)
+            Ok(Recorded::Otherwise)
         }
-        Report::Lost { claim } => {
-            log_lost(*claim);
-            Ok(false)
-        }
-        Report::Settled { .. } | Report::Continues(_) => Ok(false),
+        Report::Lost { .. } => Ok(Recorded::Refused),
+        Report::Settled { .. } | Report::Continues(_) => Ok(Recorded::Otherwise),
     }
 }
 
-/// True when the event reached `processed`.
-fn settle_attempt(
+fn settle_marked(
     conn: &Connection,
     claim: Claim,
     consumers: &Consumers,
     marks: &[(usize, Mark)],
     settlement: &Settlement,
     now: i64,
-) -> Result<bool> {
+) -> Result<Recorded> {
     // The fence comes first: what is written after a lease was lost is refused whole.
     if !settle::settle(conn, claim.seq, claim.lease, settlement, now)? {
-        log_lost(claim);
-        return Ok(false);
+        return Ok(Recorded::Refused);
     }
     for (place, mark) in marks {
         inbox::record(conn, claim.seq, &consumers[*place].consumer_name, mark, now)?;
     }
     log_settlement(claim.id, settlement);
-    Ok(*settlement == Settlement::Processed)
+    Ok(if *settlement == Settlement::Processed { Recorded::Processed } else { Recorded::Otherwise })
 }
 
 /// Settles events that every consumer has processed, neighbours as one; how many. `lost` is told of each alone that is not its

@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use super::delivery::{Delivery, Report};
 use super::left_alone::LeftAlone;
 use super::plan::{Plan, plan};
-use super::settling::{log_lost, log_settlement, set_aside, settle_alike, settle_report};
+use super::settling::{Recorded, log_lost, log_settlement, set_aside, settle_alike, settle_report};
 use crate::clock;
 use crate::core::Core;
 use crate::db::{Synchronous, Writer};
@@ -58,6 +58,8 @@ pub(crate) struct Outcome {
     pub(crate) latest_due_at: i64,
     /// Events that reached `processed`.
     pub(crate) processed: usize,
+    /// Claims whose outcome was refused: their lease was lost.
+    pub(crate) too_late: Vec<Claim>,
     /// Leases that were found lost while they were renewed.
     pub(crate) lost: Vec<Claim>,
     /// An event that was taken over has to be alone: it waits for the others to end, or the others for it.
@@ -100,6 +102,8 @@ impl Turn<'_> {
                 core.no_longer_in_flight(claim);
             }
         }
+        outcome.too_late.iter().for_each(|claim| log_lost(*claim));
+        core.count_lost_leases(outcome.too_late.len());
         outcome.held.iter().for_each(|claim| core.note_held(*claim));
         core.in_flight().extend(outcome.deliveries.iter().map(|d| (d.claim.seq, d.claim.lease)));
         Ok(outcome)
@@ -159,8 +163,9 @@ impl Turn<'_> {
     ) -> Result<Option<Outcome>> {
         let now = core.clock.now();
         let mut outcome = Outcome::default();
-        let Some(processed) = self.settle(conn, pieces, now)? else { return Ok(None) };
-        outcome.processed = processed;
+        if !self.settle(conn, pieces, now, &mut outcome)? {
+            return Ok(None);
+        }
         let lease_until = clock::add(now, Duration::from_millis(self.settings.processing_lease_ms));
         for claim in self.renew {
             if !settle::renew(conn, claim.seq, claim.lease, lease_until)? {
@@ -196,27 +201,30 @@ impl Turn<'_> {
         Ok(Some(outcome))
     }
 
-    /// How many events reached `processed`. `None`: a run of neighbours is not all this box's own any more, or has been
-    /// written about by others.
-    fn settle(&self, conn: &Connection, pieces: Pieces, now: i64) -> Result<Option<usize>> {
-        let mut processed = 0;
+    /// False: a run of neighbours is not all this box's own any more, or has been written about by others.
+    fn settle(&self, conn: &Connection, pieces: Pieces, now: i64, outcome: &mut Outcome) -> Result<bool> {
         let mut alike: Vec<(Claim, &Consumers)> = Vec::new();
         for report in self.reports {
             if let (Report::Processed { claim, consumers }, Pieces::Together) = (report, pieces) {
                 alike.push((*claim, consumers));
                 continue;
             }
-            let settled = pieces.with(conn, || settle_report(conn, report, self.settings, now))?;
-            processed += usize::from(settled.unwrap_or_else(|error| {
-                if let Some(claim) = report.ends() {
-                    self.set_aside_or_leave(conn, claim, &error, now);
+            match pieces.with(conn, || settle_report(conn, report, self.settings, now))? {
+                Ok(Recorded::Processed) => outcome.processed += 1,
+                Ok(Recorded::Refused) => outcome.too_late.extend(report.ends()),
+                Ok(Recorded::Otherwise) => {}
+                Err(error) => {
+                    if let Some(claim) = report.ends() {
+                        self.set_aside_or_leave(conn, claim, &error, now);
+                    }
                 }
-                false
-            }));
+            }
         }
-        let Some(alike) = settle_alike(conn, alike, now, log_lost)? else { return Ok(None) };
-        processed += alike;
-        Ok(Some(processed))
+        match settle_alike(conn, alike, now, |lost| outcome.too_late.push(lost))? {
+            Some(alike) => outcome.processed += alike,
+            None => return Ok(false),
+        }
+        Ok(true)
     }
 
     fn claim(

@@ -95,6 +95,8 @@ fn a_handler_is_cancelled_when_its_lease_is_taken_and_its_outcome_is_refused() {
         cancelled.wait_for(1);
         assert!(worker.shutdown(LIMIT).unwrap().clean, "{outcome}");
         assert_still_stolen(&path);
+        // The renewal found it lost, and the handler's outcome came after that: one claim.
+        assert_eq!(bus.stats().unwrap().lost_leases, 1, "{outcome}");
     }
 }
 
@@ -123,6 +125,7 @@ fn an_outcome_that_comes_after_the_lease_was_taken_is_refused() {
         assert!(worker.shutdown(LIMIT).unwrap().clean);
         assert_still_stolen(&path);
         assert_eq!(ran.get(), 0);
+        assert_eq!(bus.stats().unwrap().lost_leases, 1);
     }
 }
 

@@ -5,7 +5,7 @@ mod support;
 
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use postbox::rusqlite::functions::FunctionFlags;
@@ -14,7 +14,7 @@ use postbox::time::OffsetDateTime;
 use postbox::{
     Backoff, Context, Error, Event, HandlerError, OutboxStatus, Postbox, Result, Settings, Subscription, Tx,
 };
-use support::{event, raw};
+use support::{LIMIT, Tally, counting, event, integer, raw, wait_until};
 
 fn sql(bus: &Postbox, sql: &str) {
     bus.transaction(|tx| -> Result<()> { Ok(tx.execute_batch(sql)?) }).unwrap();
@@ -300,4 +300,62 @@ fn an_event_that_only_a_damaged_index_calls_due_ends_a_drain_with_an_error() {
     std::thread::spawn(move || done.send(draining.drain()));
     let drained = drained.recv_timeout(support::LIMIT).expect("drain never ends");
     assert!(matches!(drained, Err(Error::Damaged { .. })), "{drained:?}");
+}
+
+/// A plain handler had run, then the write lock was away for so long that the transactional handler behind it was given
+/// up: the event was given back as if nothing had been begun. The plain handler ran again at once, also where it had
+/// failed and its backoff had not begun.
+#[test]
+fn what_a_plain_handler_said_stands_when_the_transaction_behind_it_cannot_begin() {
+    for fails in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        let clock = ManualClock::new(OffsetDateTime::UNIX_EPOCH + Duration::from_hours(1_000));
+        let bus = Postbox::builder()
+            .clock(clock.clone())
+            .handler_threads(1)
+            .busy_timeout(Duration::from_millis(30))
+            .open(&path)
+            .unwrap();
+        sql(&bus, "CREATE TABLE effect (n)");
+        let (lock, plain, after) = (Arc::new(Mutex::new(raw(&path))), Tally::default(), Tally::default());
+        let (taken, ran) = (Arc::clone(&lock), plain.clone());
+        bus.subscribe_many([
+            Subscription::new("mixed", "plain", move |_: &Event, _: &Context<'_>| {
+                ran.add();
+                if ran.get() > 1 {
+                    return Ok(());
+                }
+                taken.lock().unwrap().execute_batch("BEGIN IMMEDIATE")?;
+                if fails { Err(HandlerError::retry("on purpose")) } else { Ok(()) }
+            })
+            .priority(1),
+            Subscription::transactional("mixed", "inside", |_: &Event, tx: &Tx<'_>| {
+                tx.execute("INSERT INTO effect VALUES (1)", [])?;
+                Ok(())
+            }),
+            Subscription::new("after", "plain", counting(&after)),
+        ])
+        .unwrap();
+        let ids = bus.publish_all([event("mixed"), event("after")]).unwrap();
+        let worker = bus.start().unwrap();
+        after.wait_for(1); // the one thread has given the first event up
+        lock.lock().unwrap().execute_batch("ROLLBACK").unwrap();
+        let row = || bus.outbox().get(ids[0]).unwrap().unwrap();
+        let attempts = if fails {
+            wait_until("it waits for its backoff", || row().status == OutboxStatus::Pending);
+            assert_eq!(row().available_at, row().created_at + Duration::from_secs(1));
+            assert_eq!(row().last_error.as_deref(), Some("on purpose"));
+            assert_eq!(plain.get(), 1);
+            clock.advance(Duration::from_secs(1));
+            bus.notify();
+            2
+        } else {
+            1
+        };
+        wait_until("it is processed", || row().status == OutboxStatus::Processed);
+        assert_eq!((plain.get(), row().attempt_count), (attempts, u32::try_from(attempts).unwrap()));
+        assert!(worker.shutdown(LIMIT).unwrap().clean);
+        assert_eq!(integer(&raw(&path), "SELECT count(*) FROM effect"), 1);
+    }
 }

@@ -18,7 +18,7 @@ use crate::settings::Settings;
 const EVENTS_MAX: usize = 256;
 const TIME_MAX: Duration = Duration::from_millis(20);
 
-/// Faults of the file, not of a handler, after which deliveries are given back.
+/// Faults of the file, not of a handler, after which deliveries are interrupted.
 const FAULTS_MAX: u32 = 3;
 
 /// Delivers to transactional consumers until each event is over or comes to a plain consumer.

@@ -159,16 +159,11 @@ impl<'a> ByHand<'a> {
         while let Some(unit) = units.pop() {
             let mut goes_on = None;
             dispatch::run(self.postbox, &self.settings, unit, self.slot, &mut |report| match report {
-                Report::GivenBack { claim, fault } => {
-                    self.fault = fault.or_else(|| self.fault.take());
-                    self.reports.push(Report::GivenBack { claim, fault: None });
-                }
-                Report::Interrupted { claim, consumers, marks, attempt, fault } => {
-                    self.fault = fault.or_else(|| self.fault.take());
-                    self.reports.push(Report::Interrupted { claim, consumers, marks, attempt, fault: None });
-                }
                 Report::Continues(delivery) => goes_on.get_or_insert_with(Vec::new).push(delivery),
-                report => self.reports.push(report),
+                mut report => {
+                    self.fault = report.take_fault().or_else(|| self.fault.take());
+                    self.reports.push(report);
+                }
             });
             // What goes on to a plain consumer does so before later events.
             units.extend(goes_on.into_iter().flatten().rev().map(Unit::One));

@@ -52,14 +52,13 @@ impl Delivery {
         }
     }
 
-    /// What to say when a fault that is not its handlers' keeps it from going on: what is done stays done.
+    /// What to say when a fault of the file, which is no handler's, keeps it from going on.
     pub(crate) fn interrupt(self, fault: Option<Error>) -> Report {
-        let Delivery { claim, consumers, marks, attempt, .. } = self;
-        if marks.is_empty() && attempt.failures.is_empty() {
-            Report::GivenBack { claim, fault }
-        } else {
-            Report::Interrupted { claim, consumers, marks, attempt, fault }
+        if !self.is_begun() {
+            return Report::GivenBack { claim: self.claim, fault };
         }
+        let Delivery { claim, consumers, marks, attempt, .. } = self;
+        Report::Interrupted { claim, consumers, marks, attempt, fault }
     }
 
     /// Before the first handler sees it: completes the event, or says why nobody can handle it.
@@ -151,15 +150,6 @@ impl Attempt {
         Mark::Failed { error, gave_up }
     }
 
-    /// What it comes to when a fault that is not the handlers' has ended it: it goes on, once what failed has waited.
-    pub(crate) fn interrupted(&self, settings: &Settings, now: i64) -> Settlement {
-        if self.failures.is_empty() {
-            return Settlement::GivenBack;
-        }
-        let goes_on = Attempt { retry_after: Some(self.retry_after.unwrap_or_default()), ..self.clone() };
-        goes_on.settlement(settings, now)
-    }
-
     /// What the attempt comes to for the event, once every consumer has had its turn.
     pub(crate) fn settlement(&self, settings: &Settings, now: i64) -> Settlement {
         let error = || {
@@ -171,6 +161,15 @@ impl Attempt {
             None if !self.gave_up => Settlement::Processed,
             None if settings.dead_letter_enabled => Settlement::DeadLetter { error: error() },
             None => Settlement::Failed { error: error() },
+        }
+    }
+
+    /// The same while some consumers have not had their turn, for which they are not to blame: no attempt is spent, unless
+    /// somebody failed who has to wait.
+    pub(crate) fn settlement_so_far(&self, settings: &Settings, now: i64) -> Settlement {
+        match self.settlement(settings, now) {
+            retry @ Settlement::Retry { .. } => retry,
+            _ => Settlement::GivenBack,
         }
     }
 }
@@ -216,9 +215,9 @@ pub(crate) enum Report {
     Settled { claim: Claim, processed: bool },
     /// The lease was lost: nothing of it may be written.
     Lost { claim: Claim },
-    /// It was not begun, or a fault that is not its handlers' kept it from ending.
+    /// It was not begun, or nobody knows what its handlers said.
     GivenBack { claim: Claim, fault: Option<Error> },
-    /// Some consumers have had their turn, and such a fault kept the others from theirs.
+    /// A fault that is not its handlers' kept it from ending. What those that have run said stands.
     Interrupted {
         claim: Claim,
         consumers: Consumers,
@@ -245,6 +244,14 @@ impl Report {
             | Report::Interrupted { claim, .. }
             | Report::Broken { claim, .. } => *claim,
             Report::Continues(delivery) => delivery.claim,
+        }
+    }
+
+    /// Why it was given back, which is told once.
+    pub(crate) fn take_fault(&mut self) -> Option<Error> {
+        match self {
+            Report::GivenBack { fault, .. } | Report::Interrupted { fault, .. } => fault.take(),
+            _ => None,
         }
     }
 

@@ -174,11 +174,9 @@ impl Run {
         if let Some(claim) = report.ends() {
             self.in_flight.remove(claim);
         }
-        match &mut report {
-            Report::GivenBack { fault, .. } | Report::Interrupted { fault, .. } => {
-                self.fault = fault.take().or_else(|| self.fault.take());
-            }
-            Report::Continues(_) => {}
+        self.fault = report.take_fault().or_else(|| self.fault.take());
+        match &report {
+            Report::GivenBack { .. } | Report::Interrupted { .. } | Report::Continues(_) => {}
             _ => self.expect_work = true, // a slot is free, and a retry may be due at once
         }
         match report {

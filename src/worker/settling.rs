@@ -68,7 +68,7 @@ pub(super) fn settle_report(
             settle_marked(conn, *claim, consumers, marks, &attempt.settlement(settings, now), now)
         }
         Report::Interrupted { claim, consumers, marks, attempt, .. } => {
-            settle_marked(conn, *claim, consumers, marks, &attempt.interrupted(settings, now), now)
+            settle_marked(conn, *claim, consumers, marks, &attempt.settlement_so_far(settings, now), now)
         }
         Report::Broken { claim, error } => {
             let is_set_aside = set_aside(conn, *claim, error, settings, now)?;

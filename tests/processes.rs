@@ -1,5 +1,7 @@
 //! Real processes, really killed: what was promised to them is kept.
 
+#[path = "support/children.rs"]
+mod children;
 #[path = "support/files.rs"]
 mod support;
 
@@ -13,14 +15,14 @@ mod large;
 mod poison;
 
 use std::collections::HashSet;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdout, Command};
 use std::thread;
 use std::time::Duration;
 
 use postbox::{EventId, OutboxStatus, Postbox, Result, Settings, Subscription};
 
+use crate::children::{child, lines_of, next_said, say};
 use crate::support::{
     Latch, Process, Tally, blocking, counting, event, given, integer, listing, raw, text, wait_until,
 };
@@ -33,36 +35,6 @@ impl Moments {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % below
     }
-}
-
-fn child(entry: &str, file: &Path) -> Command {
-    let mut command = Process::command(entry);
-    command.env("FILE", file);
-    command
-}
-
-fn lines_of(process: &mut Process) -> BufReader<ChildStdout> {
-    BufReader::new(process.0.stdout.take().unwrap())
-}
-
-/// The next thing that a child says under this mark; `None` once it is gone.
-fn next_said(lines: &mut impl BufRead, mark: &str) -> Option<String> {
-    loop {
-        let mut line = String::new();
-        if lines.read_line(&mut line).unwrap() == 0 || !line.ends_with('\n') {
-            return None;
-        }
-        // The test harness writes on the same pipe.
-        if let Some(at) = line.find(mark) {
-            return Some(line[at + mark.len()..].trim().to_owned());
-        }
-    }
-}
-
-fn say(what: &str) {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{what}").unwrap();
-    out.flush().unwrap();
 }
 
 fn sound(path: &Path) {

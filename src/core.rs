@@ -1,14 +1,13 @@
 //! What the parts of one open box share.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use rusqlite::Connection;
 use uuid::Uuid;
 
+use crate::bell::Bell;
 use crate::clock::{BoxClock, Clock};
 use crate::db::owner::{self, OwnerLock};
 use crate::db::{Database, Synchronous};
@@ -22,6 +21,8 @@ use crate::outbox::settle;
 use crate::outbox::{self, strays};
 use crate::registry::Registry;
 use crate::settings::{self, Settings};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard, RwLock};
 use crate::worker::{Handoff, Reserved, Unsettled, WorkerSlot};
 
 /// What a box is opened with.
@@ -346,27 +347,5 @@ impl Core {
     /// True for the one caller that closes it.
     pub(crate) fn begin_closing(&self) -> bool {
         !self.closed.swap(true, Ordering::AcqRel)
-    }
-}
-
-/// Wakes the worker. It holds one ring: a bell that rings already need not be rung again.
-pub(crate) struct Bell {
-    sender: Sender<()>,
-    receiver: Receiver<()>,
-}
-
-impl Bell {
-    fn new() -> Self {
-        let (sender, receiver) = bounded(1);
-        Bell { sender, receiver }
-    }
-
-    /// Ring after the commit, never before.
-    pub(crate) fn ring(&self) {
-        let _ = self.sender.try_send(()); // full: it rings already
-    }
-
-    pub(crate) fn heard(&self) -> &Receiver<()> {
-        &self.receiver
     }
 }

@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::error::Result;
 use crate::event::{Event, EventId, NewEvent};
 use crate::fault::Fault;
 use crate::postbox::Postbox;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::tx::Tx;
 
 /// Receives events **at least once**: it may run again for an event that it has handled, when the process dies before

@@ -1,12 +1,13 @@
 //! How a box's worker fares.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::Instant;
 
 use serde::Serialize;
 
 use crate::error::Error;
 use crate::fault::Fault;
+use crate::sync::{Mutex, MutexGuard};
 
 /// How the box's worker fares: in [`Stats`](crate::Stats), and from [`Postbox::health`](crate::Postbox::health) also while the
 /// file cannot be read.

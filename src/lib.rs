@@ -132,6 +132,7 @@
 pub use {rusqlite, serde_json, time, uuid};
 
 mod backoff;
+mod bell;
 mod builder;
 mod clock;
 mod consumers;
@@ -149,9 +150,12 @@ mod links;
 mod outbox;
 mod postbox;
 mod registry;
+#[cfg(all(test, shuttle))]
+mod schedules;
 mod services;
 mod settings;
 mod stats;
+mod sync;
 pub mod testing;
 mod tx;
 mod validate;

@@ -10,8 +10,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::connection::Source;
@@ -20,6 +19,7 @@ pub(crate) use super::ticket::Job;
 use super::ticket::{Follower, Followers, Stage, Ticket, run_job};
 use super::writer::{Synchronous, Writer};
 use crate::error::{Error, Result};
+use crate::sync::{Mutex, MutexGuard, thread, thread_local};
 
 pub(crate) struct Gate<J: Job> {
     id: u64,

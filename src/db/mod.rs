@@ -245,6 +245,16 @@ fn remove_wal_left_by_a_race(path: &Path) {
     }
 }
 
+#[cfg(all(test, shuttle))]
+pub(crate) mod testing {
+    use super::{Duration, Gate, Job, Result, Source};
+
+    /// A gate to an empty database.
+    pub(crate) fn gate_in_memory<J: Job>(wait_max: Duration) -> Result<Gate<J>> {
+        Ok(Gate::new(Source::Memory, Source::Memory.open_writer(wait_max)?, wait_max))
+    }
+}
+
 fn say_read_only(error: Error, path: &Path) -> Error {
     match error {
         Error::Sqlite(error)

@@ -1,11 +1,12 @@
 //! Waiting in line at the gate: jobs, tickets, and a leader's followers.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, Thread};
+use std::sync::{Arc, PoisonError};
 
 use rusqlite::Connection;
 
 use crate::error::{Error, Result};
+use crate::sync::thread::{self, Thread};
+use crate::sync::{Mutex, MutexGuard};
 
 /// A piece of writing that may share its commit with others.
 pub(crate) trait Job: Send + 'static {

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use super::delivery::Report;
 use super::dispatch::{self, Unit};
@@ -16,6 +15,7 @@ use crate::outbox::claim::{Claim, Suspects};
 use crate::outbox::strays;
 use crate::postbox::Postbox;
 use crate::settings::Settings;
+use crate::sync::atomic::AtomicBool;
 
 pub(crate) fn process_batch(postbox: &Postbox) -> Result<usize> {
     let Some(mut by_hand) = ByHand::begin(postbox, "process_batch")? else { return Ok(0) };

@@ -1,7 +1,6 @@
 //! One claimed event on its way through its consumers, and what its attempt comes to.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -16,6 +15,7 @@ use crate::outbox::claim::{Claim, Unparsed};
 use crate::outbox::settle::Settlement;
 use crate::registry::{Consumers, Subscription};
 use crate::settings::Settings;
+use crate::sync::atomic::Ordering;
 use crate::validate;
 
 /// A claimed event and the consumers that it still has to reach in this attempt.

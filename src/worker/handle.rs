@@ -1,11 +1,7 @@
 //! Starting and stopping a worker.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
-
-use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::pool::Pool;
 use super::run::Run;
@@ -13,6 +9,10 @@ use super::scope::refuse_inside_handler;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::postbox::Postbox;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Mutex, MutexGuard};
 
 /// How long running handlers have when a [`Worker`] is dropped or the box is closed.
 pub(crate) const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
@@ -173,7 +173,7 @@ impl Control {
 
 /// True when the other side was dropped.
 fn wait_for_end_of(signal: &Receiver<()>, limit: Duration) -> bool {
-    matches!(signal.recv_timeout(limit), Err(crossbeam_channel::RecvTimeoutError::Disconnected))
+    matches!(signal.recv_timeout(limit), Err(RecvTimeoutError::Disconnected))
 }
 
 /// Where a box keeps its worker, if it has one.
@@ -194,7 +194,7 @@ impl WorkerSlot {
         }
     }
 
-    fn control(&self) -> std::sync::MutexGuard<'_, Option<Arc<Control>>> {
+    fn control(&self) -> MutexGuard<'_, Option<Arc<Control>>> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

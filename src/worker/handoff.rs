@@ -5,11 +5,8 @@
 //! closes it for those who have no room reserved yet. What was handed over it takes into its books when the first report of it
 //! comes, or when it wakes. When it stops, what is still being committed is given back.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
-
-use crossbeam_channel::Sender;
 
 use super::delivery::{Attempt, Delivery};
 use super::dispatch;
@@ -23,6 +20,9 @@ use crate::outbox::insert::{Content, Inserted, Lease, PreparedEvent};
 use crate::outbox::settle;
 use crate::registry::Consumers;
 use crate::settings::Settings;
+use crate::sync::atomic::AtomicBool;
+use crate::sync::channel::Sender;
+use crate::sync::{Mutex, MutexGuard};
 
 /// A worker that sleeps looks at what was handed over once a second, and renews leases at a third of their time: shorter
 /// ones would run out unseen.

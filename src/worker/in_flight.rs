@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::delivery::Delivery;
@@ -11,6 +10,7 @@ use crate::clock;
 use crate::handler::Cancellation;
 use crate::outbox::claim::Claim;
 use crate::settings::Settings;
+use crate::sync::atomic::Ordering;
 
 pub(crate) struct InFlight {
     claims: HashMap<i64, (Claim, Arc<Cancellation>)>,

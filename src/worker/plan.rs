@@ -1,7 +1,6 @@
 //! From a claimed row to a delivery: who is to receive it, and who is done with it.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use rusqlite::Connection;
 
@@ -15,6 +14,7 @@ use crate::outbox::claim::{Claim, Claimed};
 use crate::outbox::settle::{Settlement, settle};
 use crate::registry::Consumers;
 use crate::settings::{Settings, UnhandledEvents};
+use crate::sync::atomic::AtomicBool;
 
 /// What becomes of a row that was just claimed.
 pub(crate) enum Plan {

@@ -2,10 +2,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
-
-use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::delivery::Report;
 use super::dispatch::{self, Unit};
@@ -14,6 +10,9 @@ use crate::error::{Error, Result};
 use crate::outbox::claim::Claim;
 use crate::postbox::Postbox;
 use crate::settings::Settings;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::channel::{Receiver, Sender, unbounded};
+use crate::sync::thread::{self, JoinHandle};
 
 /// A unit and the settings under which it was claimed.
 pub(crate) type Work = (Arc<Settings>, Unit);

@@ -3,11 +3,8 @@
 mod wind_down;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
-
-use crossbeam_channel::{after, select};
 
 use super::delivery::{Delivery, Report};
 use super::dispatch::{self, Unit};
@@ -19,11 +16,13 @@ use super::pool::Pool;
 use super::startup::Startup;
 use super::turn::{Outcome, Turn};
 use super::watch::Watch;
+use crate::bell::Woken;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::outbox::claim::{LeaseId, Suspects};
 use crate::postbox::Postbox;
 use crate::settings::Settings;
+use crate::sync::atomic::Ordering;
 
 /// The longest sleep: a commit of another connection, or a jump of the clock, is noticed after it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -297,15 +296,11 @@ impl Run {
 
     /// Until something comes, or may be due.
     fn sleep(&mut self) {
-        let mut came = None;
-        select! {
-            recv(self.signals.stop) -> _ => {}
-            recv(self.pool.reports()) -> report => came = report.ok(),
-            recv(self.core().bell.heard()) -> _ => self.expect_work = true,
-            recv(after(self.time_to_sleep())) -> _ => self.expect_work = true,
-        }
-        if let Some(report) = came {
-            self.take(report);
+        let bell = &self.core().bell;
+        match bell.sleep(&self.signals.stop, self.pool.reports(), self.time_to_sleep()) {
+            Woken::Stopped => {}
+            Woken::Report(report) => self.take(report),
+            Woken::Rung | Woken::Overslept => self.expect_work = true,
         }
     }
 

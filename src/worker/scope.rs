@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::sync::thread_local;
 
 thread_local! {
     /// Addresses of cores: compared, never followed.

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -21,6 +20,7 @@ use crate::outbox::claim::{self, Claim, ClaimRequest, Claimed, Due, LeaseId, Sus
 use crate::outbox::settle::{self, Settlement};
 use crate::registry::Consumers;
 use crate::settings::Settings;
+use crate::sync::atomic::AtomicBool;
 use crate::validate;
 
 /// How many held events a turn lets go at the most.

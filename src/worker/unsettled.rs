@@ -1,14 +1,15 @@
 //! Outcomes that could not be recorded when they should have been: whoever processes next, or closes the box, records them
 //! first. Until then the box keeps their events in its hands, so that no handler runs again for want of a note.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::delivery::Report;
 use super::left_alone::LeftAlone;
 use super::turn::Turn;
 use crate::core::Core;
 use crate::outbox::claim::Suspects;
+use crate::sync::atomic::AtomicBool;
+use crate::sync::{Mutex, MutexGuard};
 
 #[derive(Default)]
 pub(crate) struct Unsettled {

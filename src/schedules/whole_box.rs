@@ -113,6 +113,30 @@ fn a_worker_that_is_stopped_at_any_time_ends_and_leaves_everything_done_or_pendi
     assert!(CUT_SHORT.load(Ordering::Relaxed) > 0, "no schedule stopped a worker that had work");
 }
 
+/// What was meant for the first worker's threads is given back by its publisher, when the second may be asleep already.
+#[test]
+fn what_is_published_while_one_worker_follows_another_is_delivered_without_a_timeout() {
+    in_many_orders(1_000, || {
+        let (postbox, done) = (open(), Done::default());
+        subscribe(&postbox, &done);
+        let first = postbox.start().unwrap();
+        let publishers: Vec<_> = ["plain", "tx"]
+            .into_iter()
+            .map(|name| {
+                let postbox = postbox.clone();
+                thread::spawn(move || postbox.publish(event(name)).map(drop).unwrap())
+            })
+            .collect();
+        assert!(first.shutdown(LIMIT).unwrap().clean);
+        let second = postbox.start().unwrap();
+        done.wait_for(2);
+        publishers.into_iter().for_each(|publisher| publisher.join().unwrap());
+        assert!(second.shutdown(LIMIT).unwrap().clean);
+        let stats = postbox.stats().unwrap();
+        assert_eq!((stats.processed, stats.total, stats.lost_leases), (2, 2, 0));
+    });
+}
+
 /// The control: an event that is rung for before it is there.
 #[test]
 #[should_panic(expected = "deadlock")]

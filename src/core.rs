@@ -285,8 +285,8 @@ impl Core {
         if done.is_some_and(|done| done.generation == release.generation && done.newest >= release.newest) {
             return Ok(None);
         }
-        if release.newest > 0 && settle::held_names(conn)?.iter().any(|name| self.registry.has_handlers(name))
-        {
+        let wanted = |name: &str| self.registry.has_handlers(name);
+        if release.newest > 0 && !settle::held_names(conn, 1, wanted)?.is_empty() {
             return Ok(Some(release));
         }
         self.held_are_released(release);
@@ -347,5 +347,31 @@ impl Core {
     /// True for the one caller that closes it.
     pub(crate) fn begin_closing(&self) -> bool {
         !self.closed.swap(true, Ordering::AcqRel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Postbox;
+
+    #[test]
+    fn names_that_were_warned_of_are_no_more_than_ten_thousand() {
+        let postbox = Postbox::open_in_memory().unwrap();
+        let core = postbox.core();
+        let warnings = (0..25_000).filter(|n| core.first_warning_of(&format!("name.{n}"))).count();
+        assert_eq!((warnings, core.warned_of.lock().unwrap().len()), (10_000, 10_000));
+    }
+
+    #[test]
+    fn claims_of_the_living_that_ran_out_are_forgotten_after_ten_thousand() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Postbox::open(dir.path().join("app.db")).unwrap();
+        let (postbox, living) = (open(), open());
+        let lease = living.core().leases.next();
+        for seq in 0..25_000 {
+            assert!(postbox.core().waits_for_owner(seq, lease));
+            assert!(postbox.core().run_out.lock().unwrap().len() <= RUN_OUT_MAX);
+        }
     }
 }

@@ -271,6 +271,16 @@ mod tests {
     }
 
     #[test]
+    fn no_more_names_are_remembered_than_a_thousand_and_some() {
+        let registry = Registry::new();
+        registry.subscribe(vec![to("*", "c")]).unwrap();
+        for n in 0..5_000 {
+            assert_eq!(registry.consumers_of(&format!("name.{n}")).len(), 1);
+            assert!(registry.remembered.lock().unwrap().len() <= REMEMBERED_MAX);
+        }
+    }
+
+    #[test]
     fn higher_priority_first_and_ties_in_order_of_registration() {
         let registry = Registry::new();
         registry

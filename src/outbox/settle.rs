@@ -187,9 +187,8 @@ pub(crate) fn release_held(
     limit: usize,
     is_wanted: impl Fn(&str) -> bool,
 ) -> Result<usize> {
-    let names = held_names(conn)?;
     let mut released = 0;
-    for name in names.iter().filter(|name| is_wanted(name)) {
+    for name in held_names(conn, limit, is_wanted)? {
         released += conn
             .prepare_cached(
                 "UPDATE main.outbox_event SET available_at = ?1, changed_at = ?1
@@ -197,7 +196,7 @@ pub(crate) fn release_held(
                                WHERE status = 'pending' AND available_at = ?2 AND event_name = ?3
                                LIMIT ?4)",
             )?
-            .execute(params![now, HELD_UNTIL, name, i64::try_from(limit - released).unwrap_or(i64::MAX)])?;
+            .execute(params![now, HELD_UNTIL, &name, i64::try_from(limit - released).unwrap_or(i64::MAX)])?;
         if released >= limit {
             break;
         }
@@ -216,15 +215,28 @@ pub(crate) fn newest_held(conn: &Connection) -> Result<Option<i64>> {
         .optional()?)
 }
 
-/// The names of the events that are held. Reads each of them.
-pub(crate) fn held_names(conn: &Connection) -> Result<Vec<String>> {
-    Ok(conn
-        .prepare_cached(
-            "SELECT DISTINCT event_name FROM main.outbox_event INDEXED BY outbox_event_due
-             WHERE status = 'pending' AND available_at = ?1",
-        )?
-        .query_map([HELD_UNTIL], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?)
+/// Names of events that are held and wanted, so many at the most. Reads each of them, and keeps none that nobody wants:
+/// there may be as many names as events.
+pub(crate) fn held_names(
+    conn: &Connection,
+    limit: usize,
+    is_wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<String>> {
+    let mut select = conn.prepare_cached(
+        "SELECT DISTINCT event_name FROM main.outbox_event INDEXED BY outbox_event_due
+         WHERE status = 'pending' AND available_at = ?1",
+    )?;
+    let mut rows = select.query([HELD_UNTIL])?;
+    let mut names = Vec::new();
+    while names.len() < limit
+        && let Some(row) = rows.next()?
+    {
+        let name: String = row.get(0)?;
+        if is_wanted(&name) {
+            names.push(name);
+        }
+    }
+    Ok(names)
 }
 
 /// Takes the claims of a box that is gone: all are due at once. What it had begun was an attempt and is taken over; the

@@ -43,7 +43,7 @@ fn numbers(conn: &Connection) -> Vec<i64> {
 /// Everyone gets an answer, and it is the truth, for each by itself.
 #[test]
 fn all_who_submit_at_once_are_told_what_became_of_their_own() {
-    in_many_orders(3_000, || {
+    in_many_orders(2_000, || {
         let gate = gate();
         let threads: Vec<_> = (0..4)
             .map(|n| {
@@ -66,7 +66,7 @@ fn all_who_submit_at_once_are_told_what_became_of_their_own() {
 /// Whoever was told Ok is there, whoever was told that it is closed is not, and nobody waits for ever.
 #[test]
 fn who_submits_while_the_gate_is_shut_is_in_or_out() {
-    in_many_orders(3_000, || {
+    in_many_orders(2_000, || {
         let gate = gate();
         let threads: Vec<_> = [2, 4, 6]
             .into_iter()
@@ -91,7 +91,7 @@ fn who_submits_while_the_gate_is_shut_is_in_or_out() {
 #[test]
 #[should_panic(expected = "deadlock")]
 fn control_who_waits_inside_the_gate_for_somebody_at_the_gate_waits_for_ever() {
-    in_many_orders(3_000, || {
+    in_many_orders(2_000, || {
         let gate = gate();
         let inside = gate.lock("wait").unwrap();
         let outside = Arc::clone(&gate);

@@ -140,8 +140,9 @@ SELECT seq,
        strftime('%Y-%m-%dT%H:%M:%fZ', created_at / 1000000.0, 'unixepoch') AS created_at,
        strftime('%Y-%m-%dT%H:%M:%fZ', updated_at / 1000000.0, 'unixepoch') AS updated_at,
        correlation_id,
-       lower(substr(hex(causation_id), 1, 8) || '-' || substr(hex(causation_id), 9, 4) || '-' || substr(hex(causation_id), 13, 4) || '-'
-             || substr(hex(causation_id), 17, 4) || '-' || substr(hex(causation_id), 21)) AS causation_id,
+       iif(causation_id IS NULL, NULL,
+           lower(substr(hex(causation_id), 1, 8) || '-' || substr(hex(causation_id), 9, 4) || '-' || substr(hex(causation_id), 13, 4)
+                 || '-' || substr(hex(causation_id), 17, 4) || '-' || substr(hex(causation_id), 21))) AS causation_id,
        traceparent, payload_version, deliver_to, payload, metadata
 FROM outbox_event;
 

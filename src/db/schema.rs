@@ -63,6 +63,7 @@ pub(crate) fn version(conn: &Connection) -> Result<Option<u32>> {
 pub(crate) fn check(conn: &Connection, path: &Path) -> Result<Option<u32>> {
     // One snapshot for all the reads: another process may be making the tables at this moment.
     let _snapshot = if conn.is_autocommit() { Some(conn.unchecked_transaction()?) } else { None };
+    let cannot_open = |reason: &str| Error::CannotOpen { path: path.to_owned(), reason: reason.to_owned() };
     let version = version(conn).map_err(|error| match error {
         Error::Sqlite(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase) => {
             Error::NotADatabase { path: path.to_owned() }
@@ -75,13 +76,17 @@ pub(crate) fn check(conn: &Connection, path: &Path) -> Result<Option<u32>> {
             waited: Duration::from_millis(busy_timeout_ms(conn)),
             detail: "another connection has the file for itself".to_owned(),
         },
-        Error::Sqlite(rusqlite::Error::QueryReturnedNoRows) => Error::CannotOpen {
-            path: path.to_owned(),
-            reason: "its table postbox_schema is empty, so that its version is unknown".to_owned(),
-        },
+        Error::Sqlite(rusqlite::Error::QueryReturnedNoRows) => {
+            cannot_open("its table postbox_schema is empty, so that its version is unknown")
+        }
+        // Negative, or no number.
+        Error::Sqlite(error) if error.sqlite_error_code().is_none() => {
+            cannot_open("its table postbox_schema holds no version that there ever was")
+        }
         error => error,
     })?;
     match version {
+        Some(0) => Err(cannot_open("its table postbox_schema holds no version that there ever was")),
         Some(found) if found > VERSION => Err(Error::SchemaTooNew { found, supported: VERSION }),
         Some(found) => Ok(Some(found)),
         None => refuse_foreign_names(conn, path).map(|()| None),
@@ -170,6 +175,18 @@ mod tests {
         let mut reserved: Vec<_> = NAMES.iter().copied().chain(["postbox_schema"]).collect();
         reserved.sort_unstable();
         assert_eq!(made, reserved);
+    }
+
+    #[test]
+    fn a_version_that_never_was_is_refused_with_the_reason() {
+        for version in [0, -3] {
+            let conn = fresh();
+            conn.execute("UPDATE postbox_schema SET version = ?1", [version]).unwrap();
+            match check(&conn, Path::new("x")) {
+                Err(Error::CannotOpen { reason, .. }) => assert!(reason.contains("no version"), "{reason}"),
+                other => panic!("{version}: {other:?}"),
+            }
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::thread;
 
 use postbox::EventId;
 
@@ -107,8 +108,29 @@ struct Tally {
     first: Option<String>,
 }
 
-/// Records lives and cuts each at every place, until it has cut so often.
+/// Cuts so often, on as many threads as there are cores.
 fn cut_power(build: Build, cuts: usize, seed: u64) -> Tally {
+    let lanes = thread::available_parallelism().map_or(2, usize::from);
+    let whole = Mutex::new(Tally::default());
+    thread::scope(|scope| {
+        for lane in 0..lanes {
+            let whole = &whole;
+            scope.spawn(move || {
+                let of_lane = cuts / lanes + usize::from(lane < cuts % lanes);
+                let tally = cut_lives(build, of_lane, seed * 1_000 + lane as u64);
+                let mut whole = whole.lock().unwrap();
+                whole.lives += tally.lives;
+                whole.cuts += tally.cuts;
+                whole.bad += tally.bad;
+                whole.first = whole.first.take().or(tally.first);
+            });
+        }
+    });
+    whole.into_inner().unwrap()
+}
+
+/// Records lives and cuts each at every place, until it has cut so often.
+fn cut_lives(build: Build, cuts: usize, seed: u64) -> Tally {
     let mut tally = Tally::default();
     let mut random = Random(seed);
     while tally.cuts < cuts {
@@ -118,7 +140,7 @@ fn cut_power(build: Build, cuts: usize, seed: u64) -> Tally {
         let mut platter = Platter::at_the_start_of(&recording.journal);
         let length = recording.journal.position();
         // Spread evenly over the life where there are fewer cuts left than places in it.
-        let step = (length / (cuts - tally.cuts).max(1)).max(1);
+        let step = (length / (cuts - tally.cuts)).max(1);
         let mut place = random.below(step);
         let mut done = 0;
         while place <= length && tally.cuts < cuts {

@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use postbox::EventId;
+use postbox::{EventId, Postbox};
 
 use crate::fault::{Disk, Lasting, Plan, Trouble};
-use crate::life::{self, Build, Files, Length, Witness};
+use crate::life::{self, Build, Files, Length, Replaced, Witness};
 use crate::oracle::{self, Recovery, Told};
-use crate::support::{Process, given};
+use crate::support::{Process, given, listing};
 use crate::{folder, times};
 
 const LENGTH: Length = Length { orders: 8 };
@@ -23,12 +23,13 @@ const LENGTH: Length = Length { orders: 8 };
 struct Writing {
     acknowledged: File,
     handled: File,
+    folder: PathBuf,
 }
 
 impl Writing {
     fn to(folder: &Path) -> Self {
         let open = |name| OpenOptions::new().create(true).append(true).open(folder.join(name)).unwrap();
-        Writing { acknowledged: open("acknowledged"), handled: open("handled") }
+        Writing { acknowledged: open("acknowledged"), handled: open("handled"), folder: folder.to_owned() }
     }
 }
 
@@ -39,6 +40,10 @@ impl Witness for Writing {
 
     fn handled(&self, id: EventId) {
         (&self.handled).write_all(format!("{id}\n").as_bytes()).unwrap();
+    }
+
+    fn replaced(&self, what: Replaced) {
+        fs::write(self.folder.join(format!("{what:?}")), "").unwrap();
     }
 }
 
@@ -127,9 +132,25 @@ fn child_lives() {
 fn child_recovers() {
     let (Some(disk), Some(outside)) = (given("DISK"), given("OUTSIDE")) else { return };
     let outside = PathBuf::from(outside);
-    let told =
-        Told { acknowledged: written(&outside, "acknowledged"), handled: written(&outside, "handled") };
-    let wrong = oracle::check(&Files::in_folder(Path::new(&disk)), &told, build_given(), Recovery::AtOnce);
+    let told = Told {
+        acknowledged: written(&outside, "acknowledged"),
+        handled: written(&outside, "handled"),
+        replaced: [Replaced::Copy, Replaced::Restored]
+            .into_iter()
+            .filter(|what| outside.join(format!("{what:?}")).exists())
+            .collect(),
+    };
+    let files = Files::in_folder(Path::new(&disk));
+    let mut wrong = oracle::check(&files, &told, build_given(), Recovery::AtOnce);
+    // The next backup and the next restore clear away what the dead have left.
+    let bus = Postbox::open(&files.app).unwrap();
+    bus.backup(&files.copy).unwrap();
+    bus.close().unwrap();
+    postbox::restore(&files.copy, &files.restored).unwrap();
+    let left = listing(Path::new(&disk));
+    if left != ["app.db", "copy.db", "restored.db"] {
+        wrong.push(format!("left behind: {left:?}"));
+    }
     fs::write(outside.join("wrong"), wrong.join("\n")).unwrap();
 }
 

@@ -3,8 +3,8 @@
 //! restores a backup and closes.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
@@ -41,6 +41,14 @@ pub(crate) trait Witness: Send + Sync + 'static {
     fn acknowledged(&self, id: EventId);
     /// The plain handler has begun.
     fn handled(&self, id: EventId);
+    /// A backup, or what was restored from it, has taken the place of the old file.
+    fn replaced(&self, what: Replaced);
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Replaced {
+    Copy,
+    Restored,
 }
 
 /// How the application is built: rightly, or with a mistake that a harness must find.
@@ -156,6 +164,9 @@ fn connection(app: &Path) -> rusqlite::Result<Connection> {
     Ok(conn)
 }
 
+/// Threads that publish by themselves at the same moment.
+const BURST: usize = 4;
+
 /// How long a life is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Length {
@@ -175,11 +186,22 @@ pub(crate) fn live(files: &Files, build: Build, length: Length, witness: &Arc<dy
     );
     let worker = bus.start().unwrap();
     let number = AtomicU64::new(1);
+    let together = Barrier::new(BURST);
     thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| place_orders(&bus, files, build, length, &number, &**witness));
         }
+        // All at the same moment, so that they share commits.
+        for _ in 0..BURST {
+            scope.spawn(|| {
+                for _ in 0..length.orders / 2 {
+                    together.wait();
+                    witness.acknowledged(bus.publish(NewEvent::new(NOTED, "shop", "Order", "0")).unwrap());
+                }
+            });
+        }
         bus.backup(&files.copy).unwrap();
+        witness.replaced(Replaced::Copy);
     });
     bus.backup(&files.copy).unwrap();
     let report = worker.shutdown(Duration::from_secs(20)).unwrap();
@@ -187,6 +209,7 @@ pub(crate) fn live(files: &Files, build: Build, length: Length, witness: &Arc<dy
     // The rest by hand, as a second start of the program.
     bus.close().unwrap();
     postbox::restore(&files.copy, &files.restored).unwrap();
+    witness.replaced(Replaced::Restored);
     let bus = Postbox::builder().settings(patient()).open(&files.app).unwrap();
     subscribe(&bus, &files.app, build, Arc::clone(witness));
     bus.drain().unwrap();
@@ -206,6 +229,10 @@ impl Witness for Counting {
     fn handled(&self, id: EventId) {
         self.witness.handled(id);
         self.handled.add();
+    }
+
+    fn replaced(&self, what: Replaced) {
+        self.witness.replaced(what);
     }
 }
 

@@ -12,13 +12,15 @@ use postbox::uuid::Uuid;
 use postbox::{EventId, Postbox};
 use time::OffsetDateTime;
 
-use crate::life::{self, Build, EFFECTS, Files, PLACED, Witness};
+use crate::life::{self, Build, EFFECTS, Files, PLACED, Replaced, Witness};
 
 /// What a life told the outside before it was cut short.
 #[derive(Default)]
 pub(crate) struct Told {
     pub(crate) acknowledged: HashSet<String>,
     pub(crate) handled: HashSet<String>,
+    /// These were said to be new.
+    pub(crate) replaced: Vec<Replaced>,
 }
 
 /// By what clock the file is recovered.
@@ -40,11 +42,11 @@ pub(crate) fn check(files: &Files, told: &Told, build: Build, recovery: Recovery
     } else if !told.acknowledged.is_empty() {
         wrong.push("the file is gone".to_owned());
     }
-    for copy in [&files.copy, &files.restored] {
-        if copy.exists()
-            && let Err(error) = check_copy(copy, &mut wrong)
-        {
-            wrong.push(format!("{} is not whole: {error}", copy.display()));
+    for (copy, what) in [(&files.copy, Replaced::Copy), (&files.restored, Replaced::Restored)] {
+        if !copy.exists() {
+            wrong.push(format!("{what:?} is neither the old nor the new file"));
+        } else if let Err(error) = check_copy(copy, told.replaced.contains(&what), &mut wrong) {
+            wrong.push(format!("{what:?} is not whole: {error}"));
         }
     }
     wrong
@@ -103,10 +105,13 @@ fn recover(
 }
 
 /// A backup, or what was restored from one: a whole file of some moment.
-fn check_copy(copy: &Path, wrong: &mut Vec<String>) -> postbox::Result<()> {
+fn check_copy(copy: &Path, must_be_new: bool, wrong: &mut Vec<String>) -> postbox::Result<()> {
     let mut of_copy = Vec::new();
     let contents = Contents::of(copy)?;
     contents.check_consistent(&mut of_copy);
+    if must_be_new && contents.version == 1 {
+        of_copy.push("the new file is lost".to_owned());
+    }
     wrong.extend(of_copy.into_iter().map(|what| format!("in {}: {what}", copy.display())));
     Ok(())
 }
@@ -120,6 +125,8 @@ impl Witness for Recovering {
     fn handled(&self, id: EventId) {
         self.0.lock().unwrap().push(id);
     }
+
+    fn replaced(&self, _: Replaced) {}
 }
 
 /// What stands in a file, read by plain SQLite.
@@ -133,6 +140,8 @@ struct Contents {
     /// Events that caused a follow-up.
     causes: Vec<String>,
     integrity: String,
+    /// Of the schema; the files that were there before hold version 1.
+    version: i64,
 }
 
 impl Contents {
@@ -164,6 +173,7 @@ impl Contents {
             marked: marked.into_iter().collect(),
             causes: ids("SELECT causation_id FROM outbox_event WHERE causation_id IS NOT NULL")?,
             integrity: texts("PRAGMA integrity_check")?.join("; "),
+            version: conn.query_row("SELECT version FROM postbox_schema", [], |row| row.get(0))?,
         })
     }
 

@@ -15,6 +15,14 @@ test:
 schedules:
     CARGO_PROFILE_DEV_OPT_LEVEL=1 RUSTFLAGS="--cfg shuttle" cargo test --locked --lib schedules --target-dir target/shuttle
 
+# Kills, power cuts, I/O errors and files taken away, in their short forms; the long ones are `just soak`.
+crash:
+    cargo test --test faults
+
+# The long forms of all tests of faults, an hour or so; `just soak cuts kills` for some.
+soak *NAMES:
+    tests/soak.sh {{NAMES}}
+
 # The main job.
 quickstart:
     cargo run --example quickstart

@@ -24,6 +24,8 @@ mod oracle;
 mod power_cuts;
 #[path = "faults/taken_away.rs"]
 mod taken_away;
+#[path = "faults/unknown_commits.rs"]
+mod unknown_commits;
 #[path = "faults/waiting_worker.rs"]
 mod waiting_worker;
 

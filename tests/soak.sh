@@ -23,7 +23,8 @@ schedules() {
 fuzz() { fuzz/run "${POSTBOX_FUZZ_SECONDS:-600}"; }
 
 ALL=(cuts kills errors worker model processes locks readers at_once memory schedules fuzz)
-for name in "${@:-${ALL[@]}}"; do
+[ $# -gt 0 ] || set -- "${ALL[@]}"
+for name in "$@"; do
     printf '\n== %s\n' "$name"
     started=$SECONDS
     "$name"

@@ -113,6 +113,11 @@ impl Disk {
         self.watched.state().troubled
     }
 
+    /// How often SQLite has opened a database here, since the watch began.
+    pub(crate) fn opened(&self) -> u64 {
+        self.watched.state().opened
+    }
+
     /// Waits until so many have come to grief.
     #[track_caller]
     pub(crate) fn wait_for_trouble(&self, count: u64, limit: Duration) {
@@ -160,6 +165,7 @@ struct State {
     plan: Option<Plan>,
     count: u64,
     troubled: u64,
+    opened: u64,
     journal: Option<Journal>,
 }
 

@@ -122,6 +122,11 @@ unsafe extern "C" fn open(
             }
             return code;
         }
+        if let Some(watch) = &watch
+            && flags & ffi::SQLITE_OPEN_MAIN_DB != 0
+        {
+            watch.watched.state().opened += 1;
+        }
         if let (Some(watch), true) = (&watch, creates) {
             watch.watched.note(|journal| journal.create(&watch.path));
         }

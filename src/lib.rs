@@ -48,7 +48,7 @@
 //!   Subscribe first, then start: what is due and wanted by nobody is processed without a handler
 //!   ([`UnhandledEvents`]).
 //! - **Process** with [`Postbox::start`], or by hand with [`Postbox::process_batch`] and [`Postbox::drain`].
-//! - **Link** entities of different modules with [`Links`]; look at [`Outbox`], [`Inbox`] and [`Stats`].
+//! - **Link** entities of different modules with [`Links`]; look at [`Outbox`], [`Inbox`], [`Stats`] and [`Health`].
 //! - **Tune** while it runs with [`Postbox::update_settings`].
 //! - **Copy** with [`Postbox::backup`], [`Postbox::with_quiesced_file`] and [`restore`].
 //!
@@ -91,8 +91,8 @@
 //! | | debug | a read connection could not be opened; what is begun cannot be noted; dead owners cannot be looked for; a checkpoint failed and is tried again |
 //! | `postbox::worker` | error | a thread of the library panicked |
 //! | | warn | processing pauses after a fault of the file (once a fault); the last outcomes cannot be recorded yet; events wait for a lease to run out |
-//! | | info | started, ended, took over from a process that died |
-//! | `postbox::delivery` | error | an event can be neither settled nor set aside |
+//! | | info | started, ended, took over from a process that died; processing goes on after a fault |
+//! | `postbox::delivery` | error | an event can be neither settled nor set aside, or neither claimed nor set aside |
 //! | | warn | a dead letter; failed for good; a lost lease; nobody subscribes (once a name); a row that cannot be read; a shared transaction failed; an outcome cannot be recorded |
 //! | | info | an attempt failed and will be retried |
 //! | `postbox::settings` | warn | a setting in the file cannot be used (once a key) |

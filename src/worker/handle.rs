@@ -23,8 +23,9 @@ pub(crate) const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
 pub struct ShutdownReport {
     /// Every handler that ran came to its end, and its outcome is recorded.
     pub clean: bool,
-    /// Events whose handlers still ran at the limit, or whose outcome could not be recorded. They are delivered again
-    /// once their lease has run out; what such a handler says later is refused.
+    /// Events whose handlers still ran at the limit: they are delivered again once their lease has run out, and what such a
+    /// handler says later is refused. Or whose outcome could not be recorded: the box's next worker, `drain` or `close` records
+    /// it; when the process ends before, they are delivered again.
     pub unfinished: usize,
 }
 

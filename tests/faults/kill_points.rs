@@ -162,7 +162,7 @@ struct Tally {
     first: Option<String>,
 }
 
-/// Kills lives at so many points, spread over all operations, two at a time.
+/// Kills so many lives, at points that are spread over all operations, as many at a time as there are cores.
 fn kill(build: Build, points: usize) -> Tally {
     let whole = Scene::set();
     assert!(!whole.live(build, u64::MAX, false), "nothing killed it");
@@ -173,7 +173,8 @@ fn kill(build: Build, points: usize) -> Tally {
             scope.spawn(|| {
                 loop {
                     let point = next.fetch_add(1, Ordering::Relaxed);
-                    if point >= points {
+                    // A life that was over before its kill does not count.
+                    if tally.lock().unwrap().kills >= points || point >= 2 * points {
                         break;
                     }
                     // Threads are never twice the same, so that the same operation comes at another place.
@@ -201,13 +202,9 @@ fn kill(build: Build, points: usize) -> Tally {
 fn no_kill_loses_what_was_acknowledged_or_doubles_an_effect() {
     let points = times("POSTBOX_KILLS", 500);
     let tally = kill(Build::Sound, points);
-    println!(
-        "{} kills at {points} points of {} operations, {} with a finding",
-        tally.kills, tally.operations, tally.bad
-    );
+    println!("{} kills at any of {} operations, {} with a finding", tally.kills, tally.operations, tally.bad);
     assert_eq!(tally.bad, 0, "{}", tally.first.unwrap());
-    // The last few points may lie behind the end of a life that was shorter.
-    assert!(tally.kills * 10 >= points * 9, "only {} of {points} lives were killed", tally.kills);
+    assert!(tally.kills >= points, "only {} of {points} lives were killed", tally.kills);
 }
 
 #[test]

@@ -85,7 +85,7 @@ pub type HandlerResult = std::result::Result<(), HandlerError>;
 pub struct HandlerError {
     pub(crate) verdict: Verdict,
     pub(crate) message: String,
-    /// SQLite's own error among the causes, where it speaks of a fault of a file.
+    /// SQLite's own error among the causes, where it speaks of a full, failing or damaged disk.
     pub(crate) fault: Option<rusqlite::ffi::Error>,
 }
 
@@ -131,7 +131,7 @@ impl<E: std::error::Error> From<E> for HandlerError {
         let mut fault = None;
         while let Some(cause) = source {
             let sqlite = cause.downcast_ref::<rusqlite::ffi::Error>();
-            fault = fault.or(sqlite.filter(|error| Fault::of_code(error.code).is_some()).copied());
+            fault = fault.or(sqlite.filter(|error| is_of_the_disk(error.code)).copied());
             let text = cause.to_string();
             if !message.ends_with(&text) {
                 message = format!("{message}: {text}");
@@ -140,6 +140,11 @@ impl<E: std::error::Error> From<E> for HandlerError {
         }
         HandlerError { verdict: Verdict::Retry, message, fault }
     }
+}
+
+/// Not a lock: the box has its own, so that it is another file's.
+fn is_of_the_disk(code: rusqlite::ErrorCode) -> bool {
+    matches!(Fault::of_code(code), Some(Fault::DiskFull | Fault::Io | Fault::Damaged))
 }
 
 impl fmt::Debug for HandlerError {

@@ -72,16 +72,16 @@ impl<'a> ByHand<'a> {
         let core = postbox.core();
         core.db.refuse_reentry(operation)?;
         scope::refuse_inside_handler(core, operation)?;
-        if core.db.read(operation, strays::are_there)? {
-            core.set_strays_aside(operation)?;
-        }
-        let (settings, due) = core.db.read(operation, |conn| {
+        let (settings, due, strays) = core.db.read(operation, |conn| {
             let settings = core.reload_settings(conn)?;
             // Clear, before the write lock is taken for nothing.
             let due = outbox::next_due(conn, |seq| core.in_flight().contains_key(&seq))?;
             let due = due.is_some_and(|due| due <= core.clock.now());
-            Ok((settings, due || core.release_held_for(conn)?.is_some()))
+            Ok((settings, due || core.release_held_for(conn)?.is_some(), strays::are_there(conn)?))
         })?;
+        if strays {
+            core.set_strays_aside(operation)?;
+        }
         let is_left = core.unsettled.is_any() || core.handoff.is_any_unsure();
         if !settings.allow_processing(false) || !(due || is_left) {
             return Ok(None);

@@ -203,6 +203,7 @@ impl Run {
             core.handoff.close();
         }
         if self.reports.is_empty() && renew.is_empty() && self.unsure.is_empty() && !claims {
+            core.db.refuse_replaced()?; // a turn looks as it begins to write
             if free > 0 {
                 self.expect_work = false;
                 self.found_nothing = true;

@@ -34,7 +34,6 @@ impl Watch {
     /// True when something may have changed: what is due is to be looked up. `idle`: the last look found nothing.
     pub(crate) fn look(&mut self, core: &Core, settings: &mut Arc<Settings>, idle: bool) -> Result<bool> {
         let polls = Instant::now() >= self.next_poll;
-        core.db.refuse_replaced()?;
         let changed = if let Some(reader) = &self.reader {
             let version: i64 =
                 reader.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;

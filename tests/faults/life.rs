@@ -1,5 +1,5 @@
 //! One life of an application, as the harnesses cut it short: it opens a file of version 1 (and so upgrades it), publishes from
-//! two threads in every way there is, handles by a plain and by a transactional consumer, makes backups meanwhile, shuts down,
+//! two threads in every way there is and from four more at the same moments, handles by a plain and by a transactional consumer, makes backups meanwhile, shuts down,
 //! restores a backup and closes.
 
 use std::path::{Path, PathBuf};
@@ -15,8 +15,6 @@ use postbox::{
     Subscription, Tx,
 };
 use serde_json::json;
-
-use crate::support::Tally;
 
 /// The application's file, its backup, and another that the backup is restored to.
 pub(crate) struct Files {
@@ -177,13 +175,7 @@ pub(crate) struct Length {
 /// From the opening of the file to the end; panics on any error.
 pub(crate) fn live(files: &Files, build: Build, length: Length, witness: &Arc<dyn Witness>) {
     let bus = Postbox::builder().settings(patient()).handler_threads(2).open(&files.app).unwrap();
-    let handled = Tally::default();
-    subscribe(
-        &bus,
-        &files.app,
-        build,
-        Arc::new(Counting { witness: Arc::clone(witness), handled: handled.clone() }),
-    );
+    subscribe(&bus, &files.app, build, Arc::clone(witness));
     let worker = bus.start().unwrap();
     let number = AtomicU64::new(1);
     let together = Barrier::new(BURST);
@@ -214,26 +206,6 @@ pub(crate) fn live(files: &Files, build: Build, length: Length, witness: &Arc<dy
     subscribe(&bus, &files.app, build, Arc::clone(witness));
     bus.drain().unwrap();
     bus.close().unwrap();
-}
-
-struct Counting {
-    witness: Arc<dyn Witness>,
-    handled: Tally,
-}
-
-impl Witness for Counting {
-    fn acknowledged(&self, id: EventId) {
-        self.witness.acknowledged(id);
-    }
-
-    fn handled(&self, id: EventId) {
-        self.witness.handled(id);
-        self.handled.add();
-    }
-
-    fn replaced(&self, what: Replaced) {
-        self.witness.replaced(what);
-    }
 }
 
 fn place_orders(

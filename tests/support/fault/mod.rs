@@ -14,8 +14,7 @@ mod vfs;
 use std::ffi::c_int;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 pub(crate) use self::calls::fork;
 use self::journal::{Change, Journal, Op};
@@ -85,7 +84,7 @@ impl Disk {
     pub(crate) fn watch(folder: &Path) -> Self {
         vfs::install();
         let folder = fs::canonicalize(folder).unwrap();
-        let watched = Arc::new(Watched { folder, state: Mutex::default(), changed: Condvar::new() });
+        let watched = Arc::new(Watched { folder, state: Mutex::default() });
         WATCHED.write().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&watched));
         Disk { watched }
     }
@@ -118,15 +117,6 @@ impl Disk {
         self.watched.state().opened
     }
 
-    /// Waits until so many have come to grief.
-    #[track_caller]
-    pub(crate) fn wait_for_trouble(&self, count: u64, limit: Duration) {
-        let state = self.watched.state();
-        let waited = self.watched.changed.wait_timeout_while(state, limit, |state| state.troubled < count);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        assert!(state.troubled >= count, "{} operations failed within {limit:?}", state.troubled);
-    }
-
     /// From here on operations are journalled. Nobody has a file of the folder open.
     pub(crate) fn record(&self) {
         let journal = Journal::of(&self.watched.folder);
@@ -157,7 +147,6 @@ static WATCHED: RwLock<Vec<Arc<Watched>>> = RwLock::new(Vec::new());
 struct Watched {
     folder: PathBuf,
     state: Mutex<State>,
-    changed: Condvar,
 }
 
 #[derive(Default)]
@@ -217,7 +206,6 @@ impl Watched {
             return Verdict::Go;
         }
         state.troubled += 1;
-        self.changed.notify_all();
         match plan.trouble {
             Trouble::Kill => calls::die(),
             Trouble::KillTorn => {

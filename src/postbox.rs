@@ -302,6 +302,20 @@ impl Postbox {
     }
 
     /// How the box's worker fares, without a look at the file: also when [`stats`](Postbox::stats) cannot be had.
+    ///
+    /// ```
+    /// # use postbox::{Health, Postbox};
+    /// # fn main() -> postbox::Result<()> {
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// match postbox.health() {
+    ///     Health::Waiting { fault, reason, .. } => println!("events wait ({fault}): {reason}"),
+    ///     Health::Stopped { reason } => println!("start the worker again: {reason}"),
+    ///     _ => {}
+    /// }
+    /// # assert_eq!(postbox.health(), Health::Ok);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn health(&self) -> Health {
         self.core.health.get()
     }

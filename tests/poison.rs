@@ -4,6 +4,8 @@ mod support;
 
 #[path = "poison/columns.rs"]
 mod columns;
+#[path = "poison/ended.rs"]
+mod ended;
 #[path = "poison/numbers.rs"]
 mod numbers;
 #[path = "poison/other_tables.rs"]

@@ -11,7 +11,7 @@ use super::turn::{Outcome, Turn};
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::outbox;
-use crate::outbox::claim::{Claim, Suspects};
+use crate::outbox::claim::{Claim, LeaseId, Suspects};
 use crate::outbox::strays;
 use crate::postbox::Postbox;
 use crate::settings::Settings;
@@ -55,6 +55,8 @@ struct ByHand<'a> {
     stopping: Arc<AtomicBool>,
     /// What has been delivered and is not settled.
     reports: Vec<Report>,
+    /// Leases of which nobody knows whether anything is under them.
+    unsure: Vec<LeaseId>,
     /// What this run has claimed; forgotten when it ends, however it ends.
     claims: Vec<Claim>,
     processed: usize,
@@ -94,10 +96,11 @@ impl<'a> ByHand<'a> {
             stopping: Arc::new(AtomicBool::new(false)),
             claims: reports.iter().filter_map(Report::ends).collect(),
             reports,
+            unsure: Vec::new(),
             processed: 0,
             slot: core.take_slot(),
             fault: None,
-            left_alone: LeftAlone::default(),
+            left_alone: LeftAlone::for_good(),
             refused: None,
         }))
     }
@@ -131,12 +134,12 @@ impl<'a> ByHand<'a> {
     }
 
     fn turn(&mut self, claim_max: usize, release_held: bool) -> Result<Outcome> {
-        let unsure = self.core.handoff.take_unsure();
+        self.unsure.extend(self.core.handoff.take_unsure());
         let turn = Turn {
             settings: &self.settings,
-            reports: &self.reports,
+            reports: &mut self.reports,
             renew: &[],
-            give_back: &unsure,
+            give_back: &self.unsure,
             claim_max,
             release_held,
             stopping: &self.stopping,
@@ -144,9 +147,8 @@ impl<'a> ByHand<'a> {
             left_alone: &self.left_alone,
             suspects: Suspects::Alone,
         };
-        let outcome =
-            turn.run(self.core).inspect_err(|_| self.core.handoff.put_unsure_back(unsure.clone()))?;
-        self.reports.clear();
+        let outcome = turn.run(self.core)?;
+        self.unsure.clear();
         self.claims.clear();
         self.processed += outcome.processed;
         self.fault.take().map_or(Ok(outcome), Err)
@@ -179,6 +181,10 @@ impl Drop for ByHand<'_> {
         for claim in self.claims.drain(..).filter(|claim| !done.contains(claim)) {
             self.core.no_longer_in_flight(claim);
         }
-        self.core.unsettled.put(std::mem::take(&mut self.reports));
+        self.core.handoff.put_unsure_back(std::mem::take(&mut self.unsure));
+        if !self.reports.is_empty() {
+            self.core.unsettled.put(std::mem::take(&mut self.reports));
+            self.core.bell.ring(); // a worker that sleeps records them
+        }
     }
 }

@@ -255,6 +255,11 @@ impl Report {
         }
     }
 
+    /// Whether it says what came of handlers, rather than that a fault was in their way.
+    pub(crate) fn is_of_handlers(&self) -> bool {
+        !matches!(self, Report::GivenBack { .. } | Report::Interrupted { .. })
+    }
+
     /// The claim that is over with this report.
     pub(crate) fn ends(&self) -> Option<Claim> {
         match self {

@@ -1,42 +1,66 @@
 //! Rows that can be neither claimed nor set aside: a trigger of the application's forbids it, or they are larger than the
 //! memory. Others go on meanwhile.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
 
-/// Then they are tried again.
+/// Then they are tried again; after the next failure in twice the time, and so on. However many there are and however long a
+/// try takes, those that can be claimed come to their turn.
 const LEFT_FOR: Duration = Duration::from_secs(5);
+const LEFT_FOR_MAX: Duration = Duration::from_mins(5);
 
 const ROWS_MAX: usize = 100_000;
 
-#[derive(Default)]
+/// So many are named in the log, each once.
+const NAMED_MAX: usize = 100;
+
 pub(super) struct LeftAlone {
-    rows: RefCell<HashMap<i64, Instant>>,
-    noted: Cell<u64>,
+    rows: RefCell<HashMap<i64, Left>>,
+    for_good: bool,
+}
+
+struct Left {
+    since: Instant,
+    length: Duration,
 }
 
 impl LeftAlone {
-    pub(super) fn note(&self, seq: i64, error: &Error) {
-        let mut rows = self.rows.borrow_mut();
-        if rows.len() >= ROWS_MAX {
-            rows.clear();
-        }
-        if rows.insert(seq, Instant::now()).is_none() {
-            log::error!(target: "postbox::delivery", "row {seq} can be neither claimed nor set aside, and others go on without it: {error}");
-        }
-        self.noted.set(self.noted.get() + 1);
+    /// For a worker.
+    pub(super) fn for_a_while() -> Self {
+        LeftAlone { rows: RefCell::default(), for_good: false }
     }
 
-    /// How often a row was noted.
-    pub(super) fn noted(&self) -> u64 {
-        self.noted.get()
+    /// For a call that has to come to an end: each row is tried once.
+    pub(super) fn for_good() -> Self {
+        LeftAlone { rows: RefCell::default(), for_good: true }
+    }
+
+    pub(super) fn note(&self, seq: i64, error: &Error) {
+        let mut rows = self.rows.borrow_mut();
+        if rows.len() >= ROWS_MAX && !self.for_good {
+            rows.retain(|_, left| left.since.elapsed() < left.length);
+            if rows.len() >= ROWS_MAX {
+                rows.clear();
+            }
+        }
+        if let Some(left) = rows.get_mut(&seq) {
+            *left = Left { since: Instant::now(), length: (left.length * 2).min(LEFT_FOR_MAX) };
+            return;
+        }
+        if rows.len() < NAMED_MAX {
+            log::error!(target: "postbox::delivery", "row {seq} can be neither claimed nor set aside, and others go on without it: {error}");
+        } else if rows.len() == NAMED_MAX {
+            log::error!(target: "postbox::delivery", "more rows can be neither claimed nor set aside, and are not named: {error}");
+        }
+        rows.insert(seq, Left { since: Instant::now(), length: LEFT_FOR });
     }
 
     pub(super) fn contains(&self, seq: i64) -> bool {
         let rows = self.rows.borrow();
-        !rows.is_empty() && rows.get(&seq).is_some_and(|since| since.elapsed() < LEFT_FOR)
+        !rows.is_empty()
+            && rows.get(&seq).is_some_and(|left| self.for_good || left.since.elapsed() < left.length)
     }
 }

@@ -80,7 +80,7 @@ impl Run {
             in_flight: InFlight::new(),
             reports: Vec::new(),
             unsure: Vec::new(),
-            left_alone: LeftAlone::default(),
+            left_alone: LeftAlone::for_a_while(),
             expect_work: true,
             found_nothing: false,
             in_vain: false,
@@ -92,7 +92,7 @@ impl Run {
 
     pub(crate) fn run(mut self) {
         log::info!(target: "postbox::worker", "the worker starts on {:?}", self.postbox);
-        self.reports = self.core().unsettled.take();
+        self.core().health.is_well(); // whatever the last one came to
         let panicked = catch_unwind(AssertUnwindSafe(|| self.work_until_stopped())).is_err();
         self.core().health.is_well(); // nothing waits any more
         if panicked {
@@ -168,6 +168,13 @@ impl Run {
         }
     }
 
+    /// What was processed by hand and could not be recorded, and leases that nobody knows.
+    fn take_what_others_left(&mut self) {
+        let core = self.postbox.core();
+        self.reports.extend(core.unsettled.take());
+        self.unsure.extend(core.handoff.take_unsure());
+    }
+
     fn take(&mut self, mut report: Report) {
         self.take_handed();
         if let Some(claim) = report.ends() {
@@ -190,7 +197,7 @@ impl Run {
         self.expect_work |= self.watch.look(core, &mut self.settings, self.found_nothing)?;
         // What publishers are still committing may be handed over until then, and claimed afterwards.
         let reserved = if self.expect_work { core.handoff.close() } else { 0 };
-        self.unsure.extend(core.handoff.take_unsure());
+        self.take_what_others_left();
         self.take_handed();
         let core = self.postbox.core();
         let free = self.free_slots().saturating_sub(reserved);
@@ -215,9 +222,16 @@ impl Run {
             return Ok(());
         }
 
+        // A claim alone proves little: what is claimed may be given back for the same fault as before.
+        let proves_success = !renew.is_empty() || self.reports.iter().any(Report::is_of_handlers);
+        let suspects = match self.is_patient() {
+            true if reserved > 0 => Suspects::NotYet,
+            true => Suspects::Alone,
+            false => Suspects::AsOthers,
+        };
         let outcome = Turn {
             settings: &self.settings,
-            reports: &self.reports,
+            reports: &mut self.reports,
             renew: &renew,
             give_back: &self.unsure,
             claim_max: if claims { free } else { 0 },
@@ -225,22 +239,12 @@ impl Run {
             stopping: &self.signals.control.stopping,
             by_worker: true,
             left_alone: &self.left_alone,
-            suspects: match self.is_patient() {
-                true if reserved > 0 => Suspects::NotYet,
-                true => Suspects::Alone,
-                false => Suspects::AsOthers,
-            },
+            suspects,
         }
         .run(core)?;
-        // A claim alone proves little: what is claimed may be given back for the same fault as before.
-        if self
-            .reports
-            .iter()
-            .any(|report| !matches!(report, Report::GivenBack { .. } | Report::Interrupted { .. }))
-        {
+        if proves_success {
             self.note_success();
         }
-        self.reports.clear();
         self.unsure.clear();
         if let Some(release) = release_for.filter(|_| !outcome.more_held) {
             self.core().held_are_released(release);

@@ -1,5 +1,5 @@
-//! Outcomes that could not be recorded when they should have been: whoever processes next, or closes the box, records them
-//! first. Until then the box keeps their events in its hands, so that no handler runs again for want of a note.
+//! Outcomes that could not be recorded when they should have been: the worker that runs, whoever processes next, or whoever
+//! closes the box, records them first. Until then the box keeps their events in its hands, so that no handler runs again for want of a note.
 
 use std::sync::{Arc, PoisonError};
 
@@ -36,13 +36,13 @@ impl Unsettled {
 
 /// The last chance, as the box closes. What cannot be recorded is delivered again once its lease has run out.
 pub(crate) fn settle_last(core: &Core) {
-    let reports = core.unsettled.take();
+    let mut reports = core.unsettled.take();
     if reports.is_empty() {
         return;
     }
     let turn = Turn {
         settings: &core.settings(),
-        reports: &reports,
+        reports: &mut reports,
         renew: &[],
         give_back: &[],
         claim_max: 0,
@@ -50,7 +50,7 @@ pub(crate) fn settle_last(core: &Core) {
         stopping: &Arc::new(AtomicBool::new(true)),
         by_worker: false,
         suspects: Suspects::NotYet,
-        left_alone: &LeftAlone::default(),
+        left_alone: &LeftAlone::for_good(),
     };
     if let Err(error) = turn.run(core) {
         log::warn!(target: "postbox::worker", "{} outcomes cannot be recorded: {error}", reports.len());

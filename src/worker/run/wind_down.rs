@@ -50,13 +50,13 @@ impl Run {
     fn settle_last(&mut self) -> bool {
         let now = self.postbox.core().clock.now();
         let renew = self.in_flight.to_renew(now);
-        self.unsure.extend(self.core().handoff.take_unsure());
+        self.take_what_others_left();
         if self.reports.is_empty() && renew.is_empty() && self.unsure.is_empty() {
             return true;
         }
         let turn = Turn {
             settings: &self.settings,
-            reports: &self.reports,
+            reports: &mut self.reports,
             renew: &renew,
             give_back: &self.unsure,
             claim_max: 0,
@@ -68,7 +68,6 @@ impl Run {
         };
         match turn.run(self.postbox.core()) {
             Ok(outcome) => {
-                self.reports.clear();
                 self.unsure.clear();
                 if !renew.is_empty() {
                     self.in_flight.renewed(&outcome.lost, &self.settings, now);

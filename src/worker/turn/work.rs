@@ -1,0 +1,262 @@
+//! What a turn does inside its transaction.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use super::pieces::{Obstacle, Pieces};
+use super::{Outcome, Turn};
+use crate::clock;
+use crate::core::Core;
+use crate::error::Error;
+use crate::inbox;
+use crate::outbox::OutboxStatus;
+use crate::outbox::claim::{self, Claim, ClaimRequest, Claimed, Due, LeaseId, Suspects, Unreadable};
+use crate::outbox::settle::{self, Settlement};
+use crate::registry::Consumers;
+use crate::validate;
+use crate::worker::delivery::Report;
+use crate::worker::plan::{Plan, plan};
+use crate::worker::settling::{Recorded, log_settlement, set_aside, settle_alike, settle_report};
+
+/// How many held events a turn lets go at the most.
+const RELEASE_MAX: usize = 1_000;
+
+type Result<T> = std::result::Result<T, Obstacle>;
+
+impl Turn<'_> {
+    /// Everything but the claims: what came back, what runs, what waits.
+    pub(super) fn before_claims(
+        &self,
+        core: &Core,
+        conn: &Connection,
+        pieces: Pieces<'_>,
+        now: i64,
+        outcome: &mut Outcome,
+    ) -> Result<()> {
+        self.settle(conn, pieces, now, outcome)?;
+        let lease_until = self.lease_until(now);
+        for claim in self.renew {
+            match pieces.with(conn, || settle::renew(conn, claim.seq, claim.lease, lease_until))? {
+                Ok(true) => {}
+                Ok(false) => outcome.lost.push(*claim),
+                // Its handler may still be done before others may have it.
+                Err(error) => {
+                    log::warn!(target: "postbox::delivery", "the lease on event {} cannot be renewed: {error}", claim.id);
+                }
+            }
+        }
+        for lease in self.give_back {
+            if let Err(error) = pieces.with(conn, || settle::give_back_lease(conn, *lease, now))? {
+                log::warn!(target: "postbox::delivery", "published events wait until their lease runs out: {error}");
+            }
+        }
+        if self.release_held {
+            let wanted = |name: &str| core.registry.has_handlers(name);
+            match pieces.with(conn, || settle::release_held(conn, now, RELEASE_MAX, wanted))? {
+                Ok(released) => outcome.more_held = released >= RELEASE_MAX,
+                Err(error) => {
+                    log::warn!(target: "postbox::delivery", "held events cannot be let go before the next poll: {error}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds to the count of processed events, and to `outcome` those that the transactions of their handlers have settled, and
+    /// counted.
+    pub(super) fn count(
+        &self,
+        core: &Core,
+        conn: &Connection,
+        pieces: Pieces<'_>,
+        outcome: &mut Outcome,
+    ) -> Result<()> {
+        if let Err(error) = pieces.with(conn, || core.count_processed(conn, outcome.processed))? {
+            log::warn!(target: "postbox::delivery", "processed events are not counted until the box is opened anew: {error}");
+        }
+        outcome.processed += self
+            .reports
+            .iter()
+            .filter(|report| matches!(report, Report::Settled { processed: true, .. }))
+            .count();
+        Ok(())
+    }
+
+    fn lease_until(&self, now: i64) -> i64 {
+        clock::add(now, Duration::from_millis(self.settings.processing_lease_ms))
+    }
+
+    fn settle(&self, conn: &Connection, pieces: Pieces<'_>, now: i64, outcome: &mut Outcome) -> Result<()> {
+        let mut alike: Vec<(Claim, &Consumers)> = Vec::new();
+        for report in &*self.reports {
+            if let (Report::Processed { claim, consumers }, Pieces::Together) = (report, pieces) {
+                alike.push((*claim, consumers));
+                continue;
+            }
+            match pieces.with(conn, || settle_report(conn, report, self.settings, now))? {
+                Ok(Recorded::Processed) => outcome.processed += 1,
+                Ok(Recorded::Refused) => outcome.too_late.extend(report.ends()),
+                Ok(Recorded::Otherwise) => {}
+                Err(error) => {
+                    if let Some(claim) = report.ends() {
+                        self.set_aside_or_leave(conn, pieces, claim, &error, now)?;
+                    }
+                }
+            }
+            outcome.recorded += 1;
+        }
+        let settled = settle_alike(conn, alike, now, |lost| outcome.too_late.push(lost))?;
+        outcome.processed += settled.ok_or(Obstacle::BrokenRun)?;
+        outcome.recorded = self.reports.len();
+        Ok(())
+    }
+
+    /// Looked at again behind the write lock: what is published after an update that stops processing is not claimed.
+    pub(super) fn may_claim(&self, core: &Core) -> bool {
+        self.claim_max > 0 && core.settings().allow_processing(self.by_worker)
+    }
+
+    pub(super) fn claim(
+        &self,
+        core: &Core,
+        conn: &Connection,
+        lease: LeaseId,
+        pieces: Pieces<'_>,
+        now: i64,
+        outcome: &mut Outcome,
+    ) -> Result<()> {
+        let request = ClaimRequest {
+            now,
+            lease,
+            lease_until: self.lease_until(now),
+            limit: self.claim_max,
+            payload_bytes_max: core.payload_bytes_max,
+        };
+        let Due { rows, unreadable, alone } = {
+            let in_flight = core.in_flight();
+            let settled: HashSet<i64> = self.reports.iter().filter_map(|r| Some(r.ends()?.seq)).collect();
+            let suspects = match self.suspects {
+                Suspects::Alone if !in_flight.keys().all(|seq| settled.contains(seq)) => Suspects::NotYet,
+                suspects => suspects,
+            };
+            let skip = |seq| {
+                (in_flight.contains_key(&seq) && !settled.contains(&seq)) || self.left_alone.contains(seq)
+            };
+            let wait_for_owner = |seq, lease| self.by_worker && core.waits_for_owner(seq, lease);
+            claim::due(conn, &request, suspects, skip, wait_for_owner)?
+        };
+        outcome.alone = alone;
+        for row in unreadable {
+            self.set_unreadable_aside(conn, &row, now, outcome)?;
+        }
+        let rows = self.take(conn, pieces, rows, &request, outcome)?;
+        outcome.claimed += rows.len();
+        // New events have none, as a rule: one look for all of them.
+        let newest_in_inbox = if rows.is_empty() { None } else { inbox::newest_event(conn)? };
+        for row in rows {
+            outcome.latest_due_at = outcome.latest_due_at.max(row.due_at);
+            let claim = row.claim;
+            let may_have_standings = newest_in_inbox.is_some_and(|newest| claim.seq <= newest);
+            let planned = pieces
+                .with(conn, || plan(core, conn, row, self.settings, self.stopping, now, may_have_standings))
+                .map_err(|obstacle| self.leave_alone(claim.seq, obstacle))?;
+            match planned {
+                Ok(Plan::Deliver(delivery)) => outcome.deliveries.push(*delivery),
+                Ok(Plan::Settled { id, settlement }) => {
+                    if settlement == Settlement::Held {
+                        outcome.held.push(claim);
+                    }
+                    log_settlement(id, &settlement);
+                    outcome.processed += usize::from(settlement == Settlement::Processed);
+                }
+                Err(error) => self
+                    .set_aside_or_leave(conn, pieces, claim, &error, now)
+                    .map_err(|obstacle| self.leave_alone(claim.seq, obstacle))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A row that takes the transaction with it is not claimed in the next try.
+    fn leave_alone(&self, seq: i64, obstacle: Obstacle) -> Obstacle {
+        let Obstacle::Ended(error) = obstacle else { return obstacle };
+        self.left_alone.note(seq, &error);
+        Obstacle::Row(error)
+    }
+
+    fn set_unreadable_aside(
+        &self,
+        conn: &Connection,
+        row: &Unreadable,
+        now: i64,
+        outcome: &mut Outcome,
+    ) -> Result<()> {
+        let why = validate::error_text(&row.why);
+        let to = self.settings.dead_status();
+        match settle::set_unreadable_aside(conn, row.seq, to, &why, now) {
+            Ok(()) => {
+                let ends_as =
+                    if to == OutboxStatus::DeadLetter { "is a dead letter" } else { "failed for good" };
+                log::warn!(
+                    target: "postbox::delivery",
+                    "event {} (row {}) cannot be delivered to anybody and {ends_as}: {why}", row.id, row.seq
+                );
+                outcome.claimed += 1;
+            }
+            Err(error) if conn.is_autocommit() => {
+                return Err(self.leave_alone(row.seq, Obstacle::Ended(error)));
+            }
+            Err(error) => {
+                self.left_alone.note(row.seq, &error);
+                outcome.refused.get_or_insert(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Claims the rows, and returns those that could be.
+    fn take(
+        &self,
+        conn: &Connection,
+        pieces: Pieces<'_>,
+        rows: Vec<Claimed>,
+        request: &ClaimRequest,
+        outcome: &mut Outcome,
+    ) -> Result<Vec<Claimed>> {
+        if matches!(pieces, Pieces::Together) {
+            claim::take(conn, &rows, request)?;
+            return Ok(rows);
+        }
+        let mut taken = Vec::with_capacity(rows.len());
+        for row in rows {
+            let seq = row.claim.seq;
+            match pieces.with(conn, || claim::take(conn, std::slice::from_ref(&row), request)) {
+                Ok(Ok(())) => taken.push(row),
+                Ok(Err(error)) => {
+                    self.left_alone.note(seq, &error);
+                    outcome.refused.get_or_insert(error);
+                }
+                Err(obstacle) => return Err(self.leave_alone(seq, obstacle)),
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Where even that is forbidden the row stays claimed, and is tried again when its lease has run out.
+    fn set_aside_or_leave(
+        &self,
+        conn: &Connection,
+        pieces: Pieces<'_>,
+        claim: Claim,
+        error: &Error,
+        now: i64,
+    ) -> Result<()> {
+        let why = format!("its outcome cannot be recorded: {error}");
+        if let Err(error) = pieces.with(conn, || set_aside(conn, claim, &why, self.settings, now))? {
+            log::error!(target: "postbox::delivery", "event {} can be neither settled nor set aside: {error}", claim.id);
+        }
+        Ok(())
+    }
+}

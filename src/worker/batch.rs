@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::delivery::{Delivery, Report};
 use super::settling::log_settlement;
-use super::shared::{End, Fault, Shared, Step};
-
+use super::shared::{self, End, Shared, Step};
 use crate::core::Core;
 use crate::error::Error;
+use crate::fault::Fault;
 use crate::outbox::settle::Settlement;
 use crate::postbox::Postbox;
 use crate::settings::Settings;
@@ -18,8 +18,11 @@ use crate::settings::Settings;
 const EVENTS_MAX: usize = 256;
 const TIME_MAX: Duration = Duration::from_millis(20);
 
-/// Faults of the file, not of a handler, after which deliveries are interrupted.
+/// Faults of the file in a row, not of a handler, after which deliveries are interrupted.
 const FAULTS_MAX: u32 = 3;
+
+/// So many times one delivery's handlers may come upon damage in the file: it may be where this handler alone looks.
+const DAMAGE_MAX: u32 = 3;
 
 /// Delivers to transactional consumers until each event is over or comes to a plain consumer.
 pub(crate) fn run(
@@ -46,14 +49,15 @@ pub(crate) fn run(
         if with_caution == 0 {
             caution = Caution::None;
         }
-        let how = Manner { slot, caution, excuses_faults: faults + 1 < FAULTS_MAX };
-        match commit_some(core, settings, &mut waiting, how) {
+        match commit_some(core, settings, &mut waiting, slot, caution) {
             Ok(done) => {
+                faults = 0;
                 with_caution = with_caution.saturating_sub(done.len());
                 core.bell.ring(); // follow-ups may be among what was committed
                 done.into_iter().for_each(&mut *report);
             }
             Err(Failure::Refused { consumer, why }) => refuse(&mut waiting, consumer, why, report),
+            Err(Failure::Fault { consumer, error }) => excuse(&mut waiting, consumer, error, report),
             Err(Failure::Run { tried }) => {
                 (caution, with_caution) = (Caution::EventByEvent, tried.max(1));
             }
@@ -89,20 +93,17 @@ pub(super) enum Caution {
     CommitByCommit,
 }
 
-/// How a shared transaction goes about its work.
-#[derive(Clone, Copy)]
-struct Manner {
-    slot: u64,
-    caution: Caution,
-    excuses_faults: bool,
-}
-
 /// Why a shared transaction was not committed. Every delivery is back in the line, as it was.
 enum Failure {
     /// The work of this consumer, of the delivery that is first in the line, cannot be part of any transaction.
     Refused {
         consumer: usize,
         why: String,
+    },
+    /// The handler of this consumer, of the delivery that is first in the line, came upon a fault of the file.
+    Fault {
+        consumer: usize,
+        error: Error,
     },
     /// Neighbours could not be settled as one.
     Run {
@@ -125,31 +126,49 @@ fn refuse(waiting: &mut VecDeque<Delivery>, consumer: usize, why: String, report
     }
 }
 
+/// A fault of the file is not its handler's. A disk that is full or fails is waited for, and the others go on meanwhile, if
+/// they can; damage does not pass, and may be where this handler alone looks: in the end it counts as its failure.
+fn excuse(waiting: &mut VecDeque<Delivery>, consumer: usize, error: Error, report: &mut dyn FnMut(Report)) {
+    let Some(delivery) = waiting.front_mut() else { return };
+    if error.fault() == Some(Fault::Damaged) {
+        delivery.damage_met += 1;
+        if delivery.damage_met >= DAMAGE_MAX {
+            refuse(waiting, consumer, error.to_string(), report);
+        }
+    } else if let Some(delivery) = waiting.pop_front() {
+        log::warn!(target: "postbox::delivery", "a handler of event {} came upon a fault of the file and waits: {error}", delivery.claim.id);
+        report(delivery.interrupt(Some(error)));
+    }
+}
+
 /// One shared transaction.
 fn commit_some(
     core: &Core,
     settings: &Settings,
     waiting: &mut VecDeque<Delivery>,
-    how: Manner,
+    slot: u64,
+    caution: Caution,
 ) -> std::result::Result<Vec<Report>, Failure> {
     let mut stepped: Vec<(Delivery, Step)> = Vec::new();
-    match fill_and_commit(core, settings, waiting, &mut stepped, how) {
+    match fill_and_commit(core, settings, waiting, &mut stepped, slot, caution) {
         Ok(()) => Ok(stepped.into_iter().map(|(delivery, step)| conclude(delivery, step)).collect()),
         Err(fault) => {
             let tried = stepped.len();
-            // What was refused is first in the line: it is what the caller looks at.
-            let refused = if matches!(fault, Fault::Consumer { .. }) { waiting.pop_front() } else { None };
+            // What failed is first in the line: it is what the caller looks at.
+            let is_of_first = matches!(fault, shared::Fault::Consumer { .. } | shared::Fault::Handler { .. });
+            let first = if is_of_first { waiting.pop_front() } else { None };
             for (delivery, _) in stepped.into_iter().rev() {
                 waiting.push_front(delivery);
             }
-            if let Some(delivery) = refused {
+            if let Some(delivery) = first {
                 waiting.push_front(delivery);
             }
             Err(match fault {
-                Fault::Consumer { consumer, why } => Failure::Refused { consumer, why },
+                shared::Fault::Consumer { consumer, why } => Failure::Refused { consumer, why },
+                shared::Fault::Handler { consumer, error } => Failure::Fault { consumer, error },
                 // None was begun where the fence found one that is lost: it is among those that would have been.
-                Fault::Run => Failure::Run { tried: if tried == 0 { EVENTS_MAX } else { tried } },
-                Fault::File(error) => Failure::Commit { error, tried },
+                shared::Fault::Run => Failure::Run { tried: if tried == 0 { EVENTS_MAX } else { tried } },
+                shared::Fault::File(error) => Failure::Commit { error, tried },
             })
         }
     }
@@ -160,16 +179,16 @@ fn fill_and_commit(
     settings: &Settings,
     waiting: &mut VecDeque<Delivery>,
     stepped: &mut Vec<(Delivery, Step)>,
-    how: Manner,
-) -> std::result::Result<(), Fault> {
-    let Manner { slot, caution, excuses_faults } = how;
+    slot: u64,
+    caution: Caution,
+) -> std::result::Result<(), shared::Fault> {
     let writer = core.db.lock("deliver")?;
     let open = writer.begin(core.acks, "deliver")?;
     let begun = Instant::now();
-    let shared = Shared { core, settings, writer: &writer, caution, excuses_faults };
+    let shared = Shared { core, settings, writer: &writer, caution };
     let events_max = if caution == Caution::CommitByCommit { 1 } else { EVENTS_MAX };
     if caution == Caution::None && !shared.holds_all(waiting.iter().take(events_max))? {
-        return Err(Fault::Run);
+        return Err(shared::Fault::Run);
     }
     while stepped.len() < events_max
         && (stepped.is_empty() || (begun.elapsed() < TIME_MAX && !stepped[0].0.is_stopping()))

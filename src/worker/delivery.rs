@@ -38,6 +38,8 @@ pub(crate) struct Delivery {
     pub(crate) cancellation: Arc<Cancellation>,
     /// Transactional consumers whose work could not be committed in this attempt, and why: they are not run again in it.
     pub(crate) refused: Vec<(usize, String)>,
+    /// How often its transactional handlers came upon a page of the file that is damaged.
+    pub(crate) damage_met: u32,
 }
 
 impl Delivery {

@@ -221,6 +221,7 @@ impl Reserved<'_> {
                     marks: Vec::new(),
                     cancellation: Arc::new(Cancellation { stopping, lost: AtomicBool::new(false) }),
                     refused: Vec::new(),
+                    damage_met: 0,
                 })
             })
             .collect();

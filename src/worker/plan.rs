@@ -93,6 +93,7 @@ pub(crate) fn plan(
         marks: Vec::new(),
         cancellation: Arc::new(Cancellation { stopping: Arc::clone(stopping), lost: AtomicBool::new(false) }),
         refused: Vec::new(),
+        damage_met: 0,
     })))
 }
 

@@ -346,7 +346,11 @@ impl Run {
             log::warn!(target: "postbox::worker", "processing pauses and is tried again, on {:?}: {error}", self.postbox);
         }
         // Once the fault is gone, work goes on within a poll.
-        let pause_max = FAULT_PAUSE_MAX.min(Duration::from_millis(self.settings.polling_interval_ms));
+        let mut pause_max = FAULT_PAUSE_MAX.min(Duration::from_millis(self.settings.polling_interval_ms));
+        if !self.in_flight.is_empty() {
+            // Nor may the leases of what runs meanwhile end unrenewed: that is tried at a third of them.
+            pause_max = pause_max.min(Duration::from_millis(self.settings.processing_lease_ms / 3));
+        }
         let pause = FAULT_PAUSE.saturating_mul(2_u32.saturating_pow(self.faults - 1)).min(pause_max);
         self.expect_work = true;
         let _ = self.signals.stop.recv_timeout(pause); // stopping ends the pause

@@ -22,9 +22,6 @@ pub(super) struct Shared<'a> {
     pub(super) settings: &'a Settings,
     pub(super) writer: &'a Writer,
     pub(super) caution: Caution,
-    /// A handler that fails for a fault of the file is not to blame: the whole transaction is tried again. Not without end:
-    /// the damage may be where this handler alone looks, or in another file.
-    pub(super) excuses_faults: bool,
 }
 
 /// What a delivery has come to in a transaction that is not committed yet.
@@ -48,6 +45,11 @@ pub(super) enum Fault {
     Consumer {
         consumer: usize,
         why: String,
+    },
+    /// This consumer's handler came upon a fault of the file.
+    Handler {
+        consumer: usize,
+        error: Error,
     },
     /// Neighbours cannot be settled as one: each has to be looked at by itself.
     Run,
@@ -131,14 +133,11 @@ impl Shared<'_> {
                     let tx = Tx::new(self.writer, self.core, Some(&delivery.event));
                     self.writer.lend(|| caught(|| handler.handle(&delivery.event, &tx)))
                 };
-                if let Err(HandlerError { fault: Some(fault), message, .. }) = &result {
+                if let Err(HandlerError { fault: Some(fault), message, .. }) = result {
                     // SQLite lets nothing more be written in a transaction that has met a damaged page: another has to say
                     // what came of it.
-                    return Err(if self.excuses_faults {
-                        Fault::File(fault_in_handler(*fault))
-                    } else {
-                        Fault::Consumer { consumer, why: message.clone() }
-                    });
+                    let error = rusqlite::Error::SqliteFailure(fault, Some(message));
+                    return Err(Fault::Handler { consumer, error: error.into() });
                 }
                 if self.writer.refuse_ended().is_err() {
                     let why =
@@ -205,11 +204,4 @@ impl Shared<'_> {
             Ok(_) | Err(_) => Err(Fault::Run),
         }
     }
-}
-
-fn fault_in_handler(error: rusqlite::ffi::Error) -> Error {
-    Error::Sqlite(rusqlite::Error::SqliteFailure(
-        error,
-        Some("a handler came upon a fault of the file".to_owned()),
-    ))
 }

@@ -1,5 +1,7 @@
 //! What a worker does while its disk fails: it lives, waits longer and longer, says so, spends no attempt; and goes on by itself.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use postbox::{
@@ -8,7 +10,7 @@ use postbox::{
 };
 
 use crate::fault::{Disk, Lasting, Plan, Trouble};
-use crate::support::{LIMIT, Latch, Tally, blocking, counting, event, integer, raw, wait_until};
+use crate::support::{LIMIT, Latch, Tally, blocking, counting, event, integer, raw, status, wait_until};
 use crate::{folder, logged};
 
 /// A box whose worker polls often, with a plain and a transactional consumer of `order`.
@@ -208,4 +210,119 @@ fn pauses_grow_so_that_nothing_spins() {
     disk.mend();
     assert!(worker.shutdown(LIMIT).unwrap().clean);
     assert_eq!(bus.health(), Health::Ok, "nobody waits any more");
+}
+
+/// As much room as a handler needs is not there; the box itself needs less. It cost the event all its attempts in half a second.
+#[test]
+fn a_disk_that_a_transactional_handler_finds_full_spends_no_attempt_and_stops_no_other_event() {
+    let folder = folder();
+    let path = folder.path().join("app.db");
+    let bus =
+        builder(Settings { polling_interval_ms: 200, idle_polling_interval_ms: 200, ..Settings::default() })
+            .open(&path)
+            .unwrap();
+    bus.transaction(|tx| -> Result<()> {
+        Ok(tx.execute_batch("CREATE TABLE large (x); CREATE TABLE small (x)")?)
+    })
+    .unwrap();
+    let (full, attempts) = (Arc::new(AtomicBool::new(true)), Tally::default());
+    let (is_full, tries) = (Arc::clone(&full), attempts.clone());
+    bus.subscribe(
+        Subscription::transactional("large", "c", move |_: &Event, tx: &Tx<'_>| -> HandlerResult {
+            tries.add();
+            if is_full.load(SeqCst) {
+                let pages: i64 = tx.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+                tx.query_row(&format!("PRAGMA max_page_count = {}", pages + 20), [], |_| Ok(()))?;
+            }
+            let written = tx.execute("INSERT INTO large VALUES (zeroblob(1000000))", []);
+            tx.query_row("PRAGMA max_page_count = 1073741823", [], |_| Ok(()))?;
+            written?;
+            Ok(())
+        })
+        .max_attempts(3),
+    )
+    .unwrap();
+    bus.subscribe(Subscription::transactional("small", "c", |_: &Event, tx: &Tx<'_>| -> HandlerResult {
+        tx.execute("INSERT INTO small VALUES (1)", [])?;
+        Ok(())
+    }))
+    .unwrap();
+    let names = ["large", "small", "large", "small", "small"];
+    let ids = bus.publish_all(names.map(event)).unwrap();
+    let of_them = |name: &str| {
+        let chosen = names.iter().zip(&ids).filter(|(other, _)| **other == name);
+        chosen.map(|(_, id)| bus.outbox().get(*id).unwrap().unwrap()).collect::<Vec<_>>()
+    };
+
+    // By hand the caller is told.
+    assert_eq!(bus.drain().unwrap_err().fault(), Some(Fault::DiskFull));
+    assert!(of_them("large").iter().all(|row| (row.status, row.attempt_count) == (OutboxStatus::Pending, 0)));
+
+    let worker = bus.start().unwrap();
+    attempts.wait_for(12);
+    assert_eq!(waits(&bus).0, Fault::DiskFull);
+    wait_until("the others are through", || {
+        of_them("small").iter().all(|row| row.status == OutboxStatus::Processed)
+    });
+    assert_eq!(integer(&raw(&path), "SELECT count(*) FROM small"), 3);
+    assert!(of_them("large").iter().all(|row| row.attempt_count <= 1 && row.last_error.is_none()));
+
+    full.store(false, SeqCst);
+    wait_until("there is room", || of_them("large").iter().all(|row| row.status == OutboxStatus::Processed));
+    assert!(of_them("large").iter().all(|row| row.attempt_count == 1));
+    wait_until("it says so", || bus.health() == Health::Ok);
+    assert!(worker.shutdown(LIMIT).unwrap().clean);
+    bus.close().unwrap();
+}
+
+/// Holds the write lock until it is dropped.
+fn hold_the_write_lock(path: &std::path::Path) -> postbox::rusqlite::Connection {
+    let conn = raw(path);
+    conn.execute_batch("BEGIN IMMEDIATE").unwrap();
+    conn
+}
+
+#[test]
+fn health_is_good_again_once_leases_are_renewed_though_the_handler_runs_on() {
+    let folder = folder();
+    let path = folder.path().join("app.db");
+    let (handled, latch) = (Tally::default(), Latch::default());
+    let bus = builder(Settings { processing_lease_ms: 1_000, ..Settings::default() })
+        .busy_timeout(Duration::from_millis(50))
+        .open(&path)
+        .unwrap();
+    bus.subscribe(Subscription::new("order", "c", blocking(&handled, &latch))).unwrap();
+    let worker = bus.start().unwrap();
+    let id = bus.publish(event("order")).unwrap();
+    handled.wait_for(1);
+    let lock = hold_the_write_lock(&path);
+    assert_eq!(waits(&bus).0, Fault::Busy);
+    drop(lock);
+    wait_until("it is well", || bus.health() == Health::Ok);
+    latch.open();
+    wait_until("it is processed", || status(&bus, id) == (OutboxStatus::Processed, 1));
+    assert!(worker.shutdown(LIMIT).unwrap().clean);
+}
+
+#[test]
+fn pauses_are_no_longer_than_a_third_of_a_lease_while_a_handler_runs() {
+    let folder = folder();
+    let path = folder.path().join("app.db");
+    let disk = Disk::watch(folder.path());
+    let (handled, latch) = (Tally::default(), Latch::default());
+    let bus = builder(Settings { processing_lease_ms: 1_000, ..Settings::default() }).open(&path).unwrap();
+    bus.subscribe(Subscription::new("order", "c", blocking(&handled, &latch))).unwrap();
+    let worker = bus.start().unwrap();
+    bus.publish(event("order")).unwrap();
+    handled.wait_for(1);
+    disk.plan(Plan { trouble: Trouble::Io, at: 1, lasting: Lasting::ForGood });
+    waits(&bus);
+    let start = Instant::now();
+    wait_until("nine tries", || matches!(bus.health(), Health::Waiting { tries, .. } if tries >= 9));
+    // 2.4 s: 50, 100, 200 ms, and then 333. It would be 12 s, up to the five that a pause is long at the most.
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    disk.mend();
+    latch.open();
+    wait_until("it goes on", || bus.stats().is_ok_and(|stats| stats.processed == 1));
+    assert!(worker.shutdown(LIMIT).unwrap().clean);
 }

@@ -15,10 +15,11 @@ use crate::error::{Error, Result};
 use crate::event::{Event, NewEvent};
 use crate::health::HealthBook;
 use crate::ids::Ids;
+use crate::outbox;
 use crate::outbox::claim::{Claim, LeaseId, Leases};
 use crate::outbox::insert::{self, Content, InsertJob, Inserted, PreparedEvent};
 use crate::outbox::settle;
-use crate::outbox::{self, strays};
+use crate::outbox::strays::{self, Stray};
 use crate::registry::Registry;
 use crate::settings::{self, Settings};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -122,32 +123,35 @@ impl Core {
             core.db.write("open", outbox::repair)?;
         }
         core.take_over_from_the_dead()?;
-        if core.db.read("open", strays::are_there)? {
-            core.set_strays_aside("open")?;
-        }
+        core.set_strays_aside("open")?;
         Ok(core)
     }
 
-    /// Rows that no claim would ever find become dead letters. Look first, with [`strays::are_there`]: this writes.
+    /// Rows that no claim would ever find become dead letters.
     pub(crate) fn set_strays_aside(&self, operation: &'static str) -> Result<()> {
         let to = self.settings().dead_status();
         loop {
-            let done = self
-                .db
-                .write(operation, |conn| strays::set_aside(conn, to, SET_ASIDE_MAX, self.clock.now()))?;
-            for (seq, id) in &done.rows {
-                log::warn!(
-                    target: "postbox::delivery",
-                    "event {id} (row {seq}) would never have been claimed and is set aside: its last_error says why"
-                );
+            let found = self.db.read(operation, |conn| strays::find(conn, SET_ASIDE_MAX))?;
+            let now = self.clock.now();
+            let done =
+                self.db.write_each(operation, &found, |conn, row| strays::set_aside(conn, row, to, now))?;
+            let mut set_aside = 0;
+            for (Stray { seq, id, .. }, done) in found.iter().zip(done) {
+                if done.is_ok_and(|done| done) {
+                    set_aside += 1;
+                    log::warn!(
+                        target: "postbox::delivery",
+                        "event {id} (row {seq}) would never have been claimed and is set aside: its last_error says why"
+                    );
+                }
             }
-            if done.rows.len() < done.found && self.first_warning_of("rows that cannot be set aside") {
+            if set_aside < found.len() && self.first_warning_of("rows that cannot be set aside") {
                 log::error!(
                     target: "postbox::delivery",
                     "rows that would never be claimed cannot be set aside: a trigger is in the way"
                 );
             }
-            if done.found < SET_ASIDE_MAX || done.rows.is_empty() {
+            if found.len() < SET_ASIDE_MAX || set_aside == 0 {
                 return Ok(());
             }
         }
@@ -159,11 +163,15 @@ impl Core {
         let mut any = false;
         for dead in owner::find_dead(path) {
             let now = self.clock.now();
-            let ended =
-                self.db.write("take over", |conn| settle::take_from(conn, dead.owner, &dead.begun, now))?;
-            log::info!(target: "postbox::worker", "took {ended} claims over from a box that died");
+            let claims = self.db.read("take over", |conn| settle::claims_of(conn, dead.owner))?;
+            let done = self.db.write_each("take over", &claims, |conn, (seq, lease)| {
+                settle::take_from_the_dead(conn, *seq, *lease, dead.begun.contains(seq), now)
+            })?;
+            // Where a trigger is in the way, it is due when its lease runs out.
+            let taken = done.into_iter().filter(|done| matches!(done, Ok(true))).count();
+            log::info!(target: "postbox::worker", "took {taken} claims over from a box that died");
             dead.bury();
-            any |= ended > 0;
+            any |= taken > 0;
         }
         Ok(any)
     }

@@ -129,7 +129,7 @@ fn the_statements_are_found_in_the_sources() {
         ("outbox/claim.rs", 2),
         ("outbox/insert.rs", 1),
         ("outbox/settle.rs", 11),
-        ("outbox/strays.rs", 3),
+        ("outbox/strays.rs", 2),
         ("inbox.rs", 10),
         ("consumers.rs", 2),
         ("links.rs", 8),
@@ -383,31 +383,27 @@ fn counts_read_the_small_indexes() {
 /// Dead letters may be many, and so may be events that wait: what is looked for stands between and around them.
 #[test]
 fn rows_that_no_claim_would_find_are_found_without_reading_others() {
-    for (beginning, covering) in
-        [("SELECT 1 FROM", "COVERING INDEX"), ("SELECT seq, id, status FROM", "INDEX")]
-    {
-        let search = |index, range| format!("SEARCH outbox_event USING {covering} {index} ({range})");
-        let expected = [
-            "COMPOUND QUERY".to_owned(),
-            "LEFT-MOST SUBQUERY".to_owned(),
-            search("outbox_event_dead", "status<?"),
-            "UNION ALL".to_owned(),
-            search("outbox_event_dead", "status>? AND status<?"),
-            "UNION ALL".to_owned(),
-            search("outbox_event_dead", "status>?"),
-            "UNION ALL".to_owned(),
-            search("outbox_event_due", "available_at>?"),
-            "UNION ALL".to_owned(),
-            search("outbox_event_claimed", "available_at>?"),
-        ];
-        let sql = statement(&[beginning, "AND status < 'dead_letter' UNION ALL", "AND status > 'failed'"]);
-        for planner in planners() {
-            assert_eq!(planner.plan(&sql), expected, "{sql}");
-        }
+    let search = |index, range| format!("SEARCH outbox_event USING INDEX {index} ({range})");
+    let expected = [
+        "COMPOUND QUERY".to_owned(),
+        "LEFT-MOST SUBQUERY".to_owned(),
+        search("outbox_event_dead", "status<?"),
+        "UNION ALL".to_owned(),
+        search("outbox_event_dead", "status>? AND status<?"),
+        "UNION ALL".to_owned(),
+        search("outbox_event_dead", "status>?"),
+        "UNION ALL".to_owned(),
+        search("outbox_event_due", "available_at>?"),
+        "UNION ALL".to_owned(),
+        search("outbox_event_claimed", "available_at>?"),
+    ];
+    let sql = statement(&["SELECT seq, id, status FROM", "AND status < 'dead_letter' UNION ALL"]);
+    for planner in planners() {
+        assert_eq!(planner.plan(&sql), expected, "{sql}");
     }
     assert_plan(
         &[
-            "SET status = ?2, lease_id = 0, last_error = ?3, available_at = ?4, changed_at = ?4 WHERE seq = ?1",
+            "SET status = ?2, lease_id = 0, last_error = ?3, available_at = ?4, changed_at = ?4 WHERE seq = ?1 AND (",
         ],
         &["SEARCH outbox_event USING INTEGER PRIMARY KEY (rowid=?)"],
     );

@@ -9,6 +9,8 @@ mod capacity;
 mod handoff;
 #[path = "worker/leases.rs"]
 mod leases;
+#[path = "worker/others_left.rs"]
+mod others_left;
 #[path = "worker/rest.rs"]
 mod rest;
 #[path = "worker/startup.rs"]

@@ -128,8 +128,15 @@ pub(super) fn make_room_in_cache(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch("PRAGMA main.cache_size = -6000; PRAGMA main.cache_size = -8000")
 }
 
-/// For connections that only read.
-pub(crate) fn configure_reader(conn: &Connection, wait_max: Duration) -> rusqlite::Result<()> {
+/// For one thread's own use.
+pub(super) fn open_reader(identity: &FileIdentity, wait_max: Duration) -> Result<Connection> {
+    let conn = open_same(identity, wait_max)?;
+    set(&conn, "query_only", 1)?;
+    Ok(conn)
+}
+
+/// For connections that only read, of a pool.
+pub(super) fn configure_reader(conn: &Connection, wait_max: Duration) -> rusqlite::Result<()> {
     configure(conn, wait_max)?;
     set(conn, "query_only", 1)
 }

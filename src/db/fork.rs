@@ -33,7 +33,7 @@ fn open_files() -> MutexGuard<'static, Vec<(Process, FileIdentity)>> {
     OPEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A box has this file open until it is dropped.
+/// A box has this file open until this is dropped: when the box is closed.
 pub(crate) struct Opened {
     by: Process,
     identity: FileIdentity,
@@ -56,7 +56,7 @@ impl Drop for Opened {
     fn drop(&mut self) {
         let mut open = open_files();
         let own = |(process, identity): &(Process, FileIdentity)| {
-            *process == self.by && identity.path() == self.identity.path()
+            *process == self.by && identity.is_same_as(&self.identity)
         };
         // In a forked child what the parent had open stays noted.
         if !self.by.was_forked()

@@ -55,6 +55,10 @@ impl FileIdentity {
         if self.is_in_place() { Ok(()) } else { Err(Error::FileReplaced { path: self.path.clone() }) }
     }
 
+    pub(crate) fn is_same_as(&self, other: &FileIdentity) -> bool {
+        self.node == other.node
+    }
+
     pub(crate) fn is(&self, path: &Path) -> bool {
         node(path).is_ok_and(|node| node == self.node)
     }

@@ -14,7 +14,7 @@ mod ticket;
 mod writer;
 
 use std::path::Path;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
@@ -40,7 +40,8 @@ struct OpenFile {
     identity: FileIdentity,
     /// `None` once closed.
     readers: RwLock<Option<Readers>>,
-    _opened: Opened,
+    /// `None` once closed.
+    opened: Mutex<Option<Opened>>,
 }
 
 impl<J: Job> Database<J> {
@@ -80,8 +81,9 @@ impl<J: Job> Database<J> {
         writer.transaction(Synchronous::Full, "open", |conn| schema::create_or_upgrade(conn, &path))?;
         connection::set(writer.conn(), "foreign_keys", 1)?;
 
-        let readers = Readers::open(&path, wait_max)?;
-        let file = OpenFile { identity, readers: RwLock::new(Some(readers)), _opened: opened };
+        let readers = Readers::open(&identity, wait_max)?;
+        let file =
+            OpenFile { identity, readers: RwLock::new(Some(readers)), opened: Mutex::new(Some(opened)) };
         Ok(Database { gate: Gate::new(source, writer, wait_max), wait_max, file: Some(file) })
     }
 
@@ -122,6 +124,40 @@ impl<J: Job> Database<J> {
         self.lock(operation)?.transaction(Synchronous::Full, operation, f)
     }
 
+    /// Writes each of the items: all in one transaction, or, where something of the application's in the file rolls that back,
+    /// each in one of its own. What came of them, in their order; the outer error is a fault of the file.
+    pub(crate) fn write_each<I, T>(
+        &self,
+        operation: &'static str,
+        items: &[I],
+        write: impl Fn(&Connection, &I) -> Result<T>,
+    ) -> Result<Vec<Result<T>>> {
+        if items.is_empty() {
+            return Ok(Vec::new());
+        }
+        let together = self.write(operation, |conn| {
+            let mut done = Vec::with_capacity(items.len());
+            for item in items {
+                match write(conn, item) {
+                    Err(error) if error.is_fault_of_file() || conn.is_autocommit() => return Err(error),
+                    written => done.push(written),
+                }
+            }
+            Ok(done)
+        });
+        match together {
+            Err(error) if !error.is_fault_of_file() => {}
+            together => return together,
+        }
+        items
+            .iter()
+            .map(|item| match self.write(operation, |conn| write(conn, item)) {
+                Err(error) if error.is_fault_of_file() => Err(error),
+                written => Ok(written),
+            })
+            .collect()
+    }
+
     /// Reads what is committed. In memory, on a thread that is inside a transaction, what it has written so far as well.
     pub(crate) fn read<T>(
         &self,
@@ -138,10 +174,6 @@ impl<J: Job> Database<J> {
         // Held until the end: `close` waits for those who read.
         let readers = file.readers.read().unwrap_or_else(PoisonError::into_inner);
         let readers = readers.as_ref().ok_or(Error::Closed { operation })?;
-        // Connections that are open go on with the file that they have.
-        if readers.would_open() {
-            file.identity.refuse_replaced()?;
-        }
         readers.read(operation, f)
     }
 
@@ -150,9 +182,7 @@ impl<J: Job> Database<J> {
     pub(crate) fn open_reader(&self, operation: &'static str) -> Result<Option<Connection>> {
         self.gate.refuse_closed(operation)?;
         let Some(file) = &self.file else { return Ok(None) };
-        let conn = connection::open_same(&file.identity, self.wait_max)?;
-        connection::set(&conn, "query_only", 1)?;
-        Ok(Some(conn))
+        connection::open_reader(&file.identity, self.wait_max).map(Some)
     }
 
     /// Runs `f` with a read connection of its own: for work that would keep a shared one too long.
@@ -212,6 +242,9 @@ impl<J: Job> Database<J> {
         conn.close().map_err(|(_, error)| Error::Sqlite(error))?;
         if let Some(path) = self.path() {
             remove_wal_left_by_a_race(path);
+        }
+        if let Some(file) = &self.file {
+            drop(file.opened.lock().unwrap_or_else(PoisonError::into_inner).take());
         }
         written
     }

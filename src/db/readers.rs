@@ -1,7 +1,6 @@
 //! The read connections that callers of look-ups share: a pool whose connections are counted, so that `close` can wait
 //! until the last of them is closed.
 
-use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::Connection;
 
 use super::connection;
+use super::identity::FileIdentity;
 use crate::error::{Error, Result};
 
 /// The worker has one of its own beside these, so that neither starves the other.
@@ -20,14 +20,15 @@ const OPENING_MAX: Duration = Duration::from_secs(5);
 
 pub(crate) struct Readers {
     pool: r2d2::Pool<Manager>,
+    identity: FileIdentity,
     open: Arc<Open>,
     wait_max: Duration,
 }
 
 impl Readers {
-    pub(crate) fn open(path: &Path, wait_max: Duration) -> Result<Self> {
+    pub(crate) fn open(identity: &FileIdentity, wait_max: Duration) -> Result<Self> {
         let open = Arc::new(Open::default());
-        let sqlite = SqliteConnectionManager::file(path)
+        let sqlite = SqliteConnectionManager::file(identity.path())
             .with_flags(connection::flags())
             .with_init(move |conn| connection::configure_reader(conn, wait_max));
         let pool = r2d2::Pool::builder()
@@ -39,14 +40,9 @@ impl Readers {
             .test_on_check_out(false)
             .connection_timeout(wait_max)
             .error_handler(Box::new(Errors))
-            .build(Manager { sqlite, open: Arc::clone(&open) })
+            .build(Manager { sqlite, identity: identity.clone(), open: Arc::clone(&open) })
             .map_err(|error| Error::Pool { operation: "open", reason: error.to_string() })?;
-        Ok(Readers { pool, open, wait_max })
-    }
-
-    /// Whether the next read may have to open a connection.
-    pub(crate) fn would_open(&self) -> bool {
-        self.pool.state().idle_connections == 0
+        Ok(Readers { pool, identity: identity.clone(), open, wait_max })
     }
 
     pub(crate) fn read<T>(
@@ -54,6 +50,10 @@ impl Readers {
         operation: &'static str,
         f: impl FnOnce(&Connection) -> Result<T>,
     ) -> Result<T> {
+        // Connections that are open go on with the file that they have; for another one callers would wait in vain.
+        if self.pool.state().idle_connections == 0 {
+            self.identity.refuse_replaced()?;
+        }
         let start = Instant::now();
         let reader = match self.pool.get_timeout(self.wait_max) {
             Ok(reader) => reader,
@@ -62,17 +62,17 @@ impl Readers {
                 return Err(Error::Busy { operation, waited: start.elapsed(), detail });
             }
             // Not all are open yet, and the threads that open them were not quick enough: nobody is in the way.
-            Err(_) => self
-                .pool
-                .get_timeout(OPENING_MAX)
-                .map_err(|error| Error::Pool { operation, reason: error.to_string() })?,
+            Err(_) => self.pool.get_timeout(OPENING_MAX).map_err(|error| {
+                let replaced = self.identity.refuse_replaced().err();
+                replaced.unwrap_or_else(|| Error::Pool { operation, reason: error.to_string() })
+            })?,
         };
         f(&reader.conn)
     }
 
     /// Returns once every connection is closed, those included that the pool's own threads are just opening.
     pub(crate) fn close(self) {
-        let Readers { pool, open, wait_max } = self;
+        let Readers { pool, open, wait_max, .. } = self;
         open.refuse_more();
         drop(pool);
         open.wait_for_none(wait_max);
@@ -81,6 +81,7 @@ impl Readers {
 
 struct Manager {
     sqlite: SqliteConnectionManager,
+    identity: FileIdentity,
     open: Arc<Open>,
 }
 
@@ -96,7 +97,12 @@ impl ManageConnection for Manager {
 
     fn connect(&self) -> rusqlite::Result<Reader> {
         let counted = Open::count(&self.open).ok_or(rusqlite::Error::InvalidQuery)?; // nobody sees it: the pool is gone
-        Ok(Reader { conn: self.sqlite.connect()?, _counted: counted })
+        let conn = self.sqlite.connect()?;
+        // The file that the box was opened on, and no other that has its name now. Whoever waits for it hears of it elsewhere.
+        if !self.identity.is_in_place() {
+            return Err(rusqlite::Error::InvalidPath(self.identity.path().to_owned()));
+        }
+        Ok(Reader { conn, _counted: counted })
     }
 
     fn is_valid(&self, reader: &mut Reader) -> rusqlite::Result<()> {

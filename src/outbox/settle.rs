@@ -239,30 +239,32 @@ pub(crate) fn held_names(
     Ok(names)
 }
 
-/// Takes the claims of a box that is gone: all are due at once. What it had begun was an attempt and is taken over; the
-/// rest is given back unburned. How many.
-pub(crate) fn take_from(conn: &Connection, owner: u32, begun: &[i64], now: i64) -> Result<usize> {
-    let claims: Vec<(i64, i64)> = conn
+/// What a box has claimed: the rows, and its leases on them.
+pub(crate) fn claims_of(conn: &Connection, owner: u32) -> Result<Vec<(i64, LeaseId)>> {
+    let claims = conn
         .prepare_cached(
             "SELECT seq, lease_id FROM main.outbox_event INDEXED BY outbox_event_claimed
              WHERE status = 'processing' AND lease_id >> ?2 = ?1",
         )?
-        .query_map(params![owner, LeaseId::OWNER_SHIFT], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .query_map(params![owner, LeaseId::OWNER_SHIFT], |row| Ok((row.get(0)?, LeaseId(row.get(1)?))))?
         .collect::<rusqlite::Result<_>>()?;
-    let mut taken = 0;
-    for (seq, lease) in &claims {
-        let done = if begun.contains(seq) {
-            renew(conn, *seq, LeaseId(*lease), now)
-        } else {
-            settle(conn, *seq, LeaseId(*lease), &Settlement::GivenBack, now)
-        };
-        match done {
-            Ok(done) => taken += usize::from(done),
-            Err(error) if error.is_fault_of_file() => return Err(error),
-            Err(_) => {} // a trigger is in the way: it is due when its lease runs out
-        }
+    Ok(claims)
+}
+
+/// Takes the claim of a box that is gone: it is due at once. What was begun was an attempt and is taken over; the rest is
+/// given back unburned. False: it is somebody else's by now.
+pub(crate) fn take_from_the_dead(
+    conn: &Connection,
+    seq: i64,
+    lease: LeaseId,
+    is_begun: bool,
+    now: i64,
+) -> Result<bool> {
+    if is_begun {
+        renew(conn, seq, lease, now)
+    } else {
+        settle(conn, seq, lease, &Settlement::GivenBack, now)
     }
-    Ok(taken)
 }
 
 /// Nobody owns anything: for a copy of the file. The attempts that were under way stay counted.

@@ -1,46 +1,28 @@
 //! Rows that no claim would ever find, as no box writes them: of a status that nobody knows, or due after the end of time.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 use uuid::Uuid;
 
 use super::OutboxStatus;
 use crate::clock::HELD_UNTIL;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::event::EventId;
 use crate::validate;
 
 /// Of such a status so many characters are shown.
 const SHOWN_MAX: usize = 64;
 
-/// Whether there are any. Five looks into the indexes: between and around the statuses that a person has to look at, and behind
-/// the last that is due.
-pub(crate) fn are_there(conn: &Connection) -> Result<bool> {
-    let found = conn
-        .prepare_cached(
-            "SELECT 1 FROM main.outbox_event INDEXED BY outbox_event_dead
-             WHERE status <> 'pending' AND status <> 'processing' AND status <> 'processed' AND status < 'dead_letter'
-             UNION ALL
-             SELECT 1 FROM main.outbox_event INDEXED BY outbox_event_dead
-             WHERE status <> 'pending' AND status <> 'processing' AND status <> 'processed'
-                   AND status > 'dead_letter' AND status < 'failed'
-             UNION ALL
-             SELECT 1 FROM main.outbox_event INDEXED BY outbox_event_dead
-             WHERE status <> 'pending' AND status <> 'processing' AND status <> 'processed' AND status > 'failed'
-             UNION ALL
-             SELECT 1 FROM main.outbox_event INDEXED BY outbox_event_due WHERE status = 'pending' AND available_at > ?1
-             UNION ALL
-             SELECT 1 FROM main.outbox_event INDEXED BY outbox_event_claimed WHERE status = 'processing' AND available_at > ?1
-             LIMIT 1",
-        )?
-        .query_row([HELD_UNTIL], |_| Ok(()))
-        .optional()?;
-    Ok(found.is_some())
+/// One of them.
+pub(crate) struct Stray {
+    pub(crate) seq: i64,
+    pub(crate) id: EventId,
+    what_is_wrong: String,
 }
 
-/// Gives up to `limit` of them the status `to`, with an error that says what was wrong. Their payloads are neither read
-/// nor changed.
-pub(crate) fn set_aside(conn: &Connection, to: OutboxStatus, limit: usize, now: i64) -> Result<SetAside> {
-    let found: Vec<(i64, EventId, String)> = conn
+/// Up to `limit` of them. Five looks into the indexes: between and around the statuses that a person has to look at, and behind
+/// the last that is due.
+pub(crate) fn find(conn: &Connection, limit: usize) -> Result<Vec<Stray>> {
+    let strays = conn
         .prepare_cached(
             "SELECT seq, id, status FROM main.outbox_event INDEXED BY outbox_event_dead
              WHERE status <> 'pending' AND status <> 'processing' AND status <> 'processed' AND status < 'dead_letter'
@@ -61,21 +43,23 @@ pub(crate) fn set_aside(conn: &Connection, to: OutboxStatus, limit: usize, now: 
         )?
         .query_map(params![HELD_UNTIL, limit], |row| {
             let id = EventId(row.get(1).unwrap_or(Uuid::nil()));
-            Ok((row.get(0)?, id, what_is_wrong(row.get_ref(2)?.as_bytes().ok())))
+            Ok(Stray { seq: row.get(0)?, id, what_is_wrong: what_is_wrong(row.get_ref(2)?.as_bytes().ok()) })
         })?
         .collect::<rusqlite::Result<_>>()?;
-    let mut update = conn.prepare_cached(
-        "UPDATE main.outbox_event SET status = ?2, lease_id = 0, last_error = ?3, available_at = ?4, changed_at = ?4 WHERE seq = ?1",
-    )?;
-    let mut done = SetAside { found: found.len(), ..SetAside::default() };
-    for (seq, id, error) in found {
-        match update.execute(params![seq, to, error, now]).map_err(Error::from) {
-            Ok(1) => done.rows.push((seq, id)),
-            Err(error) if error.is_fault_of_file() => return Err(error),
-            Ok(_) | Err(_) => {} // a trigger of the application's
-        }
-    }
-    Ok(done)
+    Ok(strays)
+}
+
+/// Gives it the status `to`, with an error that says what was wrong. Its payload is neither read nor changed. False: it is no
+/// stray any more, or a trigger of the application's swallowed the change.
+pub(crate) fn set_aside(conn: &Connection, stray: &Stray, to: OutboxStatus, now: i64) -> Result<bool> {
+    let changed = conn
+        .prepare_cached(
+            "UPDATE main.outbox_event SET status = ?2, lease_id = 0, last_error = ?3, available_at = ?4, changed_at = ?4
+             WHERE seq = ?1 AND (status NOT IN ('pending', 'processing', 'processed', 'dead_letter', 'failed')
+                                 OR (status IN ('pending', 'processing') AND available_at > ?5))",
+        )?
+        .execute(params![stray.seq, to, stray.what_is_wrong, now, HELD_UNTIL])?;
+    Ok(changed == 1)
 }
 
 fn what_is_wrong(unknown_status: Option<&[u8]>) -> String {
@@ -84,12 +68,4 @@ fn what_is_wrong(unknown_status: Option<&[u8]>) -> String {
     };
     let shown: String = String::from_utf8_lossy(status).chars().take(SHOWN_MAX).collect();
     validate::error_text(&format!("its status was `{}`, which nobody knows", shown.escape_debug()))
-}
-
-/// What became of a slice of them.
-#[derive(Default)]
-pub(crate) struct SetAside {
-    pub(crate) found: usize,
-    /// Those that are set aside now: their numbers and ids.
-    pub(crate) rows: Vec<(i64, EventId)>,
 }

@@ -79,7 +79,7 @@ impl<'a> ByHand<'a> {
             // Clear, before the write lock is taken for nothing.
             let due = outbox::next_due(conn, |seq| core.in_flight().contains_key(&seq))?;
             let due = due.is_some_and(|due| due <= core.clock.now());
-            Ok((settings, due || core.release_held_for(conn)?.is_some(), strays::are_there(conn)?))
+            Ok((settings, due || core.release_held_for(conn)?.is_some(), !strays::find(conn, 1)?.is_empty()))
         })?;
         if strays {
             core.set_strays_aside(operation)?;

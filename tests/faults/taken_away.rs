@@ -323,6 +323,20 @@ fn a_forked_process_gets_an_error_and_does_no_harm() {
     assert_eq!(integer(&conn, "SELECT count(*) FROM outbox_event WHERE status = 'processed'"), 2);
 }
 
+/// The parent's clones of the box kept the file from its children.
+#[test]
+fn a_process_that_is_forked_after_the_box_was_closed_may_open_the_file() {
+    let folder = folder();
+    let path = folder.path().join("app.db");
+    let bus = open(&path);
+    let clone = bus.clone();
+    bus.close().unwrap();
+    let failed = fork(|| i32::from(open(&path).publish(event("order")).is_err()));
+    assert_eq!(failed, 0);
+    drop(clone);
+    assert_eq!(open(&path).stats().unwrap().total, 1);
+}
+
 #[test]
 #[ignore = "run as a process by another test"]
 fn child_cannot_take_the_file() {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use postbox::{Context, Event, OutboxStatus, Postbox, Settings, Subscription};
 
 use crate::support::{
-    Calls, LEASE, boxes, boxes_with, effects, ends, event, inbox_rows, noting, sql, status, wait_until,
+    Calls, LEASE, boxes, boxes_with, effects, ends, event, file_box, inbox_rows, noting, sql, status,
+    wait_until,
 };
 use crate::{BOTH, By, Victim};
 
@@ -106,7 +107,9 @@ fn an_event_that_can_be_neither_settled_nor_set_aside_waits_for_its_lease_and_it
             }
             assert_eq!(calls.take(), ["ran"; 6], "{}", test.kind);
             assert_eq!(status(&test.bus, bad), OutboxStatus::Processing, "{}", test.kind);
-            good.iter().for_each(|id| assert_eq!(status(&test.bus, *id), OutboxStatus::Processed));
+            for id in good {
+                assert_eq!(status(&test.bus, id), OutboxStatus::Processed);
+            }
             assert_eq!(test.bus.health(), postbox::Health::Ok);
 
             sql(&test.bus, |tx| tx.execute_batch("DROP TRIGGER forbids"));
@@ -206,4 +209,29 @@ fn however_many_roll_back_when_they_are_claimed_the_worker_can_be_stopped() {
         assert!(stopped.unwrap(), "{}", test.kind);
         assert_eq!((calls.all().len(), bus.stats().unwrap().pending), (1, 5_000), "{}", test.kind);
     }
+}
+
+/// It kept every box from being opened.
+#[test]
+fn a_claim_of_the_dead_that_cannot_be_taken_over_stays_and_the_others_are_taken() {
+    let test = file_box();
+    let calls = Calls::default();
+    let ids = test.bus.publish_all((0..5).map(|_| event("a"))).unwrap();
+    let conn = test.app_connection();
+    // As a process leaves them that was killed: its lock file is there, and nobody holds it.
+    let claimed = conn
+        .execute(
+            "UPDATE outbox_event SET status = 'processing', attempt_count = 1, lease_id = ?1, available_at = available_at + 3600000000",
+            [42_i64 << 24 | 1],
+        )
+        .unwrap();
+    assert_eq!(claimed, 5);
+    std::fs::write(test.path().with_file_name("app.db-postbox-0000002a"), []).unwrap();
+    roll_back(&test.bus, "BEFORE UPDATE ON outbox_event", "OLD.seq = 3");
+
+    let second = test.second();
+    second.subscribe(Subscription::new("*", "c", noting(&calls, "ran"))).unwrap();
+    assert_eq!(second.drain().unwrap(), 4);
+    assert_eq!(calls.all().len(), 4);
+    assert_eq!(status(&second, ids[2]), OutboxStatus::Processing);
 }

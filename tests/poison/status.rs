@@ -48,6 +48,37 @@ fn the_error_shows_the_status_cut_short_and_safe_to_print() {
     }
 }
 
+/// It kept the box from being opened.
+#[test]
+fn where_a_trigger_rolls_back_it_stays_and_the_others_are_set_aside() {
+    for by in BOTH {
+        let victim = Victim::in_file();
+        victim.poison("status = 'archived'");
+        let conn = victim.test.app_connection();
+        conn.pragma_update(None, "ignore_check_constraints", true).unwrap();
+        conn.execute("UPDATE outbox_event SET status = 'unknown' WHERE seq = 4", []).unwrap();
+        conn.execute_batch(
+            "CREATE TRIGGER forbids BEFORE UPDATE ON outbox_event WHEN OLD.seq = 3 BEGIN SELECT RAISE(ROLLBACK, 'no'); END",
+        )
+        .unwrap();
+        let others = victim.test.second();
+        let status_of = |seq: i64| -> String {
+            conn.query_row("SELECT status FROM outbox_event WHERE seq = ?1", [seq], |row| row.get(0)).unwrap()
+        };
+        assert_eq!([3, 4].map(status_of), ["archived", "dead_letter"]);
+        let bus = &victim.test.bus;
+        match by {
+            By::Drain => assert_eq!(bus.drain().unwrap(), 3),
+            By::Worker => {
+                let worker = bus.start().unwrap();
+                wait_until(Duration::from_secs(10), || bus.stats().unwrap().processed == 3);
+                assert!(worker.shutdown(Duration::from_secs(10)).unwrap().clean);
+            }
+        }
+        others.close().unwrap();
+    }
+}
+
 #[test]
 fn it_has_failed_where_dead_letters_are_off() {
     for by in BOTH {

@@ -1,4 +1,4 @@
--- The whole schema of postbox, version 3. Every object that the library owns in the application's file stands here.
+-- The whole schema of postbox, version 4. Every object that the library owns in the application's file stands here.
 --
 -- Times are Unix microseconds of the box's own clock. Ids are 16 bytes. The views at the end show both to people.
 
@@ -29,6 +29,17 @@ CREATE TABLE postbox_consumer (
     number          INTEGER PRIMARY KEY CHECK (number BETWEEN 1 AND 1048575),
     name            TEXT    NOT NULL UNIQUE CHECK (length(name) BETWEEN 1 AND 255)
 ) STRICT;
+
+-- What is paused: the work of a consumer, or all events of a name. Events that wait for it are due in the year 9999, a microsecond
+-- before those that are held.
+CREATE TABLE postbox_pause (
+    kind            TEXT    NOT NULL CHECK (kind = 'consumer' OR kind = 'event_name'),
+    name            TEXT    NOT NULL CHECK (length(name) BETWEEN 1 AND 255),
+    reason          TEXT    CHECK (length(reason) <= 1023),
+    since           INTEGER NOT NULL,
+    until           INTEGER,                            -- NULL: until somebody resumes it
+    PRIMARY KEY (kind, name)
+) STRICT, WITHOUT ROWID;
 
 -- One row per event. Small columns come first, so that a claim and a settle never read a long payload's overflow pages.
 --
@@ -73,6 +84,8 @@ CREATE INDEX outbox_event_due ON outbox_event (available_at) WHERE status = 'pen
 CREATE INDEX outbox_event_claimed ON outbox_event (available_at) WHERE status = 'processing';
 -- What a person has to look at. Every status that the others leave is here, so that a row of one that nobody knows is found.
 CREATE INDEX outbox_event_dead ON outbox_event (status) WHERE status <> 'pending' AND status <> 'processing' AND status <> 'processed';
+-- What an event has caused.
+CREATE INDEX outbox_event_cause ON outbox_event (causation_id) WHERE causation_id IS NOT NULL;
 
 -- One row per event and consumer that has come to an outcome. The key says which: the event's `seq`, and in the low 20 bits
 -- the consumer's number. So the rows of an event stand together, no two are for the same consumer, and there is no second
@@ -97,11 +110,25 @@ CREATE TABLE inbox_event (
 -- A consumer's open work, without reading its history.
 CREATE INDEX inbox_event_open ON inbox_event (consumer_name) WHERE status = 'received' OR status = 'processing' OR status = 'failed';
 
--- Whoever deletes an event, on whatever connection: its inbox rows go with it. A row of another program's whose `seq` no box could
+-- What went wrong with an event, and what people decided about it, for as long as the event is there: the last 100 of each event.
+CREATE TABLE postbox_history (
+    event           INTEGER NOT NULL,                   -- outbox_event.seq
+    number          INTEGER NOT NULL,                   -- 1, 2, 3, ... of each event
+    at              INTEGER NOT NULL,
+    -- failed: a consumer's attempt. lost: an attempt that nobody ended. The others are decisions: of a dead letter, or of an event to be replayed.
+    kind            TEXT    NOT NULL CHECK (kind = 'failed' OR kind = 'lost' OR kind = 'retried' OR kind = 'discarded' OR kind = 'replayed'),
+    consumer_name   TEXT    CHECK (length(consumer_name) BETWEEN 1 AND 255),    -- NULL: all that had not finished
+    duration        INTEGER CHECK (duration >= 0),      -- of the attempt, in microseconds; NULL where nobody knows
+    detail          TEXT    CHECK (length(detail) <= 1023),                     -- the error, or the reason
+    PRIMARY KEY (event, number)
+) STRICT, WITHOUT ROWID;
+
+-- Whoever deletes an event, on whatever connection: its inbox rows and its history go with it. A row of another program's whose `seq` no box could
 -- have given has none, and shifted by 20 bits its number would be some other event's.
 CREATE TRIGGER outbox_event_deleted AFTER DELETE ON outbox_event BEGIN
     DELETE FROM inbox_event
     WHERE OLD.seq BETWEEN 1 AND 8796093022207 AND id BETWEEN OLD.seq << 20 AND (OLD.seq << 20) + 1048575;
+    DELETE FROM postbox_history WHERE event = OLD.seq;
     UPDATE postbox_counter
     SET deleted = deleted + (OLD.seq BETWEEN 1 AND 8796093022207),
         last_deleted = max(last_deleted, iif(OLD.seq <= 8796093022207, OLD.seq, 0)),
@@ -135,6 +162,7 @@ SELECT seq,
              || substr(hex(id), 17, 4) || '-' || substr(hex(id), 21)) AS id,
        event_name, source_module, aggregate_type, aggregate_id, status, attempt_count, last_error,
        CASE available_at WHEN 253402300799999999 THEN 'held until somebody subscribes'
+                         WHEN 253402300799999998 THEN 'paused'
                          ELSE strftime('%Y-%m-%dT%H:%M:%fZ', available_at / 1000000.0, 'unixepoch') END AS available_at,
        strftime('%Y-%m-%dT%H:%M:%fZ', processed_at / 1000000.0, 'unixepoch') AS processed_at,
        strftime('%Y-%m-%dT%H:%M:%fZ', created_at / 1000000.0, 'unixepoch') AS created_at,
@@ -166,5 +194,5 @@ SELECT lower(substr(hex(id), 1, 8) || '-' || substr(hex(id), 9, 4) || '-' || sub
        strftime('%Y-%m-%dT%H:%M:%fZ', updated_at / 1000000.0, 'unixepoch') AS updated_at
 FROM integration_link;
 
-INSERT INTO postbox_schema (singleton, version) VALUES (1, 3);
+INSERT INTO postbox_schema (singleton, version) VALUES (1, 4);
 INSERT INTO postbox_counter (singleton) VALUES (1);

@@ -10,12 +10,13 @@ use crate::error::{self, Error, Result};
 const SCHEMA: &str = include_str!("../../schema.sql");
 
 /// The version that schema.sql makes.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 
 /// Each step leads from the version before it to its own.
 const UPGRADES: &[Upgrade] = &[
     Upgrade { to: 2, sql: include_str!("upgrades/2.sql") },
     Upgrade { to: 3, sql: include_str!("upgrades/3.sql") },
+    Upgrade { to: 4, sql: include_str!("upgrades/4.sql") },
 ];
 
 struct Upgrade {
@@ -28,12 +29,15 @@ const NAMES: &[&str] = &[
     "postbox_setting",
     "postbox_counter",
     "postbox_consumer",
+    "postbox_history",
+    "postbox_pause",
     "outbox_event",
     "inbox_event",
     "integration_link",
     "outbox_event_due",
     "outbox_event_claimed",
     "outbox_event_dead",
+    "outbox_event_cause",
     "inbox_event_open",
     "outbox_event_deleted",
     "integration_link_source",

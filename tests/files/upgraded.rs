@@ -67,7 +67,7 @@ fn a_file_of_version_1_keeps_everything_that_is_in_it() {
     file_of_version_1(&path);
     let bus = Postbox::open(&path).unwrap();
     let conn = raw(&path);
-    assert_eq!(integer(&conn, "SELECT version FROM postbox_schema"), 3);
+    assert_eq!(integer(&conn, "SELECT version FROM postbox_schema"), 4);
     assert_eq!(text(&conn, "PRAGMA integrity_check"), "ok");
     assert_eq!(text(&conn, "SELECT id FROM customer"), "c-1");
     assert_eq!(integer(&conn, "SELECT count(*) FROM open_work"), 3, "a view of the application's");
@@ -191,9 +191,18 @@ fn an_upgrade_leaves_foreign_keys_triggers_and_indexes_of_the_application_alone(
 
 /// What version 2 wrote: a row of each status, and one of a status that is another program's.
 fn file_of_version_2(path: &Path) {
+    file_of(path, include_str!("../data/schema-2.sql"));
+}
+
+/// The same in version 3.
+fn file_of_version_3(path: &Path) {
+    file_of(path, include_str!("../data/schema-3.sql"));
+}
+
+fn file_of(path: &Path, schema: &str) {
     let conn = raw(path);
     conn.execute_batch("PRAGMA journal_mode = WAL; PRAGMA ignore_check_constraints = ON;").unwrap();
-    conn.execute_batch(include_str!("../data/schema-2.sql")).unwrap();
+    conn.execute_batch(schema).unwrap();
     for (number, status) in [
         (1, "processed"),
         (2, "pending"),
@@ -223,13 +232,19 @@ fn file_of_version_2(path: &Path) {
 }
 
 #[test]
-fn a_file_of_version_2_keeps_its_rows_and_what_nobody_could_see_in_it_is_set_aside() {
+fn files_of_versions_2_and_3_keep_their_rows_and_what_nobody_could_see_in_them_is_set_aside() {
+    for make in [file_of_version_2 as fn(&Path), file_of_version_3] {
+        keeps_its_rows(make);
+    }
+}
+
+fn keeps_its_rows(make: fn(&Path)) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.db");
-    file_of_version_2(&path);
+    make(&path);
     let bus = Postbox::open(&path).unwrap();
     let conn = raw(&path);
-    assert_eq!(integer(&conn, "SELECT version FROM postbox_schema"), 3);
+    assert_eq!(integer(&conn, "SELECT version FROM postbox_schema"), 4);
     assert_eq!(text(&conn, "PRAGMA integrity_check"), "ok");
     let rows = text(&conn, "SELECT group_concat(seq || ' ' || status, ', ' ORDER BY seq) FROM outbox_event");
     assert_eq!(
@@ -267,7 +282,7 @@ fn an_upgraded_file_has_the_objects_of_a_new_one() {
     let indexes = |path: &Path| {
         let conn = raw(path);
         let sql = "SELECT replace(sql, 'main.', '') FROM sqlite_schema
-                   WHERE name IN ('outbox_event_due', 'outbox_event_claimed', 'outbox_event_dead', 'inbox_event_open')
+                   WHERE name IN ('outbox_event_due', 'outbox_event_claimed', 'outbox_event_dead', 'outbox_event_cause', 'inbox_event_open')
                    ORDER BY name";
         let mut statement = conn.prepare(sql).unwrap();
         let rows = statement.query_map([], |row| row.get(0)).unwrap();
@@ -275,7 +290,9 @@ fn an_upgraded_file_has_the_objects_of_a_new_one() {
     };
     let new = dir.path().join("new.db");
     drop(Postbox::open(&new).unwrap());
-    for (name, make) in [("1.db", file_of_version_1 as fn(&Path)), ("2.db", file_of_version_2)] {
+    for (name, make) in
+        [("1.db", file_of_version_1 as fn(&Path)), ("2.db", file_of_version_2), ("3.db", file_of_version_3)]
+    {
         let path = dir.path().join(name);
         make(&path);
         drop(Postbox::open(&path).unwrap());

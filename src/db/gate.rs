@@ -80,7 +80,7 @@ impl<J: Job> Gate<J> {
         if let Some(ticket) = self.join(operation, &mut Stage::Alone)? {
             self.wait(&ticket, operation)?;
         }
-        self.take_up(operation)
+        self.take_up(operation, Gate::refuse_closed)
     }
 
     /// Runs a job in a synced commit, its own or a leader's.
@@ -138,7 +138,7 @@ impl<J: Job> Gate<J> {
         if let Some(ticket) = self.join_always(&mut Stage::Alone) {
             self.wait(&ticket, operation)?;
         }
-        let mut guard = self.take_up(operation)?;
+        let mut guard = self.take_up(operation, |_, _| Ok(()))?;
         guard.withdraw().ok_or(Error::Closed { operation })
     }
 
@@ -203,14 +203,19 @@ impl<J: Job> Gate<J> {
         line.waiting.len() < before
     }
 
-    /// The gate is this thread's: registers it and takes the connection, a new one if the last was dropped.
-    fn take_up(&self, operation: &'static str) -> Result<WriteGuard<'_, J>> {
+    /// The gate is this thread's: registers it and takes the connection, a new one if the last was dropped and `may_open`.
+    fn take_up(
+        &self,
+        operation: &'static str,
+        may_open: impl FnOnce(&Self, &'static str) -> Result<()>,
+    ) -> Result<WriteGuard<'_, J>> {
         let turn = Turn { gate: self };
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let writer = match writer {
-            Some(writer) => writer,
-            None if self.line().closed => return Err(Error::Closed { operation }),
-            None => self.source.open_writer(self.wait_max)?,
+        let writer = if let Some(writer) = writer {
+            writer
+        } else {
+            may_open(self, operation)?;
+            self.source.open_writer(self.wait_max)?
         };
         let writer = Rc::new(writer);
         with_held(|held| held.push(Held { gate: self.id, writer: Rc::clone(&writer) }));
@@ -218,7 +223,7 @@ impl<J: Job> Gate<J> {
     }
 
     fn lead(&self, operation: &'static str, mut job: J) -> Result<J::Output> {
-        let guard = self.take_up(operation)?;
+        let guard = self.take_up(operation, Gate::refuse_closed)?;
         let mut followers = Followers { operation, of: self.take_followers() };
 
         if followers.of.is_empty() {

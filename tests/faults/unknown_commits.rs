@@ -29,6 +29,22 @@ fn the_connection_that_saw_a_failed_commit_is_dropped_and_another_opened() {
     bus.close().unwrap();
 }
 
+/// The long form of the worker's faults found it: `close` said that the box was closed, and left the -wal.
+#[test]
+fn a_box_whose_connection_was_dropped_is_closed_in_order() {
+    let folder = folder();
+    let path = folder.path().join("app.db");
+    let disk = Disk::watch(folder.path());
+    let bus = Postbox::open(&path).unwrap();
+    bus.publish(event("a")).unwrap();
+    disk.plan(FAILS);
+    assert!(matches!(bus.publish(event("a")), Err(Error::CommitUnknown(_))));
+    disk.mend();
+    bus.close().unwrap();
+    assert!(!path.with_file_name("app.db-wal").exists());
+    assert!(Postbox::open(&path).unwrap().stats().unwrap().total >= 1);
+}
+
 #[test]
 fn an_unknown_commit_is_resolved_by_publishing_again_under_the_same_key() {
     for at in 1.. {

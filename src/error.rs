@@ -149,6 +149,19 @@ pub enum Error {
         report: String,
     },
 
+    /// The event is not in a status in which this can be done.
+    #[error("{operation}: event {id} is {status}, not {expected}")]
+    WrongStatus {
+        /// What was to be done.
+        operation: &'static str,
+        /// The event's id.
+        id: String,
+        /// Its status, as it is stored.
+        status: &'static str,
+        /// What it would have to be.
+        expected: &'static str,
+    },
+
     /// SQLite said that the statement succeeded, but nothing was stored (a trigger of the application swallowed it).
     #[error("{what} was not stored: a trigger on {table} swallowed the write")]
     NotStored {
@@ -247,6 +260,7 @@ impl Error {
             Error::CannotOpen { .. } => "CannotOpen",
             Error::UnsupportedSqlite { .. } => "UnsupportedSqlite",
             Error::Damaged { .. } => "Damaged",
+            Error::WrongStatus { .. } => "WrongStatus",
             Error::NotStored { .. } => "NotStored",
             Error::NoNumberLeft { .. } => "NoNumberLeft",
             Error::InMemory { .. } => "InMemory",
@@ -302,6 +316,7 @@ impl Error {
             | Error::Reentrant { .. }
             | Error::WorkerRunning
             | Error::UnsupportedSqlite { .. }
+            | Error::WrongStatus { .. }
             | Error::NotStored { .. }
             | Error::NoNumberLeft { .. }
             | Error::InMemory { .. } => None,

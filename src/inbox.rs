@@ -1,6 +1,7 @@
 //! The table `inbox_event`: one row per event and consumer; its types and all of its SQL.
 
 use std::fmt;
+use std::time::Duration;
 
 use rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
@@ -248,6 +249,54 @@ pub(crate) fn count_unprocessed(conn: &Connection, consumer: &str) -> Result<u64
         .query_row([consumer], |row| row.get(0))?)
 }
 
+/// Consumers that have not finished with the event begin again with their first attempt.
+pub(crate) fn begin_again(conn: &Connection, seq: i64, now: i64) -> Result<()> {
+    let open = count_open(conn, seq)?;
+    let changed = conn
+        .prepare_cached(
+            "UPDATE main.inbox_event
+             SET status = 'received', attempt_count = 0, gave_up = 0, processed_at = NULL, received_at = created_at, changed_at = ?2
+             WHERE id BETWEEN ?1 << 20 AND (?1 << 20) + 1048575 AND status <> 'processed' AND status <> 'skipped'",
+        )?
+        .execute([seq, now])?;
+    all_stored(changed == open)
+}
+
+/// Consumers that have not finished with the event skip it.
+pub(crate) fn skip_open(conn: &Connection, seq: i64, why: &str, now: i64) -> Result<()> {
+    let open = count_open(conn, seq)?;
+    let changed = conn
+        .prepare_cached(
+            "UPDATE main.inbox_event
+             SET status = 'skipped', gave_up = 0, last_error = ?3, processed_at = ?2, received_at = created_at, changed_at = NULL
+             WHERE id BETWEEN ?1 << 20 AND (?1 << 20) + 1048575 AND status <> 'processed' AND status <> 'skipped'",
+        )?
+        .execute(params![seq, now, why])?;
+    all_stored(changed == open)
+}
+
+/// How many consumers have begun with the event and not finished.
+fn count_open(conn: &Connection, seq: i64) -> Result<usize> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT count(*) FROM main.inbox_event
+             WHERE id BETWEEN ?1 << 20 AND (?1 << 20) + 1048575 AND status <> 'processed' AND status <> 'skipped'",
+        )?
+        .query_row([seq], |row| row.get(0))?)
+}
+
+fn all_stored(are: bool) -> Result<()> {
+    if are { Ok(()) } else { Err(Error::NotStored { what: "the inbox rows", table: "inbox_event" }) }
+}
+
+/// It is as if the consumer had never heard of the event.
+pub(crate) fn forget(conn: &Connection, seq: i64, consumer: &str) -> Result<()> {
+    if let Some(number) = consumers::known_number_of(conn, consumer)? {
+        conn.prepare_cached("DELETE FROM main.inbox_event WHERE id = ?1")?.execute([id_of(seq, number).0])?;
+    }
+    Ok(())
+}
+
 /// What a delivery needs to know of a consumer's earlier attempts at an event.
 #[derive(Debug)]
 pub(crate) struct Standing {
@@ -292,8 +341,20 @@ fn is_done(conn: &Connection, seq: i64, consumer: &str) -> Result<bool> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Mark {
     Processed,
-    Skipped { why: String },
-    Failed { error: String, gave_up: bool },
+    Skipped {
+        why: String,
+    },
+    /// `duration`: how long the handler ran, if it did.
+    Failed {
+        error: String,
+        gave_up: bool,
+        duration: Option<Duration>,
+    },
+    /// Nobody ended it.
+    Lost {
+        error: String,
+        gave_up: bool,
+    },
 }
 
 /// Records a consumer's outcome, whether it has a row already or not.
@@ -303,7 +364,9 @@ pub(crate) fn record(conn: &Connection, seq: i64, consumer: &str, mark: &Mark, n
     let (status, error, failures, gave_up, done) = match mark {
         Mark::Processed => (InboxStatus::Processed, None, 0, false, true),
         Mark::Skipped { why } => (InboxStatus::Skipped, Some(why), 0, false, true),
-        Mark::Failed { error, gave_up } => (InboxStatus::Failed, Some(error), 1, *gave_up, false),
+        Mark::Failed { error, gave_up, .. } | Mark::Lost { error, gave_up } => {
+            (InboxStatus::Failed, Some(error), 1, *gave_up, false)
+        }
     };
     let id = id_of(seq, consumers::number_of(conn, consumer)?).0;
     let (processed_at, failed_at) = if done { (Some(now), None) } else { (None, Some(now)) };
@@ -327,7 +390,7 @@ pub(crate) fn record(conn: &Connection, seq: i64, consumer: &str, mark: &Mark, n
         inserted => inserted?,
     };
     // A failure is not written over a row that the application has marked as done meanwhile.
-    if stored == 1 || matches!(mark, Mark::Failed { .. }) && is_done(conn, seq, consumer)? {
+    if stored == 1 || !done && is_done(conn, seq, consumer)? {
         Ok(())
     } else {
         Err(Error::NotStored { what: "the inbox row", table: "inbox_event" })

@@ -4,8 +4,10 @@ use rusqlite::Connection;
 use uuid::Uuid;
 
 use crate::core::Core;
+use crate::decisions;
 use crate::error::Result;
 use crate::event::EventId;
+use crate::history::{self, HistoryEntry};
 use crate::inbox::{self, Change, InboxEvent, InboxId};
 use crate::links::{self, EntityRef, IntegrationLink, LinkType, NewLink};
 use crate::outbox::{self, OutboxEvent, OutboxStatus};
@@ -59,6 +61,48 @@ impl<'a> Outbox<'a> {
     /// [`Error::Json`](crate::Error::Json) when another program left something else than JSON in the row.
     pub fn get(&self, id: EventId) -> Result<Option<OutboxEvent>> {
         self.access.read("outbox.get", |conn| outbox::get(conn, id))
+    }
+
+    /// What went wrong with the event, and what people decided about it, oldest first: each failed attempt of each consumer, and
+    /// each [`retry`](Outbox::retry), [`discard`](Outbox::discard) and [`replay`](Outbox::replay). The last 100 are kept, for as
+    /// long as the event is there. Empty when there is no such event.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn history(&self, id: EventId) -> Result<Vec<HistoryEntry>> {
+        self.access.read("outbox.history", |conn| match outbox::seq_of(conn, id)? {
+            Some(seq) => history::of(conn, seq),
+            None => Ok(Vec::new()),
+        })
+    }
+
+    /// Gives a dead letter (or one that `failed`) new attempts: it is due at once, and every consumer that had not finished with
+    /// it begins again with its first attempt. Those that had, do not run again.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](crate::Error::NotFound); [`Error::WrongStatus`](crate::Error::WrongStatus) for an event that is in
+    /// another status.
+    pub fn retry(&self, id: EventId) -> Result<()> {
+        self.write("outbox.retry", |conn, now| decisions::retry(conn, id, now))
+    }
+
+    /// Gives up a dead letter (or one that `failed`), for a reason that its history keeps: consumers that had not finished skip it,
+    /// and it is `processed`, with the reason as its `last_error`.
+    ///
+    /// # Errors
+    /// As [`retry`](Outbox::retry); [`Error::Invalid`](crate::Error::Invalid) for a reason that is empty or longer than 1000
+    /// characters.
+    pub fn discard(&self, id: EventId, reason: &str) -> Result<()> {
+        decisions::check_reason(reason)?;
+        self.write("outbox.discard", |conn, now| decisions::discard(conn, id, reason, now))
+    }
+
+    fn write<T>(&self, operation: &'static str, f: impl FnOnce(&Connection, i64) -> Result<T>) -> Result<T> {
+        let done = self.access.write(operation, f)?;
+        if let Access::Apart(core) = self.access {
+            core.bell.ring();
+        }
+        Ok(done)
     }
 
     /// How many events are in this status.

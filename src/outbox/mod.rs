@@ -2,6 +2,7 @@
 
 pub(crate) mod claim;
 mod counts;
+pub(crate) mod decided;
 pub(crate) mod insert;
 pub(crate) mod run;
 pub(crate) mod settle;

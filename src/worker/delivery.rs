@@ -124,12 +124,13 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    /// One consumer's outcome: what its inbox row will say.
+    /// One consumer's outcome: what its inbox row will say. `duration`: how long its handler ran, if it did.
     pub(crate) fn note(
         &mut self,
         subscription: &Subscription,
         failures_before: u32,
         result: HandlerResult,
+        duration: Option<Duration>,
         settings: &Settings,
     ) -> Mark {
         let Err(HandlerError { verdict, message, .. }) = result else { return Mark::Processed };
@@ -149,7 +150,7 @@ impl Attempt {
             self.retry_after = Some(self.retry_after.unwrap_or_default().max(delay));
         }
         self.failures.push((subscription.consumer_name.clone(), error.clone()));
-        Mark::Failed { error, gave_up }
+        Mark::Failed { error, gave_up, duration }
     }
 
     /// What the attempt comes to for the event, once every consumer has had its turn.

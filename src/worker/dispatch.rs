@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::batch;
 use super::delivery::{Delivery, Report};
@@ -103,6 +104,7 @@ fn run_one(
         let Kind::Plain(handler) = &subscription.handler else {
             return batch::run(postbox, settings, vec![*delivery], slot, report);
         };
+        let begun = Instant::now();
         let result = caught(|| {
             let _inside = HandlerScope::enter(postbox.core());
             let context = Context {
@@ -113,11 +115,12 @@ fn run_one(
             };
             handler.handle(&delivery.event, &context)
         });
+        let duration = begun.elapsed();
         let place = delivery.next;
         let subscription = Arc::clone(subscription);
         let mark = {
             let before = delivery.failures_before(place);
-            delivery.attempt.note(&subscription, before, result, settings)
+            delivery.attempt.note(&subscription, before, result, Some(duration), settings)
         };
         delivery.next += 1;
         if delivery.next < delivery.consumers.len() && !delivery.has_transactional_ahead() {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 use super::delivery::{Attempt, Delivery, max_attempts};
+use super::settling::record;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::event::EventId;
@@ -128,8 +129,8 @@ fn still_open(
         let lost = lost.filter(|_| !had_given_up);
         if let Some(error) = lost {
             let gave_up = failures(standing).saturating_add(1) >= max_attempts(subscription, settings);
-            let mark = Mark::Failed { error: error.to_owned(), gave_up };
-            inbox::record(conn, claim.seq, &subscription.consumer_name, &mark, now)?;
+            let mark = Mark::Lost { error: error.to_owned(), gave_up };
+            record(conn, claim.seq, &subscription.consumer_name, &mark, now)?;
         }
         let failures = failures(standing).saturating_add(u32::from(lost.is_some()));
         if had_given_up || failures >= max_attempts(subscription, settings) {

@@ -7,6 +7,7 @@ use rusqlite::Connection;
 use super::delivery::Report;
 use crate::error::Result;
 use crate::event::EventId;
+use crate::history::{self, HistoryKind, NewEntry};
 use crate::inbox::{self, Mark};
 use crate::outbox::claim::Claim;
 use crate::outbox::run::runs;
@@ -47,6 +48,18 @@ pub(super) fn set_aside(
     Ok(is_settled)
 }
 
+/// What a consumer's inbox row says from now on, and what the event's history says of a failure.
+pub(super) fn record(conn: &Connection, seq: i64, consumer: &str, mark: &Mark, now: i64) -> Result<()> {
+    inbox::record(conn, seq, consumer, mark, now)?;
+    let (kind, duration, error) = match mark {
+        Mark::Failed { error, duration, .. } => (HistoryKind::Failed, *duration, error),
+        Mark::Lost { error, .. } => (HistoryKind::Lost, None, error),
+        Mark::Processed | Mark::Skipped { .. } => return Ok(()),
+    };
+    let entry = NewEntry { kind, consumer_name: Some(consumer), duration, detail: Some(error) };
+    history::add(conn, seq, &entry, now)
+}
+
 pub(super) fn settle_report(
     conn: &Connection,
     report: &Report,
@@ -56,7 +69,7 @@ pub(super) fn settle_report(
     match report {
         Report::Marked { claim, consumer, mark } => {
             if settle::holds_lease(conn, claim.seq, claim.lease)? {
-                inbox::record(conn, claim.seq, consumer, mark, now)?;
+                record(conn, claim.seq, consumer, mark, now)?;
             }
             Ok(Recorded::Otherwise) // the event's end is still to come, and tells of a lost lease
         }
@@ -96,7 +109,7 @@ fn settle_marked(
         return Ok(Recorded::Refused);
     }
     for (place, mark) in marks {
-        inbox::record(conn, claim.seq, &consumers[*place].consumer_name, mark, now)?;
+        record(conn, claim.seq, &consumers[*place].consumer_name, mark, now)?;
     }
     log_settlement(claim.id, settlement);
     Ok(if *settlement == Settlement::Processed { Recorded::Processed } else { Recorded::Otherwise })
@@ -143,7 +156,7 @@ fn settle_processed(conn: &Connection, claim: Claim, consumers: &Consumers, now:
         return Ok(false);
     }
     for consumer in consumers.iter() {
-        inbox::record(conn, claim.seq, &consumer.consumer_name, &Mark::Processed, now)?;
+        record(conn, claim.seq, &consumer.consumer_name, &Mark::Processed, now)?;
     }
     Ok(true)
 }

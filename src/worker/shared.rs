@@ -1,15 +1,17 @@
 //! One shared transaction of transactional handlers: what happens to each event in it, and how they are settled together.
 
+use std::time::Instant;
+
 use super::batch::Caution;
 use super::delivery::{Attempt, Delivery};
 use super::dispatch::caught;
 use super::scope::HandlerScope;
-use super::settling::settle_alike;
+use super::settling::{record, settle_alike};
 use crate::core::Core;
 use crate::db::Writer;
 use crate::error::Error;
 use crate::handler::{HandlerError, HandlerResult};
-use crate::inbox::{self, Mark};
+use crate::inbox::Mark;
 use crate::outbox::run::runs;
 use crate::outbox::settle::{self, Settlement};
 use crate::registry::Kind;
@@ -123,16 +125,19 @@ impl Shared<'_> {
         let consumer = step.next;
         let subscription = &delivery.consumers[consumer];
         let failures_before = delivery.failures_before(consumer);
+        let mut duration = None;
         let result: HandlerResult = match (&subscription.handler, delivery.refusal_of(consumer)) {
             (_, Some(why)) => Err(HandlerError::retry(why)),
             (Kind::Plain(_), _) => Err(HandlerError::retry("it is not transactional")), // the caller has looked
             (Kind::Transactional(handler), None) => {
                 self.execute("SAVEPOINT postbox_handler")?;
+                let begun = Instant::now();
                 let result = {
                     let _inside = HandlerScope::enter(self.core);
                     let tx = Tx::new(self.writer, self.core, Some(&delivery.event));
                     self.writer.lend(|| caught(|| handler.handle(&delivery.event, &tx)))
                 };
+                duration = Some(begun.elapsed());
                 if let Err(HandlerError { fault: Some(fault), message, .. }) = result {
                     // SQLite lets nothing more be written in a transaction that has met a damaged page: another has to say
                     // what came of it.
@@ -151,7 +156,7 @@ impl Shared<'_> {
                 result
             }
         };
-        Ok(step.attempt.note(subscription, failures_before, result, self.settings))
+        Ok(step.attempt.note(subscription, failures_before, result, duration, self.settings))
     }
 
     /// Writes what came of the delivery by itself.
@@ -169,7 +174,7 @@ impl Shared<'_> {
         };
         for (place, mark) in marks {
             let name = &delivery.consumers[*place].consumer_name;
-            inbox::record(conn, delivery.claim.seq, name, mark, now)
+            record(conn, delivery.claim.seq, name, mark, now)
                 .map_err(refused((*place).max(delivery.next)))?;
         }
         if step.next < delivery.consumers.len() {

@@ -1,0 +1,57 @@
+//! What becomes of an event's row when people decide about it.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::OutboxStatus;
+use super::settle::UNOWNED;
+use crate::error::{Error, Result};
+use crate::event::EventId;
+
+/// The row's number and status.
+pub(crate) fn standing(conn: &Connection, id: EventId) -> Result<Option<(i64, OutboxStatus)>> {
+    Ok(conn
+        .prepare_cached("SELECT seq, status FROM main.outbox_event WHERE id = ?1")?
+        .query_row([id.0], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?)
+}
+
+/// A dead letter is due again, at its first attempt. Its error stands until it is processed.
+pub(crate) fn retry(conn: &Connection, seq: i64, now: i64) -> Result<()> {
+    let changed = conn
+        .prepare_cached(
+            "UPDATE main.outbox_event
+             SET status = 'pending', attempt_count = 0, lease_id = ?3, available_at = ?2, changed_at = ?2
+             WHERE seq = ?1 AND (status = 'dead_letter' OR status = 'failed')",
+        )?
+        .execute([seq, now, UNOWNED])?;
+    stored(changed)
+}
+
+/// A dead letter is over.
+pub(crate) fn discard(conn: &Connection, seq: i64, why: &str, now: i64) -> Result<()> {
+    let changed = conn
+        .prepare_cached(
+            "UPDATE main.outbox_event
+             SET status = 'processed', lease_id = 0, last_error = ?3, available_at = ?2, changed_at = NULL, processed_at = ?2
+             WHERE seq = ?1 AND (status = 'dead_letter' OR status = 'failed')",
+        )?
+        .execute(params![seq, now, why])?;
+    stored(changed)
+}
+
+/// A processed event is due again, for the consumers named in `deliver_to` (a JSON array) alone.
+pub(crate) fn replay(conn: &Connection, seq: i64, deliver_to: &str, now: i64) -> Result<()> {
+    let changed = conn
+        .prepare_cached(
+            "UPDATE main.outbox_event
+             SET status = 'pending', attempt_count = 0, lease_id = ?4, last_error = NULL, available_at = ?2, changed_at = ?2,
+                 processed_at = NULL, deliver_to = ?3
+             WHERE seq = ?1 AND status = 'processed'",
+        )?
+        .execute(params![seq, now, deliver_to, UNOWNED])?;
+    stored(changed)
+}
+
+fn stored(changed: usize) -> Result<()> {
+    if changed == 1 { Ok(()) } else { Err(Error::NotStored { what: "a decision", table: "outbox_event" }) }
+}

@@ -149,6 +149,13 @@ pub enum Error {
         report: String,
     },
 
+    /// The file cannot be compacted without a risk for the application's own tables.
+    #[error("the file is not compacted: {reason}")]
+    CannotCompact {
+        /// Which, and why.
+        reason: String,
+    },
+
     /// The event is not in a status in which this can be done.
     #[error("{operation}: event {id} is {status}, not {expected}")]
     WrongStatus {
@@ -260,6 +267,7 @@ impl Error {
             Error::CannotOpen { .. } => "CannotOpen",
             Error::UnsupportedSqlite { .. } => "UnsupportedSqlite",
             Error::Damaged { .. } => "Damaged",
+            Error::CannotCompact { .. } => "CannotCompact",
             Error::WrongStatus { .. } => "WrongStatus",
             Error::NotStored { .. } => "NotStored",
             Error::NoNumberLeft { .. } => "NoNumberLeft",
@@ -316,6 +324,7 @@ impl Error {
             | Error::Reentrant { .. }
             | Error::WorkerRunning
             | Error::UnsupportedSqlite { .. }
+            | Error::CannotCompact { .. }
             | Error::WrongStatus { .. }
             | Error::NotStored { .. }
             | Error::NoNumberLeft { .. }

@@ -151,6 +151,7 @@ mod json;
 mod links;
 mod outbox;
 mod postbox;
+mod pruning;
 mod registry;
 #[cfg(all(test, shuttle))]
 mod schedules;
@@ -166,6 +167,7 @@ mod worker;
 pub use crate::backoff::Backoff;
 pub use crate::builder::Builder;
 pub use crate::clock::Clock;
+pub use crate::db::compact::Compaction;
 pub use crate::error::{Error, Result};
 pub use crate::event::{Event, EventId, NewEvent};
 pub use crate::fault::Fault;

@@ -9,11 +9,13 @@ use rusqlite::Connection;
 
 use crate::builder::Builder;
 use crate::core::Core;
+use crate::db::compact::Compaction;
 use crate::db::{self, Synchronous};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventId, NewEvent};
 use crate::health::Health;
 use crate::outbox::{self, insert, settle};
+use crate::pruning;
 use crate::registry::{Registry, Subscription};
 use crate::services::{Access, Inbox, Links, Outbox};
 use crate::settings::Settings;
@@ -318,6 +320,29 @@ impl Postbox {
     /// ```
     pub fn health(&self) -> Health {
         self.core.health.get()
+    }
+
+    // ---- space -----------------------------------------------------------------------------------------------------
+
+    /// Deletes the processed events that are past their retention ([`Settings::retention_ms`] and
+    /// [`Settings::retention_by_event`](crate::Settings::retention_by_event)), with their inbox rows and their history, and says how
+    /// many. A running worker does so by itself, in steps; this is the whole of it, now. The write lock is held for a few
+    /// milliseconds at a time. The file keeps its size, and the space is used again: see [`compact`](Postbox::compact).
+    ///
+    /// # Errors
+    /// [`Error::Busy`] and other errors of the file; what was deleted by then is. [`Error::Reentrant`] inside a transaction.
+    pub fn prune(&self) -> Result<usize> {
+        pruning::prune(&self.core)
+    }
+
+    /// Gives the space of deleted rows back to the file system: `VACUUM`, which writes the whole file anew, the application's tables
+    /// included. Writers wait meanwhile, up to the busy timeout; it needs as much free space again as the file has, twice that for a moment.
+    ///
+    /// # Errors
+    /// [`Error::CannotCompact`] where the application has a table without an `INTEGER PRIMARY KEY`: `VACUUM` may give its rows other
+    /// rowids, which the application may have noted. [`Error::InMemory`]; [`Error::Busy`]; [`Error::Reentrant`].
+    pub fn compact(&self) -> Result<Compaction> {
+        self.core.db.compact("compact")
     }
 
     // ---- copies and the end ----------------------------------------------------------------------------------------

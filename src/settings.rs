@@ -1,11 +1,14 @@
 //! The table `postbox_setting`: what an operator may change while the application runs.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::outbox::OutboxStatus;
+use crate::validate;
 
 /// What happens to an event that nobody subscribes to when it is delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -62,6 +65,13 @@ pub struct Settings {
     pub startup_drain_batch_size: u32,
     /// `unhandledEvents`, `complete`: what happens to an event that nobody subscribes to.
     pub unhandled_events: UnhandledEvents,
+    /// `retentionMs`, 0, otherwise 1,000 to 100 years: how long processed events are kept, with their inbox rows and their history,
+    /// counted from when they were processed. A worker deletes them after that, a few at a time, and
+    /// [`Postbox::prune`](crate::Postbox::prune) at once. 0 keeps them for ever. Dead letters, failed and pending events are never
+    /// deleted. An idempotency key is known for as long as its event is kept.
+    pub retention_ms: u64,
+    /// `retentionByEvent`, `{}`: the same for events of these names (exact, at most 1,000 of them), instead of `retention_ms`.
+    pub retention_by_event: BTreeMap<String, u64>,
 }
 
 impl Default for Settings {
@@ -79,6 +89,8 @@ impl Default for Settings {
             dead_letter_enabled: true,
             startup_drain_batch_size: 50,
             unhandled_events: UnhandledEvents::Complete,
+            retention_ms: 0,
+            retention_by_event: BTreeMap::new(),
         }
     }
 }
@@ -86,7 +98,7 @@ impl Default for Settings {
 const PREFIX: &str = "core.integration.outbox.";
 
 /// Each field and its key in the file.
-const KEYS: [(&str, &str); 12] = [
+const KEYS: [(&str, &str); 14] = [
     ("enabled", "enabled"),
     ("processor_enabled", "processor.enabled"),
     ("startup_drain_enabled", "startupDrainEnabled"),
@@ -99,10 +111,17 @@ const KEYS: [(&str, &str); 12] = [
     ("dead_letter_enabled", "deadLetterEnabled"),
     ("startup_drain_batch_size", "startupDrainBatchSize"),
     ("unhandled_events", "unhandledEvents"),
+    ("retention_ms", "retentionMs"),
+    ("retention_by_event", "retentionByEvent"),
 ];
 
 /// A lease or a delay longer than this is a mistake of units.
 const MILLIS_MAX: u64 = 366 * 86_400_000;
+
+/// A hundred years.
+const RETENTION_MAX: u64 = 36_525 * 86_400_000;
+
+const RETENTION_NAMES_MAX: usize = 1_000;
 
 /// In flight is bounded by memory too.
 const BATCH_MAX: u32 = 100_000;
@@ -135,7 +154,42 @@ impl Settings {
         within("max_attempts", self.max_attempts.into(), 1, u32::MAX.into())?;
         within("processing_lease_ms", self.processing_lease_ms, 1_000, MILLIS_MAX)?;
         within("retry_base_delay_ms", self.retry_base_delay_ms, 100, MILLIS_MAX)?;
-        within("startup_drain_batch_size", self.startup_drain_batch_size.into(), 1, BATCH_MAX.into())
+        within("startup_drain_batch_size", self.startup_drain_batch_size.into(), 1, BATCH_MAX.into())?;
+        if self.retention_by_event.len() > RETENTION_NAMES_MAX {
+            let reason = format!(
+                "must be of at most {RETENTION_NAMES_MAX} names, not {}",
+                self.retention_by_event.len()
+            );
+            return Err(Error::invalid("retention_by_event", reason));
+        }
+        for (name, retention_ms) in &self.retention_by_event {
+            validate::event_name(name).map_err(|error| match error {
+                Error::Invalid { reason, .. } => {
+                    Error::invalid("retention_by_event", format!("a name {reason}"))
+                }
+                error => error,
+            })?;
+            if *retention_ms != 0 {
+                within("retention_by_event", *retention_ms, 1_000, RETENTION_MAX)?;
+            }
+        }
+        if self.retention_ms == 0 {
+            Ok(())
+        } else {
+            within("retention_ms", self.retention_ms, 1_000, RETENTION_MAX)
+        }
+    }
+
+    /// How long processed events of this name are kept, in milliseconds; `None` for ever.
+    pub(crate) fn retention_of(&self, event_name: &str) -> Option<u64> {
+        let retention = self.retention_by_event.get(event_name).copied().unwrap_or(self.retention_ms);
+        Some(retention).filter(|retention| *retention > 0)
+    }
+
+    /// The shortest time for which any are kept; `None` where all are for ever.
+    pub(crate) fn shortest_retention(&self) -> Option<u64> {
+        let all = self.retention_by_event.values().copied().chain([self.retention_ms]);
+        all.filter(|retention| *retention > 0).min()
     }
 
     /// Whether events may be claimed: by a worker, or by hand.

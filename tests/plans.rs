@@ -8,12 +8,13 @@ use std::path::Path;
 use postbox::rusqlite::Connection;
 use postbox::rusqlite::config::DbConfig;
 
-const SOURCES: [(&str, &str); 11] = [
+const SOURCES: [(&str, &str); 12] = [
     ("outbox/mod.rs", include_str!("../src/outbox/mod.rs")),
     ("outbox/counts.rs", include_str!("../src/outbox/counts.rs")),
     ("outbox/claim.rs", include_str!("../src/outbox/claim.rs")),
     ("outbox/decided.rs", include_str!("../src/outbox/decided.rs")),
     ("outbox/insert.rs", include_str!("../src/outbox/insert.rs")),
+    ("outbox/prune.rs", include_str!("../src/outbox/prune.rs")),
     ("outbox/settle.rs", include_str!("../src/outbox/settle.rs")),
     ("outbox/strays.rs", include_str!("../src/outbox/strays.rs")),
     ("inbox.rs", include_str!("../src/inbox.rs")),

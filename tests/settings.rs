@@ -6,6 +6,7 @@ mod support;
 #[path = "settings/noticed.rs"]
 mod noticed;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use postbox::{Error, Postbox, Settings, UnhandledEvents};
@@ -51,6 +52,8 @@ fn the_defaults_are_those_that_are_documented() {
         dead_letter_enabled: true,
         startup_drain_batch_size: 50,
         unhandled_events: UnhandledEvents::Complete,
+        retention_ms: 0,
+        retention_by_event: BTreeMap::new(),
     };
     assert_eq!(Settings::default(), defaults);
     assert_eq!(Postbox::open_in_memory().unwrap().settings(), defaults);
@@ -129,6 +132,8 @@ fn each_setting_is_stored_under_its_documented_key() {
                 dead_letter_enabled: false,
                 startup_drain_batch_size: 107,
                 unhandled_events: UnhandledEvents::Hold,
+                retention_ms: 1_008,
+                retention_by_event: BTreeMap::from([("a".to_owned(), 0), ("b".to_owned(), 1_009)]),
             }
         })
         .unwrap();
@@ -144,6 +149,8 @@ fn each_setting_is_stored_under_its_documented_key() {
             ("pollingIntervalMs", "101"),
             ("processingLeaseMs", "1005"),
             ("processor.enabled", "false"),
+            ("retentionByEvent", r#"{"a":0,"b":1009}"#),
+            ("retentionMs", "1008"),
             ("retryBaseDelayMs", "106"),
             ("startupDrainBatchSize", "107"),
             ("startupDrainEnabled", "false"),

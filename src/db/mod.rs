@@ -2,6 +2,7 @@
 
 pub(crate) mod backup;
 mod checkpoint;
+pub(crate) mod compact;
 mod connection;
 mod fork;
 mod gate;

@@ -4,6 +4,7 @@ pub(crate) mod claim;
 mod counts;
 pub(crate) mod decided;
 pub(crate) mod insert;
+pub(crate) mod prune;
 pub(crate) mod run;
 pub(crate) mod settle;
 pub(crate) mod strays;

@@ -6,6 +6,7 @@ mod delivery;
 mod dispatch;
 mod handle;
 mod handoff;
+mod housekeeping;
 mod in_flight;
 mod left_alone;
 mod plan;

@@ -10,6 +10,7 @@ use super::delivery::{Delivery, Report};
 use super::dispatch::{self, Unit};
 use super::handle::{ShutdownReport, Signals};
 use super::handoff::Taker;
+use super::housekeeping::Housekeeping;
 use super::in_flight::InFlight;
 use super::left_alone::LeftAlone;
 use super::pool::Pool;
@@ -47,6 +48,7 @@ pub(crate) struct Run {
     signals: Signals,
     settings: Arc<Settings>,
     watch: Watch,
+    housekeeping: Housekeeping,
     startup: Startup,
     in_flight: InFlight,
     /// What came back and is not settled yet.
@@ -77,6 +79,7 @@ impl Run {
             signals,
             settings,
             watch,
+            housekeeping: Housekeeping::begin(),
             in_flight: InFlight::new(),
             reports: Vec::new(),
             unsure: Vec::new(),
@@ -122,7 +125,7 @@ impl Run {
     fn work_until_stopped(&mut self) {
         while !self.signals.control.stopping.load(Ordering::Acquire) {
             self.take_reports();
-            let turn = self.look_and_turn();
+            let turn = self.look_and_turn().and_then(|()| self.keep_house());
             if let Some(error) = turn.err().or_else(|| self.fault.take()) {
                 self.pause_after(&error);
             }
@@ -191,10 +194,18 @@ impl Run {
         }
     }
 
+    fn keep_house(&mut self) -> Result<()> {
+        self.housekeeping.work(self.postbox.core(), &self.settings)
+    }
+
     /// One turn, if there is anything to do in one.
     fn look_and_turn(&mut self) -> Result<()> {
         let core = self.postbox.core();
+        let before = Arc::clone(&self.settings);
         self.expect_work |= self.watch.look(core, &mut self.settings, self.found_nothing)?;
+        if self.settings != before {
+            self.housekeeping.look_again();
+        }
         // What publishers are still committing may be handed over until then, and claimed afterwards.
         let reserved = if self.expect_work { core.handoff.close() } else { 0 };
         self.take_what_others_left();
@@ -318,8 +329,9 @@ impl Run {
             }
             until = until.min(alone_until - now);
         }
-        if let Some(renewal) = self.in_flight.renewal_due() {
-            until = until.min(renewal.saturating_duration_since(now));
+        let others = [self.in_flight.renewal_due(), self.housekeeping.due(&self.settings)];
+        for due in others.into_iter().flatten() {
+            until = until.min(due.saturating_duration_since(now));
         }
         if self.free_slots() > 0
             && let Ok(Some(due)) = self.watch.next_due(self.core(), &self.left_alone)

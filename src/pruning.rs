@@ -1,0 +1,133 @@
+//! Retention: processed events are deleted after a time, a few at a time.
+
+use std::time::{Duration, Instant};
+
+use crate::core::Core;
+use crate::db::Synchronous;
+use crate::error::{Error, Result};
+use crate::outbox::prune::{self, Passed};
+use crate::settings::Settings;
+
+/// So many rows are looked at in one step.
+const LOOKED_AT_MAX: usize = 1_000;
+
+/// The write lock is held no longer than this, and the one row's deletion that is under way by then: others write in between.
+const HELD_MAX: Duration = Duration::from_millis(4);
+
+/// A pass through the table, from the oldest row to the first that is too young for anything to be deleted behind it.
+#[derive(Debug, Default)]
+pub(crate) struct Pass {
+    /// The last row that was looked at.
+    at: i64,
+}
+
+/// What a step has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Step {
+    pub(crate) deleted: usize,
+    /// Nothing is left to be deleted: the next step begins from the oldest row.
+    pub(crate) is_over: bool,
+}
+
+impl Pass {
+    /// Deletes some of what is due.
+    pub(crate) fn step(&mut self, core: &Core, settings: &Settings) -> Result<Step> {
+        let now = core.clock.now();
+        let Some(shortest) = settings.shortest_retention() else { return Ok(self.over(0)) };
+        let young = now.saturating_sub(micros(shortest));
+        let rows = core.db.read("prune", |conn| prune::rows_after(conn, self.at, LOOKED_AT_MAX))?;
+        let ends = rows.len() < LOOKED_AT_MAX;
+        let rows: Vec<Passed> = rows.into_iter().take_while(|row| row.created_at <= young).collect();
+        let Some(last) = rows.last().map(|row| row.seq) else { return Ok(self.over(0)) };
+        let is_last = ends || rows.len() < LOOKED_AT_MAX;
+        let due: Vec<(i64, i64)> = rows.iter().filter_map(|row| due(row, settings, now)).collect();
+        let (deleted, stopped_at) = delete_some(core, &due)?;
+        if let Some(stopped_at) = stopped_at {
+            self.at = stopped_at;
+        } else if is_last {
+            return Ok(self.over(deleted));
+        } else {
+            self.at = last;
+        }
+        Ok(Step { deleted, is_over: false })
+    }
+
+    fn over(&mut self, deleted: usize) -> Step {
+        self.at = 0;
+        Step { deleted, is_over: true }
+    }
+}
+
+/// The row's number and the time at which it was processed, if it is to go.
+fn due(row: &Passed, settings: &Settings, now: i64) -> Option<(i64, i64)> {
+    let retention = settings.retention_of(row.event_name.as_deref()?)?;
+    let processed_at = row.processed_at?;
+    (processed_at <= now.saturating_sub(micros(retention))).then_some((row.seq, processed_at))
+}
+
+fn micros(millis: u64) -> i64 {
+    i64::try_from(millis).unwrap_or(i64::MAX).saturating_mul(1_000)
+}
+
+/// How many were deleted, and the last that was tried where others are left.
+fn delete_some(core: &Core, due: &[(i64, i64)]) -> Result<(usize, Option<i64>)> {
+    if due.is_empty() {
+        return Ok((0, None));
+    }
+    let begun = Instant::now();
+    // Not synced: what a power cut brings back is deleted again.
+    let together = core.db.lock("prune")?.transaction(Synchronous::Normal, "prune", |conn| {
+        let mut deleted = 0;
+        for (seq, processed_at) in due {
+            match prune::delete(conn, *seq, *processed_at) {
+                Ok(done) => deleted += usize::from(done),
+                Err(error) if error.is_fault_of_file() || conn.is_autocommit() => return Err(error),
+                Err(error) => warn_once(core, &error),
+            }
+            if begun.elapsed() >= HELD_MAX {
+                return Ok((deleted, Some(*seq)));
+            }
+        }
+        Ok((deleted, None))
+    });
+    match together {
+        // One of them takes the others with it: each by itself, then.
+        Err(error) if !error.is_fault_of_file() => {
+            let mut deleted = 0;
+            for (seq, processed_at) in due {
+                let alone = core.db.lock("prune")?.transaction(Synchronous::Normal, "prune", |conn| {
+                    prune::delete(conn, *seq, *processed_at)
+                });
+                match alone {
+                    Ok(done) => deleted += usize::from(done),
+                    Err(error) if error.is_fault_of_file() => return Err(error),
+                    Err(error) => warn_once(core, &error),
+                }
+            }
+            Ok((deleted, None))
+        }
+        together => together,
+    }
+}
+
+/// A trigger or a foreign key of the application's keeps the row: it stays, and others go.
+fn warn_once(core: &Core, error: &Error) {
+    if core.first_warning_of("events that cannot be pruned") {
+        log::warn!(target: "postbox::db", "processed events that are past their retention cannot be deleted: {error}");
+    }
+}
+
+/// A whole pass, now. How many were deleted.
+pub(crate) fn prune(core: &Core) -> Result<usize> {
+    core.db.refuse_reentry("prune")?;
+    let settings = core.db.read("prune", |conn| core.reload_settings(conn))?;
+    let mut pass = Pass::default();
+    let mut deleted = 0;
+    loop {
+        let step = pass.step(core, &settings)?;
+        deleted += step.deleted;
+        if step.is_over {
+            return Ok(deleted);
+        }
+    }
+}

@@ -331,6 +331,10 @@ fn a_process_that_is_forked_after_the_box_was_closed_may_open_the_file() {
     let bus = open(&path);
     let clone = bus.clone();
     bus.close().unwrap();
+    // A lock that a thread holds at the fork is held for ever in the child: the threads of the pool have to be gone.
+    wait_until("this thread and the test's own are alone", || {
+        fs::read_dir("/proc/self/task").unwrap().count() <= 2
+    });
     let failed = fork(|| i32::from(open(&path).publish(event("order")).is_err()));
     assert_eq!(failed, 0);
     drop(clone);

@@ -121,7 +121,9 @@ fn several_in_one_claim_are_set_aside_each_by_itself() {
                 By::Drain => assert_eq!(bus.drain().unwrap(), 4),
                 By::Worker => {
                     let worker = bus.start().unwrap();
-                    crate::support::wait_until(std::time::Duration::from_secs(10), || dead() == 5);
+                    crate::support::wait_until(std::time::Duration::from_secs(10), || {
+                        (dead(), bus.stats().unwrap().processed) == (5, 4)
+                    });
                     assert!(worker.shutdown(std::time::Duration::from_secs(10)).unwrap().clean);
                 }
             }

@@ -176,6 +176,31 @@ pub(crate) fn get(conn: &Connection, id: InboxId) -> Result<Option<InboxEvent>> 
     Ok(rows.next()?.map(read).transpose()?)
 }
 
+/// The rows of an event, in order of their consumers' numbers, so many at the most; an error for each that cannot be read.
+pub(crate) fn of_event(
+    conn: &Connection,
+    event: EventId,
+    seq: i64,
+    limit: usize,
+) -> Result<Vec<Result<InboxEvent>>> {
+    // Of a number that no box gives, shifted, some other event's rows would be found.
+    if !(1..=outbox::SEQ_MAX).contains(&seq) {
+        return Ok(Vec::new());
+    }
+    let mut statement = conn.prepare_cached(
+        "SELECT id, ?2, consumer_name, status, attempt_count, last_error, processed_at, created_at, updated_at
+         FROM main.inbox_event
+         WHERE id BETWEEN ?1 << 20 AND (?1 << 20) + 1048575
+         ORDER BY id LIMIT ?3",
+    )?;
+    let mut rows = statement.query(params![seq, event.0, limit])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(read(row).map_err(Error::from));
+    }
+    Ok(found)
+}
+
 fn read(row: &Row<'_>) -> rusqlite::Result<InboxEvent> {
     Ok(InboxEvent {
         id: InboxId(row.get(0)?),

@@ -49,6 +49,8 @@
 //!   ([`UnhandledEvents`]).
 //! - **Process** with [`Postbox::start`], or by hand with [`Postbox::process_batch`] and [`Postbox::drain`].
 //! - **Link** entities of different modules with [`Links`]; look at [`Outbox`], [`Inbox`], [`Stats`] and [`Health`].
+//! - **Look** at events with [`Outbox::list`] and an [`EventFilter`], at all that became of one with [`Outbox::story`], and at
+//!   what it came from with [`Outbox::causation_tree`].
 //! - **Tune** while it runs with [`Postbox::update_settings`].
 //! - **Copy** with [`Postbox::backup`], [`Postbox::with_quiesced_file`] and [`restore`].
 //!
@@ -153,11 +155,13 @@ mod outbox;
 mod postbox;
 mod pruning;
 mod registry;
+mod rfc3339;
 #[cfg(all(test, shuttle))]
 mod schedules;
 mod services;
 mod settings;
 mod stats;
+mod story;
 mod sync;
 pub mod testing;
 mod tx;
@@ -176,12 +180,16 @@ pub use crate::health::Health;
 pub use crate::history::{HistoryEntry, HistoryKind};
 pub use crate::inbox::{InboxEvent, InboxId, InboxStatus};
 pub use crate::links::{EntityRef, IntegrationLink, LinkType, NewLink};
-pub use crate::outbox::{OutboxEvent, OutboxStatus};
+pub use crate::outbox::{
+    CausationNode, CausationTree, Cursor, EventFilter, EventPage, EventSummary, OutboxEvent, OutboxStatus,
+    Page,
+};
 pub use crate::postbox::{Postbox, restore};
 pub use crate::registry::{Registry, Subscription};
 pub use crate::services::{Inbox, Links, Outbox};
 pub use crate::settings::{Settings, UnhandledEvents};
 pub use crate::stats::Stats;
+pub use crate::story::EventStory;
 pub use crate::tx::Tx;
 pub use crate::worker::{ShutdownReport, Worker};
 

@@ -275,6 +275,25 @@ pub(crate) fn find_inbound(conn: &Connection, target: &EntityRef) -> Result<Vec<
     )
 }
 
+/// Those that start at or lead to the entity, oldest first, so many at the most; an error for each that cannot be read.
+pub(crate) fn around(
+    conn: &Connection,
+    entity: &EntityRef,
+    limit: usize,
+) -> Result<Vec<Result<IntegrationLink>>> {
+    let mut statement = conn.prepare_cached(select_link!(
+        "WHERE (source_module = ?1 AND source_entity_type = ?2 AND source_entity_id = ?3)
+            OR (target_module = ?1 AND target_entity_type = ?2 AND target_entity_id = ?3)
+         ORDER BY seq LIMIT ?4"
+    ))?;
+    let mut rows = statement.query(params![entity.module, entity.entity_type, entity.entity_id, limit])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(read(row));
+    }
+    Ok(found)
+}
+
 pub(crate) fn find_by_type(conn: &Connection, link_type: LinkType) -> Result<Vec<IntegrationLink>> {
     read_all(conn, select_link!("WHERE link_type = ?1 ORDER BY seq"), [link_type])
 }

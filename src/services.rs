@@ -10,7 +10,8 @@ use crate::event::EventId;
 use crate::history::{self, HistoryEntry};
 use crate::inbox::{self, Change, InboxEvent, InboxId};
 use crate::links::{self, EntityRef, IntegrationLink, LinkType, NewLink};
-use crate::outbox::{self, OutboxEvent, OutboxStatus};
+use crate::outbox::{self, CausationTree, EventFilter, EventPage, OutboxEvent, OutboxStatus, Page, list};
+use crate::story::{self, EventStory};
 
 /// Where a service works.
 #[derive(Clone, Copy)]
@@ -33,6 +34,21 @@ impl<'a> Access<'a> {
             Access::Apart(core) => core.db.read(operation, f),
             Access::Within(_, conn) => f(conn),
         }
+    }
+
+    /// Reads with several statements what is of one moment.
+    fn read_snapshot<T>(
+        self,
+        operation: &'static str,
+        f: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<T> {
+        self.read(operation, |conn| {
+            // A thread that is inside a transaction has its snapshot already.
+            let snapshot = if conn.is_autocommit() { Some(conn.unchecked_transaction()?) } else { None };
+            let read = f(conn);
+            drop(snapshot);
+            read
+        })
     }
 
     /// `f` is given the time as well.
@@ -111,6 +127,79 @@ impl<'a> Outbox<'a> {
     /// When the file cannot be read.
     pub fn count_by_status(&self, status: OutboxStatus) -> Result<u64> {
         Ok(self.access.read("outbox.count_by_status", outbox::count)?.of(status))
+    }
+
+    /// One page of the events that the filter means, always in order of publishing: without their payloads, of which none is
+    /// read. It holds at most 1,000 events, whatever the file holds.
+    ///
+    /// Pages neither skip nor double an event while others are published, deleted and change their status. One whose status
+    /// changes so that the filter no longer means it is not in the pages that come. A row that another program spoilt is in its
+    /// place, as far as it can be shown: [`EventSummary::unreadable`](crate::EventSummary::unreadable).
+    ///
+    /// Pages without a filter cost the same however long the history is, as do pages of dead letters, and of `Failed` or
+    /// `Processing` alone. Those of `Pending` look through an index of all that is pending (about 10 ms for 100,000). What else
+    /// a filter asks for is looked for row by row, in the order of the page until it is full, among the events of the filter's
+    /// statuses; without a status, or with `Processed`, through the history (about a second for a million events). In memory,
+    /// the box does nothing else meanwhile.
+    ///
+    /// ```
+    /// # use postbox::{EventFilter, NewEvent, Page, Postbox};
+    /// # fn main() -> postbox::Result<()> {
+    /// let postbox = Postbox::open_in_memory()?;
+    /// postbox.publish_all((1..=250).map(|n| NewEvent::new("invoice.created", "finance", "Invoice", format!("inv-{n}"))))?;
+    ///
+    /// let filter = EventFilter::new().name("invoice.*").source_module("finance");
+    /// let mut page = postbox.outbox().list(&filter, &Page::newest(100))?;
+    /// assert_eq!(page.events[0].aggregate_id, "inv-250");
+    ///
+    /// let mut seen = page.events.len();
+    /// while let Some(cursor) = page.next {
+    ///     page = postbox.outbox().list(&filter, &Page::newest(100).after(cursor))?;
+    ///     seen += page.events.len();
+    /// }
+    /// assert_eq!(seen, 250);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) for a limit of 0 or more than 1,000, and for what the filter asks.
+    pub fn list(&self, filter: &EventFilter, page: &Page) -> Result<EventPage> {
+        filter.validate()?;
+        page.validate()?;
+        self.access.read_snapshot("outbox.list", |conn| list::list(conn, filter, page))
+    }
+
+    /// How many events the filter means: what an operation with this filter would find. They are counted one by one, so that it
+    /// is exact, and takes as long as reading all pages of the filter would; [`stats`](crate::Postbox::stats) and
+    /// [`count_by_status`](Outbox::count_by_status) are quick.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) for what the filter asks.
+    pub fn count(&self, filter: &EventFilter) -> Result<u64> {
+        filter.validate()?;
+        self.access.read_snapshot("outbox.count", |conn| list::count_filtered(conn, filter))
+    }
+
+    /// All that the file says about the event: its row, what each consumer has done with it, what caused it and what it has
+    /// caused, and the links of the entity that it is about. `None` when there is no such event.
+    ///
+    /// It tells also of an event that [`get`](Outbox::get) cannot read.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn story(&self, id: EventId) -> Result<Option<EventStory>> {
+        self.access.read_snapshot("outbox.story", |conn| story::story(conn, id))
+    }
+
+    /// The event among all that came from the same first cause. `None` when there is no such event.
+    ///
+    /// It takes two look-ups for each of its events, of which there are 1,000 at the most.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn causation_tree(&self, id: EventId) -> Result<Option<CausationTree>> {
+        self.access.read_snapshot("outbox.causation_tree", |conn| outbox::causation_tree(conn, id))
     }
 }
 

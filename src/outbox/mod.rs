@@ -2,12 +2,17 @@
 
 pub(crate) mod claim;
 mod counts;
+mod cursor;
 pub(crate) mod decided;
+pub(crate) mod filter;
 pub(crate) mod insert;
+pub(crate) mod list;
 pub(crate) mod prune;
 pub(crate) mod run;
 pub(crate) mod settle;
 pub(crate) mod strays;
+mod summary;
+mod tree;
 
 use std::fmt;
 
@@ -19,6 +24,13 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 pub(crate) use self::counts::{count, is_off, oldest_pending, repair};
+pub use self::cursor::Cursor;
+pub use self::filter::EventFilter;
+pub use self::list::{EventPage, Page};
+pub use self::summary::EventSummary;
+pub(crate) use self::summary::{caused_by, content, summary};
+pub(crate) use self::tree::causation_tree;
+pub use self::tree::{CausationNode, CausationTree};
 use crate::clock::{HELD_UNTIL, from_micros};
 use crate::error::Result;
 use crate::event::EventId;

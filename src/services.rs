@@ -139,7 +139,7 @@ impl<'a> Outbox<'a> {
     /// Pages without a filter cost the same however long the history is, as do pages of dead letters, and of `Failed` or
     /// `Processing` alone. Those of `Pending` look through an index of all that is pending (about 10 ms for 100,000). What else
     /// a filter asks for is looked for row by row, in the order of the page until it is full, among the events of the filter's
-    /// statuses; without a status, or with `Processed`, through the history (about a second for a million events). In memory,
+    /// statuses; without a status, or with `Processed`, through the history (some tenths of a second for a million events). In memory,
     /// the box does nothing else meanwhile.
     ///
     /// ```

@@ -8,24 +8,38 @@ use std::path::Path;
 use postbox::rusqlite::Connection;
 use postbox::rusqlite::config::DbConfig;
 
-const SOURCES: [(&str, &str); 12] = [
+const SOURCES: [(&str, &str); 14] = [
     ("outbox/mod.rs", include_str!("../src/outbox/mod.rs")),
     ("outbox/counts.rs", include_str!("../src/outbox/counts.rs")),
     ("outbox/claim.rs", include_str!("../src/outbox/claim.rs")),
     ("outbox/decided.rs", include_str!("../src/outbox/decided.rs")),
     ("outbox/insert.rs", include_str!("../src/outbox/insert.rs")),
+    ("outbox/list.rs", include_str!("../src/outbox/list.rs")),
     ("outbox/prune.rs", include_str!("../src/outbox/prune.rs")),
     ("outbox/settle.rs", include_str!("../src/outbox/settle.rs")),
     ("outbox/strays.rs", include_str!("../src/outbox/strays.rs")),
+    ("outbox/summary.rs", include_str!("../src/outbox/summary.rs")),
     ("inbox.rs", include_str!("../src/inbox.rs")),
     ("history.rs", include_str!("../src/history.rs")),
     ("consumers.rs", include_str!("../src/consumers.rs")),
     ("links.rs", include_str!("../src/links.rs")),
 ];
 
+/// The condition of an `EventFilter`, which several statements share.
+fn condition_of_filters() -> &'static str {
+    let (_, after) =
+        include_str!("../src/outbox/filter.rs").split_once("macro_rules! matches_filter").unwrap();
+    after.split('"').nth(1).unwrap()
+}
+
 /// Every string of a source file that is an SQL statement, up to its unit tests.
 fn statements_of(source: &str) -> Vec<String> {
     let source = source.split("#[cfg(test)]").next().unwrap();
+    // As `concat!` does with what stands before, in and behind the macro.
+    let source = source.split_whitespace().collect::<Vec<_>>().join(" ");
+    let source = source
+        .replace("\", matches_filter!(), \"", condition_of_filters())
+        .replace("\", matches_filter!()", &format!("{}\"", condition_of_filters()));
     let strings = source.split('"').skip(1).step_by(2);
     let strings: Vec<String> =
         strings.map(|text| text.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
@@ -131,22 +145,28 @@ fn the_statements_are_found_in_the_sources() {
         ("outbox/counts.rs", 7),
         ("outbox/claim.rs", 2),
         ("outbox/insert.rs", 1),
+        ("outbox/list.rs", 12),
         ("outbox/settle.rs", 11),
         ("outbox/strays.rs", 2),
-        ("inbox.rs", 10),
+        ("outbox/summary.rs", 3),
+        ("inbox.rs", 11),
         ("consumers.rs", 2),
-        ("links.rs", 8),
+        ("links.rs", 9),
     ] {
         assert!(count(file) >= least, "{file}: {}", count(file));
     }
 }
 
 /// These may read whole tables or indexes: each with its reason.
-const MAY_SCAN: [(&str, &str); 5] = [
+const MAY_SCAN: [(&str, &str); 6] = [
     ("main.postbox_counter", "one row"),
     ("SELECT max(max(iif(created_at <= ?1", "the newest 32 rows, at open"),
     ("SELECT coalesce(max(clock_mark), 0) FROM main.postbox_schema", "one row"),
     ("UPDATE main.postbox_schema SET clock_mark", "one row"),
+    (
+        "SELECT count(*) FROM main.outbox_event AS e NOT INDEXED",
+        "a filter is counted one by one, where no index has its statuses",
+    ),
     ("WHERE status = 'processing'", "what is claimed, when a backup is restored or an owner has died"),
 ];
 
@@ -383,6 +403,73 @@ fn counts_read_the_small_indexes() {
     }
 }
 
+/// What a filter's own condition looks up: an inbox row by the consumer's number, which is looked up once.
+fn assert_filtered(from: &[&str], expected: &str, and_then: &[&str]) {
+    let sql = statement(from);
+    for planner in planners() {
+        let plan = planner.plan(&sql);
+        assert_eq!(plan[0], expected, "{sql}");
+        let lookups = [
+            "CORRELATED SCALAR SUBQUERY 2",
+            "SEARCH i USING INTEGER PRIMARY KEY (rowid=?)",
+            "SCALAR SUBQUERY 1",
+            "SEARCH c USING COVERING INDEX sqlite_autoindex_postbox_consumer_1 (name=? AND rowid>? AND rowid<?)",
+        ];
+        assert_eq!(plan[1..], [&lookups, and_then].concat(), "{sql}");
+    }
+}
+
+#[test]
+fn pages_of_a_status_read_its_index_and_others_the_table_from_where_they_begin() {
+    for order in ["ORDER BY e.seq LIMIT", "ORDER BY e.seq DESC LIMIT"] {
+        assert_filtered(
+            &["INDEXED BY outbox_event_dead", order],
+            "SEARCH e USING INDEX outbox_event_dead (status=? AND rowid>? AND rowid<?)",
+            &[],
+        );
+        assert_filtered(
+            &["e INDEXED BY outbox_event_due", order],
+            "SCAN e USING INDEX outbox_event_due",
+            &["USE TEMP B-TREE FOR ORDER BY"],
+        );
+        assert_filtered(
+            &["e INDEXED BY outbox_event_claimed", order],
+            "SCAN e USING INDEX outbox_event_claimed",
+            &["USE TEMP B-TREE FOR ORDER BY"],
+        );
+        assert_filtered(
+            &["e NOT INDEXED", order],
+            "SEARCH e USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
+            &[],
+        );
+    }
+    for (from, plan) in [
+        ("e INDEXED BY outbox_event_dead", "SEARCH e USING INDEX outbox_event_dead (status=?)"),
+        ("e INDEXED BY outbox_event_due", "SCAN e USING INDEX outbox_event_due"),
+        ("e INDEXED BY outbox_event_claimed", "SCAN e USING INDEX outbox_event_claimed"),
+        ("e NOT INDEXED", "SCAN e"),
+    ] {
+        assert_filtered(&["SELECT count(*) FROM", from], plan, &[]);
+    }
+}
+
+#[test]
+fn what_is_told_of_an_event_is_looked_up() {
+    assert_plan(
+        &["WHERE causation_id = ?1"],
+        &["SEARCH outbox_event USING COVERING INDEX outbox_event_cause (causation_id=?)"],
+    );
+    for parts in
+        [["octet_length(event_name)", "WHERE seq = ?1"], ["SELECT payload, metadata", "WHERE seq = ?1"]]
+    {
+        assert_plan(&parts, &["SEARCH outbox_event USING INTEGER PRIMARY KEY (rowid=?)"]);
+    }
+    assert_plan(
+        &["FROM main.inbox_event WHERE id BETWEEN ?1 << 20", "LIMIT ?3"],
+        &["SEARCH inbox_event USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"],
+    );
+}
+
 /// Dead letters may be many, and so may be events that wait: what is looked for stands between and around them.
 #[test]
 fn rows_that_no_claim_would_find_are_found_without_reading_others() {
@@ -445,7 +532,7 @@ fn events_are_looked_up_by_id_and_inbox_rows_by_event_and_consumer() {
         &["SEARCH outbox_event USING COVERING INDEX sqlite_autoindex_outbox_event_1 (id=?)"],
     );
     assert_plan(
-        &["last_error FROM main.inbox_event WHERE id BETWEEN ?1 << 20"],
+        &["attempt_count, gave_up, last_error FROM main.inbox_event WHERE id BETWEEN ?1 << 20"],
         &["SEARCH inbox_event USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"],
     );
     let sql = statement(&["SELECT EXISTS (SELECT 1 FROM main.outbox_event o"]);

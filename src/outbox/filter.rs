@@ -17,7 +17,7 @@ use crate::validate;
 ///
 /// What is asked by status alone is found by an index, unless `Processed` is among it; the rest is looked at row by row: all
 /// else that is asked for costs time in proportion to the events that have one of the statuses, or, without a status or with
-/// `Processed`, to all events of the file (about a second for a million).
+/// `Processed`, to all events of the file (some tenths of a second for a million).
 ///
 /// ```
 /// # use postbox::{EventFilter, OutboxStatus};

@@ -91,6 +91,29 @@ impl Builder {
         self.finish(db)
     }
 
+    /// Opens the box in this SQLite file only to look at it: beside the running application, or in a copy. Nothing is written:
+    /// the file stays as it is to the last byte, no schema is made or upgraded, nobody's claims are taken over, no -wal is folded
+    /// in, and what SQLite makes beside the file to read it is gone after [`close`](Postbox::close). What writes returns
+    /// [`Error::ReadOnly`], and so do [`start`](Postbox::start), [`process_batch`](Postbox::process_batch) and
+    /// [`drain`](Postbox::drain); [`backup`](Postbox::backup), which reads, goes.
+    ///
+    /// The file and its folder may be read-only themselves. A file that has no -wal or no -shm then is read as one that nobody
+    /// writes to; if somebody begins to all the same, reads return [`Error::Busy`] from then on. Of a copy that was made with a
+    /// -wal, that is a part: keep both together.
+    ///
+    /// [`settings`](Postbox::settings) are those of the moment of opening.
+    ///
+    /// # Errors
+    /// [`Error::CannotOpen`] for a file without postbox's tables, or that cannot be read as it is; [`Error::SchemaTooOld`] and
+    /// [`Error::SchemaTooNew`] for one of another release's version; [`Error::NotADatabase`]; [`Error::Damaged`];
+    /// [`Error::Busy`] when another connection has the file for itself; [`Error::Io`] when there is no such file;
+    /// [`Error::Invalid`] for an option out of its range; [`Error::UnsupportedSqlite`].
+    pub fn open_read_only(self, path: impl AsRef<Path>) -> Result<Postbox> {
+        self.validate()?;
+        let db = Database::open_read_only(path.as_ref(), self.options.wait_max)?;
+        self.finish(db)
+    }
+
     /// Opens a box in memory, of its own, safe from many threads. It is gone with its last clone.
     ///
     /// # Errors

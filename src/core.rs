@@ -62,7 +62,7 @@ pub(crate) struct Core {
     warned_of: Mutex<HashSet<String>>,
     lost_leases: AtomicU64,
     closed: AtomicBool,
-    /// Proves to other processes that this box lives. `None` in memory, and once closed.
+    /// Proves to other processes that this box lives. `None` in memory, where nothing is written, and once closed.
     owner_lock: RwLock<Option<OwnerLock>>,
     /// Slots of threads that process by hand; those of the worker's pool come before them.
     slots_by_hand: Mutex<Vec<bool>>,
@@ -90,8 +90,8 @@ impl Core {
         clock.start_at(db.read("open", |conn| outbox::newest_time(conn, clock.latest_sound()))?);
         let leases = Leases::new(|owner| db.path().is_some_and(|path| owner::is_known(path, owner)));
         let owner_lock = match db.path() {
-            Some(path) => OwnerLock::take(path, leases.owner())?,
-            None => None,
+            Some(path) if !db.is_read_only() => OwnerLock::take(path, leases.owner())?,
+            _ => None,
         };
         let core = Core {
             db,
@@ -119,6 +119,9 @@ impl Core {
             slots_by_hand: Mutex::default(),
         };
         core.db.read("open", |conn| core.reload_settings(conn))?;
+        if core.db.is_read_only() {
+            return Ok(core);
+        }
         if core.db.read("open", outbox::is_off)? {
             core.db.write("open", outbox::repair)?;
         }

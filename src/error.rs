@@ -75,6 +75,19 @@ pub enum Error {
         supported: u32,
     },
 
+    /// The file was last written by an older postbox, and is open only to be read. Nothing was changed. Open it for writing once
+    /// ([`Postbox::open`](crate::Postbox::open), or `postbox upgrade FILE`): that brings it up to date.
+    #[error(
+        "the file holds version {found} of postbox's schema, older than the {required} that this release reads: open it for \
+         writing once, or run `postbox upgrade` on it"
+    )]
+    SchemaTooOld {
+        /// The version in the file.
+        found: u32,
+        /// The version that this release needs.
+        required: u32,
+    },
+
     /// JSON could not be made from a value, or read into a type.
     #[error("JSON: {}", describe_json(.0))]
     Json(serde_json::Error),
@@ -82,6 +95,13 @@ pub enum Error {
     /// The box was closed.
     #[error("{operation}: the box is closed")]
     Closed {
+        /// What was attempted.
+        operation: &'static str,
+    },
+
+    /// The box was opened only to be read ([`Builder::open_read_only`](crate::Builder::open_read_only)).
+    #[error("{operation}: the box was opened read-only")]
+    ReadOnly {
         /// What was attempted.
         operation: &'static str,
     },
@@ -258,8 +278,10 @@ impl Error {
             Error::DuplicateSubscription { .. } => "DuplicateSubscription",
             Error::NotFound { .. } => "NotFound",
             Error::SchemaTooNew { .. } => "SchemaTooNew",
+            Error::SchemaTooOld { .. } => "SchemaTooOld",
             Error::Json(_) => "Json",
             Error::Closed { .. } => "Closed",
+            Error::ReadOnly { .. } => "ReadOnly",
             Error::Busy { .. } => "Busy",
             Error::Reentrant { .. } => "Reentrant",
             Error::WorkerRunning => "WorkerRunning",
@@ -319,8 +341,10 @@ impl Error {
             | Error::DuplicateSubscription { .. }
             | Error::NotFound { .. }
             | Error::SchemaTooNew { .. }
+            | Error::SchemaTooOld { .. }
             | Error::Json(_)
             | Error::Closed { .. }
+            | Error::ReadOnly { .. }
             | Error::Reentrant { .. }
             | Error::WorkerRunning
             | Error::UnsupportedSqlite { .. }

@@ -29,7 +29,8 @@ use crate::worker::{self, Worker};
 /// the last [`Worker`] are gone. A handler that holds a clone keeps it open: take [`Context::postbox`](crate::Context::postbox)
 /// instead, or end with `close`, which drops the handlers.
 ///
-/// Every method may also return [`Error::Closed`], and what SQLite says as [`Error::Sqlite`].
+/// Every method may also return [`Error::Closed`], and what SQLite says as [`Error::Sqlite`]; those that write
+/// [`Error::ReadOnly`], where the box was opened only to be read.
 #[derive(Clone)]
 pub struct Postbox {
     core: Arc<Core>,
@@ -57,6 +58,14 @@ impl Postbox {
         Self::builder().open(path)
     }
 
+    /// Opens the box in this SQLite file only to look at it, with the default options.
+    ///
+    /// # Errors
+    /// As [`Builder::open_read_only`].
+    pub fn open_read_only(path: impl AsRef<Path>) -> Result<Self> {
+        Self::builder().open_read_only(path)
+    }
+
     /// Opens a box in memory, with the default options.
     ///
     /// # Errors
@@ -82,6 +91,7 @@ impl Postbox {
 
     pub(crate) fn publish_caused_by(&self, event: NewEvent, cause: Option<&Event>) -> Result<EventId> {
         self.core.db.refuse_forked("publish")?;
+        self.core.db.refuse_read_only("publish")?;
         let (event, content) = self.core.prepare(event, cause)?;
         let inserted = self.core.publish("publish", Arc::from([event]), Some(content))?;
         inserted
@@ -96,6 +106,7 @@ impl Postbox {
     /// As [`publish`](Postbox::publish); one event that is refused refuses all.
     pub fn publish_all(&self, events: impl IntoIterator<Item = NewEvent>) -> Result<Vec<EventId>> {
         self.core.db.refuse_forked("publish_all")?;
+        self.core.db.refuse_read_only("publish_all")?;
         let prepare = |event| Ok(self.core.prepare(event, None)?.0);
         let events = events.into_iter().map(prepare).collect::<Result<Arc<[_]>>>()?;
         if events.is_empty() {
@@ -133,6 +144,7 @@ impl Postbox {
     pub fn publish_in(&self, conn: &Connection, event: NewEvent) -> Result<EventId> {
         self.core.db.refuse_forked("publish_in")?;
         self.core.refuse_closed("publish_in")?;
+        self.core.db.refuse_read_only("publish_in")?;
         if conn.is_autocommit() {
             return Err(Error::invalid("conn", "has no open transaction: begin one, or use `publish`"));
         }

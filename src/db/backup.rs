@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 use rusqlite::backup::Backup;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode};
 
+use super::access::Access;
 use super::identity::{self, FileIdentity};
 use super::temporary::{TemporaryFile, remove_if_there, sync_folder_of};
 use super::writer::Synchronous;
@@ -197,29 +198,12 @@ fn open_backup(path: &Path, wait_max: Duration) -> Result<(Connection, Option<u3
             if matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly))
                 && !identity::beside(path, "-wal").exists() =>
         {
-            let uri = format!("file:{}?immutable=1", percent_encoded(path));
-            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
-                | OpenFlags::SQLITE_OPEN_URI
-                | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let conn = Connection::open_with_flags(uri, flags)?;
+            let conn = Access::Immutable.open(path, wait_max)?;
             let version = schema::check(&conn, path)?;
             Ok((conn, version))
         }
         version => Ok((conn, version?)),
     }
-}
-
-fn percent_encoded(path: &Path) -> String {
-    let mut encoded = String::new();
-    for byte in path.to_string_lossy().replace('\\', "/").bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' | b'~' | b':' => {
-                encoded.push(char::from(byte));
-            }
-            other => encoded.extend(["%".to_owned(), format!("{other:02X}")]),
-        }
-    }
-    encoded
 }
 
 /// Proves that nobody has the old file open, and completes it, so that its -wal can go. A damaged one is in nobody's use.

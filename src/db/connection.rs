@@ -8,6 +8,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, OpenFlags};
 
+use super::access::Access;
 use super::checkpoint::Checkpoints;
 use super::identity::FileIdentity;
 use super::writer::{Writer, WriterFile};
@@ -23,8 +24,13 @@ const WAL_BYTES_MAX: i64 = 16 << 20;
 /// Where the box's connections come from.
 #[derive(Clone)]
 pub(crate) enum Source {
-    File { identity: FileIdentity, checkpoints: Arc<Checkpoints> },
+    File {
+        identity: FileIdentity,
+        checkpoints: Arc<Checkpoints>,
+    },
     Memory,
+    /// A file that is not written to.
+    ReadOnly,
 }
 
 impl Source {
@@ -54,6 +60,7 @@ impl Source {
                 configure(&conn, wait_max)?;
                 Writer::new(conn, wait_max, None)
             }
+            Source::ReadOnly => Err(Error::ReadOnly { operation: "write" }), // the gate lets nobody in
         }
     }
 }
@@ -129,13 +136,14 @@ pub(super) fn make_room_in_cache(conn: &Connection) -> rusqlite::Result<()> {
 }
 
 /// For one thread's own use.
-pub(super) fn open_reader(identity: &FileIdentity, wait_max: Duration) -> Result<Connection> {
-    let conn = open_same(identity, wait_max)?;
-    set(&conn, "query_only", 1)?;
+pub(super) fn open_reader(identity: &FileIdentity, access: Access, wait_max: Duration) -> Result<Connection> {
+    identity.refuse_replaced()?;
+    let conn = access.open(identity.path(), wait_max)?;
+    identity.refuse_replaced()?; // or it may have been another that was opened
     Ok(conn)
 }
 
-/// For connections that only read, of a pool.
+/// For connections that only read.
 pub(super) fn configure_reader(conn: &Connection, wait_max: Duration) -> rusqlite::Result<()> {
     configure(conn, wait_max)?;
     set(conn, "query_only", 1)

@@ -26,7 +26,7 @@ pub(crate) struct Gate<J: Job> {
     source: Source,
     wait_max: Duration,
     opened_by: Process,
-    /// `None` while somebody holds it, and after a commit whose outcome is unknown.
+    /// `None` while somebody holds it, after a commit whose outcome is unknown, and where nothing is written.
     writer: Mutex<Option<Writer>>,
     line: Mutex<Line<J>>,
 }
@@ -53,14 +53,14 @@ fn with_held<T>(f: impl FnOnce(&mut Vec<Held>) -> T) -> Option<T> {
 }
 
 impl<J: Job> Gate<J> {
-    pub(crate) fn new(source: Source, writer: Writer, wait_max: Duration) -> Self {
+    pub(crate) fn new(source: Source, writer: Option<Writer>, wait_max: Duration) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Gate {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             source,
             wait_max,
             opened_by: Process::this(),
-            writer: Mutex::new(Some(writer)),
+            writer: Mutex::new(writer),
             line: Mutex::new(Line { held: false, closed: false, waiting: VecDeque::new() }),
         }
     }
@@ -76,6 +76,7 @@ impl<J: Job> Gate<J> {
     /// Takes the gate for this thread alone.
     pub(crate) fn lock(&self, operation: &'static str) -> Result<WriteGuard<'_, J>> {
         self.opened_by.refuse_forked(operation)?;
+        self.refuse_read_only(operation)?;
         self.refuse_reentry(operation)?;
         if let Some(ticket) = self.join(operation, &mut Stage::Alone)? {
             self.wait(&ticket, operation)?;
@@ -86,6 +87,7 @@ impl<J: Job> Gate<J> {
     /// Runs a job in a synced commit, its own or a leader's.
     pub(crate) fn submit(&self, operation: &'static str, job: J) -> Result<J::Output> {
         self.opened_by.refuse_forked(operation)?;
+        self.refuse_read_only(operation)?;
         self.refuse_reentry(operation)?;
         let mut stage = Stage::With(job);
         if let Some(ticket) = self.join(operation, &mut stage)? {
@@ -114,6 +116,18 @@ impl<J: Job> Gate<J> {
             });
         }
         Ok(())
+    }
+
+    pub(crate) fn is_read_only(&self) -> bool {
+        matches!(self.source, Source::ReadOnly)
+    }
+
+    pub(crate) fn refuse_read_only(&self, operation: &'static str) -> Result<()> {
+        if !self.is_read_only() {
+            return Ok(());
+        }
+        self.refuse_closed(operation)?;
+        Err(Error::ReadOnly { operation })
     }
 
     pub(crate) fn refuse_closed(&self, operation: &'static str) -> Result<()> {

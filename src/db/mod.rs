@@ -1,5 +1,6 @@
 //! The application's SQLite file: connections, the write gate, the schema, copies.
 
+mod access;
 pub(crate) mod backup;
 mod checkpoint;
 pub(crate) mod compact;
@@ -12,6 +13,7 @@ mod readers;
 mod schema;
 mod temporary;
 mod ticket;
+mod traces;
 mod writer;
 
 use std::path::Path;
@@ -21,11 +23,13 @@ use std::time::{Duration, Instant};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 
+use self::access::Access;
 use self::connection::Source;
 use self::fork::Opened;
 pub(crate) use self::gate::{Gate, Job, WriteGuard};
 use self::identity::FileIdentity;
 use self::readers::Readers;
+use self::traces::Traces;
 pub(crate) use self::writer::{Synchronous, Writer};
 use crate::error::{Error, Result};
 
@@ -39,10 +43,32 @@ pub(crate) struct Database<J: Job> {
 
 struct OpenFile {
     identity: FileIdentity,
+    access: Access,
     /// `None` once closed.
     readers: RwLock<Option<Readers>>,
     /// `None` once closed.
     opened: Mutex<Option<Opened>>,
+    /// Of a file that is only read.
+    traces: Mutex<Option<Traces>>,
+}
+
+impl OpenFile {
+    fn new(identity: FileIdentity, access: Access, opened: Opened, wait_max: Duration) -> Result<Self> {
+        let readers = RwLock::new(Some(Readers::open(&identity, access, wait_max)?));
+        Ok(OpenFile { identity, access, readers, opened: Mutex::new(Some(opened)), traces: Mutex::new(None) })
+    }
+
+    /// Waits for those who read.
+    fn close_readers(&self) {
+        let readers = self.readers.write().unwrap_or_else(PoisonError::into_inner).take();
+        readers.into_iter().for_each(Readers::close);
+    }
+
+    /// After its last connection is closed.
+    fn let_go(&self) {
+        drop(self.traces.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.opened.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
 }
 
 impl<J: Job> Database<J> {
@@ -52,7 +78,7 @@ impl<J: Job> Database<J> {
         writer.transaction(Synchronous::Full, "open", |conn| {
             schema::create_or_upgrade(conn, Path::new(":memory:"))
         })?;
-        Ok(Database { gate: Gate::new(Source::Memory, writer, wait_max), wait_max, file: None })
+        Ok(Database { gate: Gate::new(Source::Memory, Some(writer), wait_max), wait_max, file: None })
     }
 
     /// Nothing is written before the file is known to be one that may be written to.
@@ -82,10 +108,31 @@ impl<J: Job> Database<J> {
         writer.transaction(Synchronous::Full, "open", |conn| schema::create_or_upgrade(conn, &path))?;
         connection::set(writer.conn(), "foreign_keys", 1)?;
 
-        let readers = Readers::open(&identity, wait_max)?;
-        let file =
-            OpenFile { identity, readers: RwLock::new(Some(readers)), opened: Mutex::new(Some(opened)) };
-        Ok(Database { gate: Gate::new(source, writer, wait_max), wait_max, file: Some(file) })
+        let file = OpenFile::new(identity, Access::BesideWriter, opened, wait_max)?;
+        Ok(Database { gate: Gate::new(source, Some(writer), wait_max), wait_max, file: Some(file) })
+    }
+
+    /// Writes nothing: neither to the file, nor anything beside it that stays.
+    pub(crate) fn open_read_only(path: &Path, wait_max: Duration) -> Result<Self> {
+        connection::refuse_unsound_sqlite()?;
+        let path = identity::absolute(path)?;
+        let identity = FileIdentity::of(&path)?;
+        let opened = Opened::note(identity.clone())?;
+        identity::refuse_too_short(&path)?;
+        // Before the first connection: dropped after the last, also when the file is refused.
+        let traces = Traces::note(&path);
+        let access = access::find(&path, wait_max)?;
+        let file = OpenFile::new(identity, access, opened, wait_max)?;
+        *file.traces.lock().unwrap_or_else(PoisonError::into_inner) = Some(traces);
+        Ok(Database { gate: Gate::new(Source::ReadOnly, None, wait_max), wait_max, file: Some(file) })
+    }
+
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.gate.is_read_only()
+    }
+
+    pub(crate) fn refuse_read_only(&self, operation: &'static str) -> Result<()> {
+        self.gate.refuse_read_only(operation)
     }
 
     /// `None`: in memory.
@@ -183,7 +230,7 @@ impl<J: Job> Database<J> {
     pub(crate) fn open_reader(&self, operation: &'static str) -> Result<Option<Connection>> {
         self.gate.refuse_closed(operation)?;
         let Some(file) = &self.file else { return Ok(None) };
-        connection::open_reader(&file.identity, self.wait_max).map(Some)
+        connection::open_reader(&file.identity, file.access, self.wait_max).map(Some)
     }
 
     /// Runs `f` with a read connection of its own: for work that would keep a shared one too long.
@@ -199,7 +246,13 @@ impl<J: Job> Database<J> {
             return Err(Error::Closed { operation });
         }
         match self.open_reader(operation)? {
-            Some(reader) => f(&reader),
+            Some(reader) => {
+                let read = f(&reader);
+                if let Some(file) = &self.file {
+                    file.access.refuse_changed(file.identity.path(), operation)?;
+                }
+                read
+            }
             None => f(self.lock(operation)?.conn()),
         }
     }
@@ -230,8 +283,11 @@ impl<J: Job> Database<J> {
         self.gate.source().end();
         if let Some(file) = &self.file {
             // Before the last connection closes: it is the one that removes the -wal.
-            let readers = file.readers.write().unwrap_or_else(PoisonError::into_inner).take();
-            readers.into_iter().for_each(Readers::close);
+            file.close_readers();
+        }
+        if self.is_read_only() {
+            self.file.iter().for_each(OpenFile::let_go);
+            return Ok(());
         }
         let writer = self.gate.take_last(operation)?;
         let written = writer.transaction(Synchronous::Full, operation, last);
@@ -244,20 +300,21 @@ impl<J: Job> Database<J> {
         if let Some(path) = self.path() {
             remove_wal_left_by_a_race(path);
         }
-        if let Some(file) = &self.file {
-            drop(file.opened.lock().unwrap_or_else(PoisonError::into_inner).take());
-        }
+        self.file.iter().for_each(OpenFile::let_go);
         written
     }
 }
 
-/// In a forked child the parent's connections are left alone.
+/// In a forked child the parent's connections are left alone. What was only read is left as it was found.
 impl<J: Job> Drop for Database<J> {
     fn drop(&mut self) {
-        if self.gate.opened_by().was_forked()
-            && let Some(file) = &mut self.file
-        {
+        let is_read_only = self.is_read_only();
+        let Some(file) = &mut self.file else { return };
+        if self.gate.opened_by().was_forked() {
             std::mem::forget(file.readers.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+        } else if is_read_only {
+            file.close_readers();
+            file.let_go();
         }
     }
 }
@@ -285,7 +342,7 @@ pub(crate) mod testing {
 
     /// A gate to an empty database.
     pub(crate) fn gate_in_memory<J: Job>(wait_max: Duration) -> Result<Gate<J>> {
-        Ok(Gate::new(Source::Memory, Source::Memory.open_writer(wait_max)?, wait_max))
+        Ok(Gate::new(Source::Memory, Some(Source::Memory.open_writer(wait_max)?), wait_max))
     }
 }
 

@@ -8,7 +8,7 @@ use r2d2::ManageConnection;
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::Connection;
 
-use super::connection;
+use super::access::Access;
 use super::identity::FileIdentity;
 use crate::error::{Error, Result};
 
@@ -21,16 +21,17 @@ const OPENING_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct Readers {
     pool: r2d2::Pool<Manager>,
     identity: FileIdentity,
+    access: Access,
     open: Arc<Open>,
     wait_max: Duration,
 }
 
 impl Readers {
-    pub(crate) fn open(identity: &FileIdentity, wait_max: Duration) -> Result<Self> {
+    pub(crate) fn open(identity: &FileIdentity, access: Access, wait_max: Duration) -> Result<Self> {
         let open = Arc::new(Open::default());
-        let sqlite = SqliteConnectionManager::file(identity.path())
-            .with_flags(connection::flags())
-            .with_init(move |conn| connection::configure_reader(conn, wait_max));
+        let sqlite = SqliteConnectionManager::file(access.name_of(identity.path()))
+            .with_flags(access.flags())
+            .with_init(move |conn| access.configure(conn, wait_max));
         let pool = r2d2::Pool::builder()
             .max_size(SIZE)
             .min_idle(Some(0))
@@ -42,7 +43,7 @@ impl Readers {
             .error_handler(Box::new(Errors))
             .build(Manager { sqlite, identity: identity.clone(), open: Arc::clone(&open) })
             .map_err(|error| Error::Pool { operation: "open", reason: error.to_string() })?;
-        Ok(Readers { pool, identity: identity.clone(), open, wait_max })
+        Ok(Readers { pool, identity: identity.clone(), access, open, wait_max })
     }
 
     pub(crate) fn read<T>(
@@ -67,7 +68,9 @@ impl Readers {
                 replaced.unwrap_or_else(|| Error::Pool { operation, reason: error.to_string() })
             })?,
         };
-        f(&reader.conn)
+        let read = f(&reader.conn);
+        self.access.refuse_changed(self.identity.path(), operation)?;
+        read
     }
 
     /// Returns once every connection is closed, those included that the pool's own threads are just opening.

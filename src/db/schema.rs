@@ -97,6 +97,18 @@ pub(crate) fn check(conn: &Connection, path: &Path) -> Result<Option<u32>> {
     }
 }
 
+/// Refuses what [`check`] lets by and this release could not read.
+pub(crate) fn refuse_other(version: Option<u32>, path: &Path) -> Result<()> {
+    match version {
+        Some(VERSION) => Ok(()),
+        Some(found) => Err(Error::SchemaTooOld { found, required: VERSION }),
+        None => Err(Error::CannotOpen {
+            path: path.to_owned(),
+            reason: "it holds no tables of postbox: no box was ever opened in it".to_owned(),
+        }),
+    }
+}
+
 /// Run it inside a transaction, after [`check`], with foreign keys off: a table that is made anew is dropped first, and what
 /// the application's tables say of its rows must outlive that.
 pub(crate) fn create_or_upgrade(conn: &Connection, path: &Path) -> Result<()> {

@@ -72,6 +72,7 @@ impl<'a> ByHand<'a> {
     /// `None`: processing is off, or nothing is due.
     fn begin(postbox: &'a Postbox, operation: &'static str) -> Result<Option<Self>> {
         let core = postbox.core();
+        core.db.refuse_read_only(operation)?;
         core.db.refuse_reentry(operation)?;
         scope::refuse_inside_handler(core, operation)?;
         let (settings, due, strays) = core.db.read(operation, |conn| {

@@ -204,6 +204,7 @@ pub(crate) fn start(postbox: &Postbox) -> Result<Worker> {
     let core: &Core = postbox.core();
     let mut slot = core.worker.control();
     core.db.refuse_forked("start")?;
+    core.db.refuse_read_only("start")?;
     core.refuse_closed("start")?; // inside the slot's lock: `close` looks for a worker after it has closed the box
     if slot.as_ref().is_some_and(|control| !control.is_over()) {
         return Err(Error::WorkerRunning);

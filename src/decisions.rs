@@ -5,7 +5,7 @@ use rusqlite::Connection;
 use crate::error::{Error, Result};
 use crate::event::EventId;
 use crate::history::{self, HistoryKind, NewEntry};
-use crate::outbox::{self, OutboxStatus, decided};
+use crate::outbox::{self, OutboxStatus, decided, settle};
 use crate::{inbox, validate};
 
 /// In characters: so that it fits where errors are kept.
@@ -17,39 +17,87 @@ pub(crate) fn check_reason(reason: &str) -> Result<()> {
 
 pub(crate) fn retry(conn: &Connection, id: EventId, now: i64) -> Result<()> {
     let seq = dead(conn, "retry", id)?;
-    retry_row(conn, seq, now)
+    retry_row(conn, seq, now).map(drop)
 }
 
-fn retry_row(conn: &Connection, seq: i64, now: i64) -> Result<()> {
+/// False: it is no dead letter any more.
+pub(crate) fn retry_row(conn: &Connection, seq: i64, now: i64) -> Result<bool> {
+    if !is_dead(decided::status(conn, seq)?) {
+        return Ok(false);
+    }
     decided::retry(conn, seq, now)?;
     inbox::begin_again(conn, seq, now)?;
-    history::add(conn, seq, &decision(HistoryKind::Retried, None, None), now)
+    history::add(conn, seq, &decision(HistoryKind::Retried, None, None), now)?;
+    Ok(true)
 }
 
 pub(crate) fn discard(conn: &Connection, id: EventId, reason: &str, now: i64) -> Result<()> {
     let seq = dead(conn, "discard", id)?;
-    discard_row(conn, seq, reason, now)?;
-    outbox::settle::count_processed(conn, 1).map(drop)
+    discard_row(conn, seq, reason, now).map(drop)
 }
 
-fn discard_row(conn: &Connection, seq: i64, reason: &str, now: i64) -> Result<()> {
+/// False: it is no dead letter any more.
+pub(crate) fn discard_row(conn: &Connection, seq: i64, reason: &str, now: i64) -> Result<bool> {
+    if !is_dead(decided::status(conn, seq)?) {
+        return Ok(false);
+    }
     let why = format!("discarded: {reason}");
     decided::discard(conn, seq, &why, now)?;
     inbox::skip_open(conn, seq, &why, now)?;
-    history::add(conn, seq, &decision(HistoryKind::Discarded, None, Some(reason)), now)
+    settle::count_processed(conn, 1)?;
+    history::add(conn, seq, &decision(HistoryKind::Discarded, None, Some(reason)), now)?;
+    Ok(true)
+}
+
+fn is_dead(status: Option<OutboxStatus>) -> bool {
+    matches!(status, Some(OutboxStatus::DeadLetter | OutboxStatus::Failed))
 }
 
 /// The row of an event that nobody will process by itself.
 fn dead(conn: &Connection, operation: &'static str, id: EventId) -> Result<i64> {
-    match decided::standing(conn, id)? {
-        Some((seq, OutboxStatus::DeadLetter | OutboxStatus::Failed)) => Ok(seq),
-        Some((_, status)) => Err(Error::WrongStatus {
+    let seq = outbox::seq_of(conn, id)?;
+    let status = seq.map(|seq| decided::status(conn, seq)).transpose()?.flatten();
+    match (seq, status) {
+        (Some(seq), status) if is_dead(status) => Ok(seq),
+        (Some(_), Some(status)) => Err(Error::WrongStatus {
             operation,
             id: id.to_string(),
             status: status.as_str(),
             expected: "a dead letter",
         }),
-        None => Err(Error::NotFound { what: "event", id: id.to_string() }),
+        _ => Err(Error::NotFound { what: "event", id: id.to_string() }),
+    }
+}
+
+/// Past events, for one consumer.
+pub(crate) struct Replay<'a> {
+    consumer: &'a str,
+    /// The same as the rows say it.
+    deliver_to: String,
+}
+
+impl<'a> Replay<'a> {
+    pub(crate) fn to(consumer: &'a str) -> Result<Self> {
+        validate::name("consumer_name", consumer, validate::CONSUMER_MAX)?;
+        Ok(Replay { consumer, deliver_to: serde_json::to_string(&[consumer])? })
+    }
+
+    /// False: it is not processed any more.
+    pub(crate) fn replay_row(&self, conn: &Connection, seq: i64, now: i64) -> Result<bool> {
+        if decided::status(conn, seq)? != Some(OutboxStatus::Processed) {
+            return Ok(false);
+        }
+        decided::replay(conn, seq, &self.deliver_to, now)?;
+        inbox::forget(conn, seq, self.consumer)?;
+        settle::uncount_processed(conn)?;
+        let entry = decision(HistoryKind::Replayed, Some(self.consumer), None);
+        history::add(conn, seq, &entry, now)?;
+        Ok(true)
+    }
+
+    /// False also where the consumer has heard of it.
+    pub(crate) fn catch_up_row(&self, conn: &Connection, seq: i64, now: i64) -> Result<bool> {
+        Ok(!inbox::is_known_to(conn, seq, self.consumer)? && self.replay_row(conn, seq, now)?)
     }
 }
 

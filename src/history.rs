@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, params};
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -128,19 +128,25 @@ pub(crate) fn add(conn: &Connection, seq: i64, entry: &NewEntry<'_>, now: i64) -
     }
 }
 
-/// The event's history, oldest first.
-pub(crate) fn of(conn: &Connection, seq: i64) -> Result<Vec<HistoryEntry>> {
+/// The event's history, oldest first. An entry that another program spoilt is an error by itself.
+pub(crate) fn of(conn: &Connection, seq: i64) -> Result<Vec<Result<HistoryEntry>>> {
     let mut statement = conn.prepare_cached(
         "SELECT at, kind, consumer_name, duration, detail FROM main.postbox_history WHERE event = ?1 ORDER BY number",
     )?;
-    let entries = statement.query_map([seq], |row| {
-        Ok(HistoryEntry {
-            at: from_micros(row.get(0)?),
-            kind: row.get(1)?,
-            consumer_name: row.get(2)?,
-            duration: row.get::<_, Option<u64>>(3)?.map(Duration::from_micros),
-            detail: row.get(4)?,
-        })
-    })?;
-    Ok(entries.collect::<rusqlite::Result<_>>()?)
+    let mut rows = statement.query([seq])?;
+    let mut entries = Vec::new();
+    while let Some(row) = rows.next()? {
+        entries.push(read(row));
+    }
+    Ok(entries)
+}
+
+fn read(row: &Row<'_>) -> Result<HistoryEntry> {
+    Ok(HistoryEntry {
+        at: from_micros(row.get(0)?),
+        kind: row.get(1)?,
+        consumer_name: row.get(2)?,
+        duration: row.get::<_, Option<u64>>(3)?.map(Duration::from_micros),
+        detail: row.get(4)?,
+    })
 }

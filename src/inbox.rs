@@ -319,7 +319,13 @@ pub(crate) fn forget(conn: &Connection, seq: i64, consumer: &str) -> Result<()> 
     if let Some(number) = consumers::known_number_of(conn, consumer)? {
         conn.prepare_cached("DELETE FROM main.inbox_event WHERE id = ?1")?.execute([id_of(seq, number).0])?;
     }
-    Ok(())
+    all_stored(!is_known_to(conn, seq, consumer)?)
+}
+
+/// Whether the consumer has an inbox row of the event.
+pub(crate) fn is_known_to(conn: &Connection, seq: i64, consumer: &str) -> Result<bool> {
+    let Some(number) = consumers::known_number_of(conn, consumer)? else { return Ok(false) };
+    Ok(conn.prepare_cached("SELECT 1 FROM main.inbox_event WHERE id = ?1")?.exists([id_of(seq, number).0])?)
 }
 
 /// What a delivery needs to know of a consumer's earlier attempts at an event.

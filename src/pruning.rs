@@ -119,6 +119,7 @@ fn warn_once(core: &Core, error: &Error) {
 
 /// A whole pass, now. How many were deleted.
 pub(crate) fn prune(core: &Core) -> Result<usize> {
+    core.db.refuse_read_only("prune")?;
     core.db.refuse_reentry("prune")?;
     let settings = core.db.read("prune", |conn| core.reload_settings(conn))?;
     let mut pass = Pass::default();

@@ -4,6 +4,7 @@ use rusqlite::Connection;
 
 use crate::error::Result;
 use crate::event::EventId;
+use crate::history::{self, HistoryEntry};
 use crate::inbox::{self, InboxEvent};
 use crate::links::{self, EntityRef, IntegrationLink};
 use crate::outbox::{self, EventSummary, OutboxEvent};
@@ -21,6 +22,8 @@ pub struct EventStory {
     /// What each consumer has done with it, those first that the file has known longest. A consumer that was never asked, or
     /// has not come to an outcome, has no row.
     pub inbox: Vec<InboxEvent>,
+    /// What went wrong with it, and what people decided about it, oldest first.
+    pub history: Vec<HistoryEntry>,
     /// The event whose handler published it; `None` where nobody's handler did, or that event was deleted.
     pub cause: Option<EventSummary>,
     /// The events that its handlers published, in order of publishing.
@@ -29,7 +32,7 @@ pub struct EventStory {
     /// oldest first.
     pub links: Vec<IntegrationLink>,
     /// What cannot be read, since another program wrote it: columns of the event's row, which are shown as far as they can be;
-    /// and `inbox_event` or `integration_link` where rows of theirs had to be left out. Empty for what boxes wrote.
+    /// and `inbox_event`, `postbox_history` or `integration_link` where rows of theirs had to be left out. Empty for what boxes wrote.
     pub unreadable: Vec<&'static str>,
     /// Whether there are more than 1,000 inbox rows, caused events or links: the first of each are here.
     pub is_cut: bool,
@@ -59,6 +62,7 @@ pub(crate) fn story(conn: &Connection, id: EventId) -> Result<Option<EventStory>
     Ok(Some(EventStory {
         event,
         inbox: readable(inbox, "inbox_event", &mut unreadable),
+        history: readable(history::of(conn, seq)?, "postbox_history", &mut unreadable),
         cause,
         caused: caused
             .into_iter()

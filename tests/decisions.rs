@@ -2,6 +2,11 @@
 
 mod support;
 
+#[path = "decisions/of_many.rs"]
+mod of_many;
+#[path = "decisions/replayed.rs"]
+mod replayed;
+
 use std::time::Duration;
 
 use postbox::{

@@ -5,13 +5,12 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::OutboxStatus;
 use super::settle::UNOWNED;
 use crate::error::{Error, Result};
-use crate::event::EventId;
 
-/// The row's number and status.
-pub(crate) fn standing(conn: &Connection, id: EventId) -> Result<Option<(i64, OutboxStatus)>> {
+/// `None`: there is no such row.
+pub(crate) fn status(conn: &Connection, seq: i64) -> Result<Option<OutboxStatus>> {
     Ok(conn
-        .prepare_cached("SELECT seq, status FROM main.outbox_event WHERE id = ?1")?
-        .query_row([id.0], |row| Ok((row.get(0)?, row.get(1)?)))
+        .prepare_cached("SELECT status FROM main.outbox_event WHERE seq = ?1")?
+        .query_row([seq], |row| row.get(0))
         .optional()?)
 }
 

@@ -99,6 +99,13 @@ impl EventFilter {
         EventFilter { error_contains: Some(text.into()), ..self }
     }
 
+    /// The same, of these statuses alone; `None` where it asks for none of them.
+    pub(crate) fn within(&self, statuses: &[OutboxStatus]) -> Option<Self> {
+        let is_asked = |status: &&OutboxStatus| self.statuses.is_empty() || self.statuses.contains(status);
+        let statuses: Vec<_> = statuses.iter().filter(is_asked).copied().collect();
+        (!statuses.is_empty()).then(|| EventFilter { statuses, ..self.clone() })
+    }
+
     /// Before anything is read or written.
     pub(crate) fn validate(&self) -> Result<()> {
         if let Some(name) = &self.name {
@@ -122,13 +129,6 @@ impl EventFilter {
             }
             _ => Ok(()),
         }
-    }
-
-    /// The condition on `main.outbox_event AS e`, and what its parameters are bound to, ?1 and those behind it: a statement's
-    /// own parameters follow from [`PARAMETERS`] + 1. Inside a literal the same stands as `matches_filter!()`.
-    #[allow(dead_code, reason = "for statements that are put together from pieces")]
-    pub(crate) fn condition(&self) -> (String, Vec<Value>) {
-        (matches_filter!().to_owned(), self.values(&self.statuses))
     }
 
     /// What to read for it: each part by itself, and none of its events is in two. With each the values for its statements.

@@ -88,6 +88,12 @@ pub(crate) fn count_processed(conn: &Connection, more: usize) -> Result<bool> {
     Ok(counted == 1)
 }
 
+/// One that was counted is not processed any more.
+pub(crate) fn uncount_processed(conn: &Connection) -> Result<()> {
+    conn.prepare_cached("UPDATE main.postbox_counter SET processed = max(processed - 1, 0)")?.execute([])?;
+    Ok(())
+}
+
 fn finish_failed(
     conn: &Connection,
     seq: i64,

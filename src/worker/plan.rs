@@ -58,7 +58,13 @@ pub(crate) fn plan(
         Err(error) => return poisoned(error),
     };
     if consumers.is_empty() {
-        return settle_now(unhandled(core, &event.name, settings));
+        // What is replayed for one consumer waits for that one.
+        let is_replayed = row.deliver_to.is_some();
+        return settle_now(if is_replayed {
+            Settlement::Held
+        } else {
+            unhandled(core, &event.name, settings)
+        });
     }
     let standings = if may_have_standings { inbox::standings(conn, claim.seq) } else { Ok(Vec::new()) };
     let standings = match standings {

@@ -1,0 +1,252 @@
+//! Events as the application sees them: looking, and deciding.
+
+use rusqlite::Connection;
+
+use super::Access;
+use crate::decisions::{self, Replay};
+use crate::error::Result;
+use crate::event::EventId;
+use crate::history::{self, HistoryEntry};
+use crate::outbox::list::Order;
+use crate::outbox::{self, CausationTree, EventFilter, EventPage, OutboxEvent, OutboxStatus, Page, list};
+use crate::story::{self, EventStory};
+
+/// So many events are decided about in one transaction.
+const SLICE: usize = 200;
+
+/// What nobody processes by itself.
+const DEAD: [OutboxStatus; 2] = [OutboxStatus::DeadLetter, OutboxStatus::Failed];
+
+const PROCESSED: [OutboxStatus; 1] = [OutboxStatus::Processed];
+
+/// Looks up events, and takes decisions about them.
+pub struct Outbox<'a> {
+    access: Access<'a>,
+}
+
+impl<'a> Outbox<'a> {
+    pub(crate) fn new(access: Access<'a>) -> Self {
+        Outbox { access }
+    }
+
+    /// The event's row; `None` when there is no such event.
+    ///
+    /// # Errors
+    /// [`Error::Json`](crate::Error::Json) when another program left something else than JSON in the row.
+    pub fn get(&self, id: EventId) -> Result<Option<OutboxEvent>> {
+        self.access.read("outbox.get", |conn| outbox::get(conn, id))
+    }
+
+    /// What went wrong with the event, and what people decided about it, oldest first: each failed attempt of each consumer, and
+    /// each [`retry`](Outbox::retry), [`discard`](Outbox::discard) and [`replay`](Outbox::replay). The last 100 are kept, for as
+    /// long as the event is there. Empty when there is no such event.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn history(&self, id: EventId) -> Result<Vec<HistoryEntry>> {
+        self.access.read("outbox.history", |conn| match outbox::seq_of(conn, id)? {
+            Some(seq) => history::of(conn, seq)?.into_iter().collect(),
+            None => Ok(Vec::new()),
+        })
+    }
+
+    /// How many events are in this status.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn count_by_status(&self, status: OutboxStatus) -> Result<u64> {
+        Ok(self.access.read("outbox.count_by_status", outbox::count)?.of(status))
+    }
+
+    /// One page of the events that the filter means, always in order of publishing: without their payloads, of which none is
+    /// read. It holds at most 1,000 events, whatever the file holds.
+    ///
+    /// Pages neither skip nor double an event while others are published, deleted and change their status. One whose status
+    /// changes so that the filter no longer means it is not in the pages that come. A row that another program spoilt is in its
+    /// place, as far as it can be shown: [`EventSummary::unreadable`](crate::EventSummary::unreadable).
+    ///
+    /// Pages without a filter cost the same however long the history is, as do pages of dead letters, and of `Failed` or
+    /// `Processing` alone. Those of `Pending` look through an index of all that is pending (about 10 ms for 100,000). What else
+    /// a filter asks for is looked for row by row, in the order of the page until it is full, among the events of the filter's
+    /// statuses; without a status, or with `Processed`, through the history (some tenths of a second for a million events). In memory,
+    /// the box does nothing else meanwhile.
+    ///
+    /// ```
+    /// # use postbox::{EventFilter, NewEvent, Page, Postbox};
+    /// # fn main() -> postbox::Result<()> {
+    /// let postbox = Postbox::open_in_memory()?;
+    /// postbox.publish_all((1..=250).map(|n| NewEvent::new("invoice.created", "finance", "Invoice", format!("inv-{n}"))))?;
+    ///
+    /// let filter = EventFilter::new().name("invoice.*").source_module("finance");
+    /// let mut page = postbox.outbox().list(&filter, &Page::newest(100))?;
+    /// assert_eq!(page.events[0].aggregate_id, "inv-250");
+    ///
+    /// let mut seen = page.events.len();
+    /// while let Some(cursor) = page.next {
+    ///     page = postbox.outbox().list(&filter, &Page::newest(100).after(cursor))?;
+    ///     seen += page.events.len();
+    /// }
+    /// assert_eq!(seen, 250);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) for a limit of 0 or more than 1,000, and for what the filter asks.
+    pub fn list(&self, filter: &EventFilter, page: &Page) -> Result<EventPage> {
+        filter.validate()?;
+        page.validate()?;
+        self.access.read_snapshot("outbox.list", |conn| list::list(conn, filter, page))
+    }
+
+    /// How many events the filter means: what an operation with this filter would find. They are counted one by one, so that it
+    /// is exact, and takes as long as reading all pages of the filter would; [`stats`](crate::Postbox::stats) and
+    /// [`count_by_status`](Outbox::count_by_status) are quick.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) for what the filter asks.
+    pub fn count(&self, filter: &EventFilter) -> Result<u64> {
+        filter.validate()?;
+        self.access.read_snapshot("outbox.count", |conn| list::count_filtered(conn, filter))
+    }
+
+    /// All that the file says about the event: its row, what each consumer has done with it, what caused it and what it has
+    /// caused, and the links of the entity that it is about. `None` when there is no such event.
+    ///
+    /// It tells also of an event that [`get`](Outbox::get) cannot read.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn story(&self, id: EventId) -> Result<Option<EventStory>> {
+        self.access.read_snapshot("outbox.story", |conn| story::story(conn, id))
+    }
+
+    /// The event among all that came from the same first cause. `None` when there is no such event.
+    ///
+    /// It takes two look-ups for each of its events, of which there are 1,000 at the most.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn causation_tree(&self, id: EventId) -> Result<Option<CausationTree>> {
+        self.access.read_snapshot("outbox.causation_tree", |conn| outbox::causation_tree(conn, id))
+    }
+}
+
+/// What people decide about events. Each call that decides about many does so in transactions of at most 200 events, in order of
+/// publishing, and an error leaves what was decided by then; inside a transaction it is all or none.
+impl Outbox<'_> {
+    /// Gives a dead letter (or one that `failed`) new attempts: it is due at once, and every consumer that had not finished with
+    /// it begins again with its first attempt. Those that had, do not run again.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](crate::Error::NotFound); [`Error::WrongStatus`](crate::Error::WrongStatus) for an event that is in
+    /// another status.
+    pub fn retry(&self, id: EventId) -> Result<()> {
+        self.write("outbox.retry", |conn, now| decisions::retry(conn, id, now))
+    }
+
+    /// Gives up a dead letter (or one that `failed`), for a reason that its history keeps: consumers that had not finished skip it,
+    /// and it is `processed`, with the reason as its `last_error`.
+    ///
+    /// # Errors
+    /// As [`retry`](Outbox::retry); [`Error::Invalid`](crate::Error::Invalid) for a reason that is empty or longer than 1000
+    /// characters.
+    pub fn discard(&self, id: EventId, reason: &str) -> Result<()> {
+        decisions::check_reason(reason)?;
+        self.write("outbox.discard", |conn, now| decisions::discard(conn, id, reason, now))
+    }
+
+    /// Gives all the filter's dead letters (and those that `failed`) new attempts, as [`retry`](Outbox::retry) does. How many.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) for the filter, before anything is changed; [`Error::Busy`](crate::Error::Busy)
+    /// and other errors of the file.
+    pub fn retry_all(&self, filter: &EventFilter) -> Result<usize> {
+        self.decide("outbox.retry_all", filter, &DEAD, decisions::retry_row)
+    }
+
+    /// Gives up all the filter's dead letters (and those that `failed`), as [`discard`](Outbox::discard) does. How many.
+    ///
+    /// # Errors
+    /// As [`retry_all`](Outbox::retry_all), and of [`discard`](Outbox::discard) for the reason.
+    pub fn discard_all(&self, filter: &EventFilter, reason: &str) -> Result<usize> {
+        decisions::check_reason(reason)?;
+        self.decide("outbox.discard_all", filter, &DEAD, |conn, seq, now| {
+            decisions::discard_row(conn, seq, reason, now)
+        })
+    }
+
+    /// Delivers the filter's processed events again, to this one consumer and to no other, in order of publishing: as if it had
+    /// never heard of them. How many. Events that are pending, processing or dead letters are left alone: those are delivered
+    /// anyway, or wait for a decision.
+    ///
+    /// The consumer need not be subscribed yet, nor in this process; until it is, its events are held. A consumer is asked for
+    /// events to which it subscribes, and for no others: name them in the filter. [`count`](Outbox::count) with
+    /// [`OutboxStatus::Processed`] says how many it would be.
+    ///
+    /// ```
+    /// # use postbox::{Context, Event, EventFilter, NewEvent, Postbox, Subscription};
+    /// # fn main() -> postbox::Result<()> {
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// postbox.subscribe(Subscription::new("invoice.*", "ledger", |_: &Event, _: &Context<'_>| Ok(())))?;
+    /// postbox.publish(NewEvent::new("invoice.created", "finance", "Invoice", "inv-1"))?;
+    /// assert_eq!(postbox.drain()?, 1);
+    /// // The ledger was lost, and is built again.
+    /// assert_eq!(postbox.outbox().replay(&EventFilter::new().name("invoice.*"), "ledger")?, 1);
+    /// assert_eq!(postbox.drain()?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`retry_all`](Outbox::retry_all); [`Error::Invalid`](crate::Error::Invalid) for the consumer's name.
+    pub fn replay(&self, filter: &EventFilter, consumer: &str) -> Result<usize> {
+        let to = Replay::to(consumer)?;
+        self.decide("outbox.replay", filter, &PROCESSED, |conn, seq, now| to.replay_row(conn, seq, now))
+    }
+
+    /// Delivers those of the filter's processed events of which this consumer has no inbox row, to it alone: for a consumer that
+    /// subscribes only now. How many. Otherwise as [`replay`](Outbox::replay). A call that was cut off, by a crash as well, is made
+    /// again, and goes on with what is left.
+    ///
+    /// # Errors
+    /// As [`replay`](Outbox::replay).
+    pub fn catch_up(&self, filter: &EventFilter, consumer: &str) -> Result<usize> {
+        let to = Replay::to(consumer)?;
+        self.decide("outbox.catch_up", filter, &PROCESSED, |conn, seq, now| to.catch_up_row(conn, seq, now))
+    }
+
+    /// Of all the filter's events that are in one of these statuses.
+    fn decide(
+        &self,
+        operation: &'static str,
+        filter: &EventFilter,
+        statuses: &[OutboxStatus],
+        decide: impl Fn(&Connection, i64, i64) -> Result<bool>,
+    ) -> Result<usize> {
+        filter.validate()?;
+        let Some(filter) = filter.within(statuses) else { return Ok(0) };
+        let mut after = None;
+        let mut decided = 0;
+        loop {
+            let slice = self
+                .access
+                .read_snapshot(operation, |conn| list::seqs(conn, &filter, Order::Oldest, after, SLICE))?;
+            if slice.is_empty() {
+                return Ok(decided);
+            }
+            decided += self.write(operation, |conn, now| {
+                slice.iter().try_fold(0, |count, seq| Ok(count + usize::from(decide(conn, *seq, now)?)))
+            })?;
+            after = slice.last().copied();
+        }
+    }
+
+    fn write<T>(&self, operation: &'static str, f: impl FnOnce(&Connection, i64) -> Result<T>) -> Result<T> {
+        let done = self.access.write(operation, f)?;
+        if let Access::Apart(core) = self.access {
+            core.bell.ring();
+        }
+        Ok(done)
+    }
+}

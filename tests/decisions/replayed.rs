@@ -1,0 +1,158 @@
+//! Past events, delivered again to one consumer.
+
+use postbox::{
+    Context, Event, EventFilter, HandlerError, HistoryKind, InboxStatus, NewEvent, OutboxStatus, Settings,
+    Subscription, UnhandledEvents,
+};
+
+use crate::support::{
+    Calls, TestBox, boxes, boxes_with, event, inbox_rows, make_effects, noting, outbox_row, sql, status,
+    writing,
+};
+
+/// Two consumers of everything, and three processed events of each of two names.
+fn with_a_past(test: &TestBox) -> Calls {
+    let calls = Calls::default();
+    for consumer in ["one", "two"] {
+        test.bus.subscribe(Subscription::new("*", consumer, numbered(&calls, consumer))).unwrap();
+    }
+    for name in ["a", "b"] {
+        test.bus.publish_all((1..=3).map(|n| NewEvent::new(name, "m", "t", n.to_string()))).unwrap();
+    }
+    assert_eq!(test.bus.drain().unwrap(), 6);
+    calls.take();
+    calls
+}
+
+fn numbered(calls: &Calls, consumer: &'static str) -> impl postbox::Handler + use<> {
+    let calls = calls.clone();
+    move |event: &Event, _: &Context<'_>| {
+        calls.add(format!("{consumer} {}{}", event.name(), event.aggregate_id()));
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_replayed_reaches_the_one_consumer_again_in_order_and_nobody_else() {
+    for test in boxes() {
+        let calls = with_a_past(&test);
+        let bus = &test.bus;
+        test.clock.advance(crate::support::SECOND);
+        assert_eq!(bus.outbox().replay(&EventFilter::new().name("a"), "two").unwrap(), 3, "{}", test.kind);
+        let stats = bus.stats().unwrap();
+        assert_eq!((stats.pending, stats.processed, stats.total), (3, 3, 6));
+        assert_eq!(bus.drain().unwrap(), 3);
+        assert_eq!(calls.take(), ["two a1", "two a2", "two a3"]);
+        let stats = bus.stats().unwrap();
+        assert_eq!((stats.pending, stats.processed, stats.total), (0, 6, 6));
+        // Again, and the other one.
+        assert_eq!(bus.outbox().replay(&EventFilter::new(), "one").unwrap(), 6);
+        assert_eq!(bus.drain().unwrap(), 6);
+        assert_eq!(calls.take().len(), 6);
+        let page = bus.outbox().list(&EventFilter::new().name("a"), &postbox::Page::oldest(1)).unwrap();
+        let id = page.events[0].id;
+        let story = bus.outbox().story(id).unwrap().unwrap();
+        let history: Vec<_> = story.history.iter().map(|e| (e.kind, e.consumer_name.as_deref())).collect();
+        assert_eq!(history, [(HistoryKind::Replayed, Some("two")), (HistoryKind::Replayed, Some("one"))]);
+        assert!(inbox_rows(bus, id).iter().all(|row| row.1 == InboxStatus::Processed));
+        assert_eq!(outbox_row(bus, id).attempt_count, 1);
+    }
+}
+
+#[test]
+fn a_replayed_event_that_fails_is_retried_and_a_dead_letter_for_that_consumer_alone() {
+    for test in boxes() {
+        let calls = Calls::default();
+        let bus = &test.bus;
+        bus.subscribe(Subscription::new("*", "other", noting(&calls, "other"))).unwrap();
+        let id = bus.publish(event("a")).unwrap();
+        bus.drain().unwrap();
+        let failing = |_: &Event, _: &Context<'_>| Err(HandlerError::retry("no"));
+        bus.subscribe(Subscription::new("*", "fails", failing).max_attempts(2)).unwrap();
+        assert_eq!(bus.outbox().catch_up(&EventFilter::new(), "fails").unwrap(), 1);
+        crate::drain_for_long(&test);
+        assert_eq!(status(bus, id), OutboxStatus::DeadLetter, "{}", test.kind);
+        assert_eq!(calls.all(), ["other"]);
+        // It is left to a decision.
+        assert_eq!(bus.outbox().replay(&EventFilter::new(), "other").unwrap(), 0);
+        bus.outbox().discard(id, "enough").unwrap();
+        assert_eq!(bus.outbox().replay(&EventFilter::new(), "other").unwrap(), 1);
+        assert_eq!(bus.drain().unwrap(), 1);
+        assert_eq!(calls.all(), ["other", "other"]);
+    }
+}
+
+#[test]
+fn a_transactional_consumers_effects_are_made_anew() {
+    for test in boxes() {
+        let bus = &test.bus;
+        make_effects(bus);
+        bus.subscribe(Subscription::transactional("*", "ledger", writing("entry"))).unwrap();
+        bus.publish_all((0..20).map(|_| event("a"))).unwrap();
+        bus.drain().unwrap();
+        sql(bus, |tx| tx.execute("DELETE FROM effect", []));
+        assert_eq!(bus.outbox().replay(&EventFilter::new(), "ledger").unwrap(), 20);
+        assert_eq!(bus.drain().unwrap(), 20);
+        assert_eq!(crate::support::effects(bus).len(), 20, "{}", test.kind);
+    }
+}
+
+#[test]
+fn a_consumer_that_subscribes_only_now_catches_up_with_what_it_has_missed() {
+    for test in boxes() {
+        let calls = with_a_past(&test);
+        let bus = &test.bus;
+        bus.publish_all((1..=400).map(|n| NewEvent::new("many", "m", "t", n.to_string()))).unwrap();
+        bus.drain().unwrap();
+        calls.take();
+        bus.subscribe(Subscription::new("*", "new", numbered(&calls, "new"))).unwrap();
+        let recent = bus.publish(event("a")).unwrap();
+        bus.drain().unwrap();
+        assert_eq!(calls.take().len(), 3);
+        let all = EventFilter::new().name("many");
+        assert_eq!(bus.outbox().catch_up(&all, "new").unwrap(), 400, "{}", test.kind);
+        // As after a crash: some have run, the others wait already.
+        bus.process_batch().unwrap();
+        assert_eq!(bus.outbox().catch_up(&all, "new").unwrap(), 0);
+        bus.drain().unwrap();
+        let expected: Vec<_> = (1..=400).map(|n| format!("new many{n}")).collect();
+        assert_eq!(calls.take(), expected, "in order, each once");
+        assert_eq!(bus.outbox().catch_up(&EventFilter::new(), "new").unwrap(), 6, "all but the recent one");
+        assert_eq!(status(bus, recent), OutboxStatus::Processed);
+        bus.drain().unwrap();
+        assert_eq!(bus.outbox().catch_up(&EventFilter::new(), "new").unwrap(), 0);
+    }
+}
+
+/// Whatever is to become of events that nobody subscribes to.
+#[test]
+fn what_is_replayed_for_a_consumer_that_is_not_there_waits_for_it() {
+    for unhandled_events in [UnhandledEvents::Complete, UnhandledEvents::Hold] {
+        for test in boxes_with(|b| b.settings(Settings { unhandled_events, ..Settings::default() })) {
+            let calls = with_a_past(&test);
+            let bus = &test.bus;
+            assert_eq!(bus.outbox().catch_up(&EventFilter::new().name("a"), "late").unwrap(), 3);
+            assert_eq!(bus.drain().unwrap(), 0, "{}", test.kind);
+            assert_eq!(bus.stats().unwrap().pending, 3);
+            bus.subscribe(Subscription::new("a", "late", numbered(&calls, "late"))).unwrap();
+            assert_eq!(bus.drain().unwrap(), 3);
+            assert_eq!(calls.take(), ["late a1", "late a2", "late a3"]);
+        }
+    }
+}
+
+#[test]
+fn a_running_worker_takes_up_what_is_replayed_while_it_works() {
+    for test in boxes() {
+        let calls = with_a_past(&test);
+        let bus = &test.bus;
+        let worker = bus.start().unwrap();
+        assert!(worker.wait_for_startup_drain(std::time::Duration::from_secs(10)));
+        assert_eq!(bus.outbox().replay(&EventFilter::new(), "one").unwrap(), 6);
+        crate::support::wait_until(std::time::Duration::from_secs(10), || {
+            bus.stats().unwrap().processed == 6
+        });
+        assert_eq!(calls.take().len(), 6, "{}", test.kind);
+        assert!(worker.shutdown(std::time::Duration::from_secs(10)).unwrap().clean);
+    }
+}

@@ -123,7 +123,12 @@ impl Core {
             return Ok(core);
         }
         if core.db.read("open", outbox::is_off)? {
-            core.db.write("open", outbox::repair)?;
+            match core.db.write("open", outbox::repair) {
+                Err(error) if !error.is_fault_of_file() => {
+                    log::warn!(target: "postbox::delivery", "the count of processed events cannot be set right, and stats may be off: {error}");
+                }
+                repaired => repaired?,
+            }
         }
         core.take_over_from_the_dead()?;
         core.set_strays_aside("open")?;
@@ -133,31 +138,36 @@ impl Core {
     /// Rows that no claim would ever find become dead letters.
     pub(crate) fn set_strays_aside(&self, operation: &'static str) -> Result<()> {
         let to = self.settings().dead_status();
+        // Those that stay as they are stand before the others at each look.
+        let mut refused: HashSet<i64> = HashSet::new();
         loop {
-            let found = self.db.read(operation, |conn| strays::find(conn, SET_ASIDE_MAX))?;
+            let limit = refused.len() + SET_ASIDE_MAX;
+            let mut found = self.db.read(operation, |conn| strays::find(conn, limit))?;
+            found.retain(|row| !refused.contains(&row.seq));
+            if found.is_empty() {
+                break;
+            }
             let now = self.clock.now();
             let done =
                 self.db.write_each(operation, &found, |conn, row| strays::set_aside(conn, row, to, now))?;
-            let mut set_aside = 0;
             for (Stray { seq, id, .. }, done) in found.iter().zip(done) {
                 if done.is_ok_and(|done| done) {
-                    set_aside += 1;
                     log::warn!(
                         target: "postbox::delivery",
                         "event {id} (row {seq}) would never have been claimed and is set aside: its last_error says why"
                     );
+                } else {
+                    refused.insert(*seq);
                 }
             }
-            if set_aside < found.len() && self.first_warning_of("rows that cannot be set aside") {
-                log::error!(
-                    target: "postbox::delivery",
-                    "rows that would never be claimed cannot be set aside: a trigger is in the way"
-                );
-            }
-            if found.len() < SET_ASIDE_MAX || set_aside == 0 {
-                return Ok(());
-            }
         }
+        if !refused.is_empty() && self.first_warning_of("rows that cannot be set aside") {
+            log::error!(
+                target: "postbox::delivery",
+                "{} rows that would never be claimed cannot be set aside: a trigger is in the way", refused.len()
+            );
+        }
+        Ok(())
     }
 
     /// Makes the claims of boxes whose process has died due at once. True when there were any.

@@ -19,8 +19,15 @@ use crate::sync::atomic::AtomicBool;
 
 pub(crate) fn process_batch(postbox: &Postbox) -> Result<usize> {
     let Some(mut by_hand) = ByHand::begin(postbox, "process_batch")? else { return Ok(0) };
-    let mut claimed = by_hand.settle_and_claim()?;
-    by_hand.refused = claimed.refused.take();
+    // Rows that cannot be claimed are in nobody's way: each is tried once.
+    let claimed = loop {
+        let mut claimed = by_hand.settle_and_claim()?;
+        let is_done = claimed.claimed > 0 || claimed.refused.is_none();
+        by_hand.refused = by_hand.refused.take().or(claimed.refused.take());
+        if is_done {
+            break claimed;
+        }
+    };
     by_hand.deliver(claimed);
     by_hand.settle()?;
     by_hand.end()

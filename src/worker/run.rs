@@ -352,6 +352,9 @@ impl Run {
     }
 
     fn pause_after(&mut self, error: &Error) {
+        // What was handed over runs meanwhile, and nothing more is: leases are renewed by this thread alone.
+        let reserved = self.core().handoff.close();
+        self.take_handed();
         self.faults = self.faults.saturating_add(1);
         self.core().health.waits_after(error);
         if self.faults == 1 {
@@ -359,7 +362,7 @@ impl Run {
         }
         // Once the fault is gone, work goes on within a poll.
         let mut pause_max = FAULT_PAUSE_MAX.min(Duration::from_millis(self.settings.polling_interval_ms));
-        if !self.in_flight.is_empty() {
+        if reserved > 0 || !self.in_flight.is_empty() {
             // Nor may the leases of what runs meanwhile end unrenewed: that is tried at a third of them.
             pause_max = pause_max.min(Duration::from_millis(self.settings.processing_lease_ms / 3));
         }

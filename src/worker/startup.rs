@@ -38,7 +38,8 @@ impl Startup {
     /// of the backlog before it.
     pub(crate) fn has_claimed(&mut self, outcome: &Outcome, free: usize, in_flight: &InFlight) {
         if let Startup::Claiming { began_at } = *self
-            && ((outcome.claimed < free && !outcome.alone) || outcome.latest_due_at > began_at)
+            && ((outcome.claimed < free && !outcome.alone && outcome.refused.is_none())
+                || outcome.latest_due_at > began_at)
         {
             self.nothing_left(in_flight);
         }

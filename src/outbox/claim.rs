@@ -112,7 +112,12 @@ pub(crate) struct ClaimRequest {
     pub(crate) limit: usize,
     /// A row with a longer payload or metadata is poisoned, and what is too long is not read.
     pub(crate) payload_bytes_max: usize,
+    /// Pending rows up to this place are passed over.
+    pub(crate) behind: Option<Place>,
 }
+
+/// In the order in which pending rows are claimed: when a row was due, and its number.
+pub(crate) type Place = (i64, i64);
 
 /// What a claim does about a row that is taken over, and may have killed its last owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +138,8 @@ pub(crate) struct Due {
     pub(crate) unreadable: Vec<Unreadable>,
     /// One that was taken over is next, or is all that there is: nothing else is claimed until it is over.
     pub(crate) alone: bool,
+    /// Up to here there are none but rows that are left alone.
+    pub(crate) passed: Option<Place>,
 }
 
 /// Looks up due rows, those that were due first: to be claimed with [`take`] in the same transaction.
@@ -143,7 +150,8 @@ pub(crate) fn due(
     conn: &Connection,
     request: &ClaimRequest,
     suspects: Suspects,
-    skip: impl Fn(i64) -> bool,
+    in_hand: impl Fn(i64) -> bool,
+    left_alone: impl Fn(i64) -> bool,
     wait_for_owner: impl Fn(i64, LeaseId) -> bool,
 ) -> Result<Due> {
     let mut due = Due::default();
@@ -164,16 +172,21 @@ pub(crate) fn due(
                     iif(octet_length(metadata) <= ?2 * octet_length('x'), metadata, NULL), lease_id,
                     octet_length(deliver_to), octet_length(payload), octet_length(metadata), octet_length('x')
              FROM main.outbox_event INDEXED BY outbox_event_due
-             WHERE status = 'pending' AND available_at <= ?1
+             WHERE status = 'pending' AND available_at <= ?1 AND available_at >= ?3 AND (available_at > ?3 OR seq > ?4)
              ORDER BY available_at, seq",
     )?;
-    let mut rows = select.query(params![request.now, request.payload_bytes_max])?;
+    let (behind_at, behind_seq) = request.behind.unwrap_or((i64::MIN, i64::MIN));
+    let mut rows = select.query(params![request.now, request.payload_bytes_max, behind_at, behind_seq])?;
     while due.rows.len() + due.unreadable.len() < request.limit
         && let Some(row) = rows.next()?
     {
         let seq = row.get(0)?;
-        let taken_over = row.get(2)?;
-        if skip(seq) || (taken_over && wait_for_owner(seq, LeaseId(row.get(17)?))) {
+        let taken_over: bool = row.get(2)?;
+        let is_left_alone = left_alone(seq);
+        if !taken_over && is_left_alone && due.rows.is_empty() && due.unreadable.is_empty() {
+            due.passed = Some((row.get(4)?, seq));
+        }
+        if is_left_alone || in_hand(seq) || (taken_over && wait_for_owner(seq, LeaseId(row.get(17)?))) {
             continue;
         }
         let claimed = match read_claimed(row, seq, taken_over, request) {

@@ -1,16 +1,20 @@
 //! Rows that can be neither claimed nor set aside: a trigger of the application's forbids it, or they are larger than the
 //! memory. Others go on meanwhile.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
+use crate::outbox::claim::Place;
 
-/// Then they are tried again; after the next failure in twice the time, and so on. However many there are and however long a
-/// try takes, those that can be claimed come to their turn.
+/// Then they are tried again; after the next failure in twice the time, and so on.
 const LEFT_FOR: Duration = Duration::from_secs(5);
 const LEFT_FOR_MAX: Duration = Duration::from_mins(5);
+
+/// A pass through what is due does not look back at them before it has come to the end, or so much later: however many there
+/// are, those that can be claimed come to their turn.
+const PASS_MAX: Duration = Duration::from_mins(1);
 
 const ROWS_MAX: usize = 100_000;
 
@@ -20,6 +24,8 @@ const NAMED_MAX: usize = 100;
 pub(super) struct LeftAlone {
     rows: RefCell<HashMap<i64, Left>>,
     for_good: bool,
+    /// How far the pass has come, and when it began.
+    pass: Cell<Option<(Place, Instant)>>,
 }
 
 struct Left {
@@ -30,12 +36,12 @@ struct Left {
 impl LeftAlone {
     /// For a worker.
     pub(super) fn for_a_while() -> Self {
-        LeftAlone { rows: RefCell::default(), for_good: false }
+        LeftAlone { rows: RefCell::default(), for_good: false, pass: Cell::new(None) }
     }
 
     /// For a call that has to come to an end: each row is tried once.
     pub(super) fn for_good() -> Self {
-        LeftAlone { rows: RefCell::default(), for_good: true }
+        LeftAlone { rows: RefCell::default(), for_good: true, pass: Cell::new(None) }
     }
 
     pub(super) fn note(&self, seq: i64, error: &Error) {
@@ -62,5 +68,23 @@ impl LeftAlone {
         let rows = self.rows.borrow();
         !rows.is_empty()
             && rows.get(&seq).is_some_and(|left| self.for_good || left.since.elapsed() < left.length)
+    }
+
+    /// Up to where pending rows are none but such ones.
+    pub(super) fn passed(&self) -> Option<Place> {
+        let (place, began) = self.pass.get()?;
+        (self.for_good || began.elapsed() < PASS_MAX).then_some(place)
+    }
+
+    /// A look has come up to `place`, and, it may be, to the end.
+    pub(super) fn pass(&self, place: Option<Place>, is_end: bool) {
+        let began = self.passed().and(self.pass.get()).map_or_else(Instant::now, |(_, began)| began);
+        if is_end && !self.for_good {
+            self.pass.set(None);
+        } else if let Some(place) = place {
+            self.pass.set(Some((place, began)));
+        } else if self.passed().is_none() {
+            self.pass.set(None);
+        }
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use postbox::{Context, Event, OutboxStatus, Postbox, Settings, Subscription};
 
 use crate::support::{
-    Calls, LEASE, boxes, boxes_with, effects, ends, event, file_box, inbox_rows, noting, sql, status,
-    wait_until,
+    Calls, LEASE, boxes, boxes_with, effects, ends, event, file_box, file_box_with, inbox_rows, noting, sql,
+    status, wait_until,
 };
 use crate::{BOTH, By, Victim};
 
@@ -234,4 +234,42 @@ fn a_claim_of_the_dead_that_cannot_be_taken_over_stays_and_the_others_are_taken(
     assert_eq!(second.drain().unwrap(), 4);
     assert_eq!(calls.all().len(), 4);
     assert_eq!(status(&second, ids[2]), OutboxStatus::Processing);
+}
+
+/// Each look went through all of them again, and those of before came first: others waited for minutes.
+#[test]
+fn thousands_that_roll_back_when_they_are_claimed_do_not_keep_others_waiting() {
+    let test = file_box_with(|builder| builder.settings(Settings { batch_size: 100, ..Settings::default() }));
+    let bus = &test.bus;
+    let calls = Calls::default();
+    bus.subscribe(Subscription::new("*", "c", noting(&calls, "ran"))).unwrap();
+    bus.publish_all((0..1_500).map(|_| event("bad"))).unwrap();
+    roll_back(bus, "BEFORE UPDATE ON outbox_event", "OLD.event_name = 'bad'");
+    bus.publish(event("good")).unwrap();
+    let worker = bus.start().unwrap();
+    wait_until(LIMIT * 3, || calls.all().len() == 1);
+    // Nothing is forgotten.
+    sql(bus, |tx| tx.execute_batch("DROP TRIGGER forbids"));
+    wait_until(LIMIT * 6, || bus.stats().unwrap().processed == 1_501);
+    assert!(worker.shutdown(LIMIT).unwrap().clean);
+}
+
+#[test]
+fn a_batch_by_hand_passes_rows_that_cannot_be_claimed() {
+    for action in ["ROLLBACK", "ABORT"] {
+        for test in boxes() {
+            let bus = &test.bus;
+            let calls = Calls::default();
+            bus.subscribe(Subscription::new("*", "c", noting(&calls, "ran"))).unwrap();
+            bus.publish_all((0..50).map(|_| event("bad"))).unwrap();
+            sql(bus, |tx| {
+                tx.execute_batch(&format!(
+                    "CREATE TRIGGER forbids BEFORE UPDATE ON outbox_event WHEN OLD.event_name = 'bad' BEGIN SELECT RAISE({action}, 'no'); END"
+                ))
+            });
+            bus.publish_all((0..5).map(|_| event("good"))).unwrap();
+            assert!(bus.process_batch().is_err(), "{}: it is said", test.kind);
+            assert_eq!(calls.all(), ["ran"; 5], "{}: {action}", test.kind);
+        }
+    }
 }

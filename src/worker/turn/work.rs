@@ -133,20 +133,21 @@ impl Turn<'_> {
             lease_until: self.lease_until(now),
             limit: self.claim_max,
             payload_bytes_max: core.payload_bytes_max,
+            behind: self.left_alone.passed(),
         };
-        let Due { rows, unreadable, alone } = {
+        let Due { rows, unreadable, alone, passed } = {
             let in_flight = core.in_flight();
             let settled: HashSet<i64> = self.reports.iter().filter_map(|r| Some(r.ends()?.seq)).collect();
             let suspects = match self.suspects {
                 Suspects::Alone if !in_flight.keys().all(|seq| settled.contains(seq)) => Suspects::NotYet,
                 suspects => suspects,
             };
-            let skip = |seq| {
-                (in_flight.contains_key(&seq) && !settled.contains(&seq)) || self.left_alone.contains(seq)
-            };
+            let in_hand = |seq| in_flight.contains_key(&seq) && !settled.contains(&seq);
+            let left_alone = |seq| self.left_alone.contains(seq);
             let wait_for_owner = |seq, lease| self.by_worker && core.waits_for_owner(seq, lease);
-            claim::due(conn, &request, suspects, skip, wait_for_owner)?
+            claim::due(conn, &request, suspects, in_hand, left_alone, wait_for_owner)?
         };
+        self.left_alone.pass(passed, rows.is_empty() && unreadable.is_empty() && !alone);
         outcome.alone = alone;
         for row in unreadable {
             self.set_unreadable_aside(conn, &row, now, outcome)?;

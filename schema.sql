@@ -31,7 +31,7 @@ CREATE TABLE postbox_consumer (
 ) STRICT;
 
 -- What is paused: the work of a consumer, or all events of a name. Events that wait for it are due in the year 9999, a microsecond
--- before those that are held.
+-- before those that are held. A pause that is over has a negative `until` of its own, until what waited for it has been let go.
 CREATE TABLE postbox_pause (
     kind            TEXT    NOT NULL CHECK (kind = 'consumer' OR kind = 'event_name'),
     name            TEXT    NOT NULL CHECK (length(name) BETWEEN 1 AND 255),

@@ -20,6 +20,7 @@ use crate::outbox::claim::{Claim, LeaseId, Leases};
 use crate::outbox::insert::{self, Content, InsertJob, Inserted, PreparedEvent};
 use crate::outbox::settle;
 use crate::outbox::strays::{self, Stray};
+use crate::pause_book::PauseBook;
 use crate::registry::Registry;
 use crate::settings::{self, Settings};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -46,6 +47,7 @@ pub(crate) struct Core {
     pub(crate) handoff: Handoff,
     pub(crate) unsettled: Unsettled,
     pub(crate) health: HealthBook,
+    pub(crate) pauses: PauseBook,
     pub(crate) handler_threads: usize,
     pub(crate) payload_bytes_max: usize,
     /// How settles and transactional handlers commit.
@@ -103,6 +105,7 @@ impl Core {
             handoff: Handoff::default(),
             unsettled: Unsettled::default(),
             health: HealthBook::default(),
+            pauses: PauseBook::new(),
             handler_threads: options.handler_threads,
             payload_bytes_max: options.payload_bytes_max,
             acks: if options.synced_acks { Synchronous::Full } else { Synchronous::Normal },
@@ -269,8 +272,9 @@ impl Core {
         self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes over what the file says now. `conn` reads the file.
+    /// Takes over what the file says now, of the pauses as well. `conn` reads what is committed.
     pub(crate) fn reload_settings(&self, conn: &Connection) -> Result<Settings> {
+        self.pauses.reload(conn, self.clock.now())?;
         let mut current = self.settings.write().unwrap_or_else(PoisonError::into_inner);
         *current = settings::load(conn, &self.defaults, |key| self.first_warning_of(key))?;
         Ok(current.clone())

@@ -95,6 +95,7 @@ pub(crate) enum Verdict {
     RetryAfter(Duration),
     DeadLetter,
     Skip,
+    PauseConsumer(Duration),
 }
 
 impl HandlerError {
@@ -117,6 +118,17 @@ impl HandlerError {
     /// This consumer is done with the event without having handled it: its inbox row says `skipped`.
     pub fn skip(why: impl fmt::Display) -> Self {
         HandlerError::because(Verdict::Skip, why)
+    }
+
+    /// Nothing can be done for now, for this event or any other, as while the application is offline: pauses the consumer, as
+    /// [`Postbox::pause`] does, for `duration`, which is at least 100 ms: less is taken for that. What the
+    /// handler has written through a [`Tx`] is undone. It is no failed attempt: this event and all that come later wait for the
+    /// consumer, and their other consumers receive them meanwhile. `why` is the pause's reason, cut to 1023 characters. A pause
+    /// that there is and that lasts longer stays as it is.
+    ///
+    /// Other handlers of the consumer that run at that moment end as they do; none begins.
+    pub fn pause_consumer(why: impl fmt::Display, duration: Duration) -> Self {
+        HandlerError::because(Verdict::PauseConsumer(duration), why)
     }
 
     fn because(verdict: Verdict, why: impl fmt::Display) -> Self {

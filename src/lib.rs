@@ -51,6 +51,7 @@
 //! - **Link** entities of different modules with [`Links`]; look at [`Outbox`], [`Inbox`], [`Stats`] and [`Health`].
 //! - **Look** at events with [`Outbox::list`] and an [`EventFilter`], at all that became of one with [`Outbox::story`], and at
 //!   what it came from with [`Outbox::causation_tree`].
+//! - **Pause** a consumer or an event name with [`Postbox::pause`], or from a handler with [`HandlerError::pause_consumer`].
 //! - **Tune** while it runs with [`Postbox::update_settings`].
 //! - **Copy** with [`Postbox::backup`], [`Postbox::with_quiesced_file`] and [`restore`].
 //!
@@ -95,7 +96,7 @@
 //! | | warn | processing pauses after a fault of the file (once a fault); the last outcomes cannot be recorded yet; events wait for a lease to run out |
 //! | | info | started, ended, took over from a process that died; processing goes on after a fault |
 //! | `postbox::delivery` | error | an event can be neither settled nor set aside, or neither claimed nor set aside |
-//! | | warn | a dead letter; failed for good; a lost lease; nobody subscribes (once a name); a row that cannot be read; a shared transaction failed; an outcome cannot be recorded |
+//! | | warn | a dead letter; failed for good; a handler or a breaker pauses a consumer; a pause that cannot be stored or ended; a lost lease; nobody subscribes (once a name); a row that cannot be read; a shared transaction failed; an outcome cannot be recorded |
 //! | | info | an attempt failed and will be retried |
 //! | `postbox::settings` | warn | a setting in the file cannot be used (once a key) |
 //!
@@ -135,6 +136,7 @@ pub use {rusqlite, serde_json, time, uuid};
 
 mod backoff;
 mod bell;
+mod breaker;
 mod builder;
 mod clock;
 mod consumers;
@@ -152,6 +154,8 @@ mod inbox;
 mod json;
 mod links;
 mod outbox;
+mod pause_book;
+mod pauses;
 mod postbox;
 mod pruning;
 mod registry;
@@ -184,6 +188,7 @@ pub use crate::outbox::{
     CausationNode, CausationTree, Cursor, EventFilter, EventPage, EventSummary, OutboxEvent, OutboxStatus,
     Page,
 };
+pub use crate::pauses::{Pause, PauseTarget};
 pub use crate::postbox::{Postbox, restore};
 pub use crate::registry::{Registry, Subscription};
 pub use crate::services::{Inbox, Links, Outbox};

@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 use crate::event::{Event, EventId, NewEvent};
 use crate::health::Health;
 use crate::outbox::{self, insert, settle};
+use crate::pause_book;
+use crate::pauses::{self, Pause, PauseTarget};
 use crate::pruning;
 use crate::registry::{Registry, Subscription};
 use crate::services::{Access, Inbox, Links, Outbox};
@@ -189,6 +191,10 @@ impl Postbox {
         let open = writer.begin(Synchronous::Full, "transaction")?;
         let value = writer.lend(|| f(&Tx::new(&writer, core, None)))?;
         open.commit()?;
+        if let Err(error) = core.pauses.reload_after(writer.conn(), core.clock.now()) {
+            // The transaction is committed all the same: a worker reads it at its next look.
+            log::debug!(target: "postbox::settings", "the pauses cannot be read: {error}");
+        }
         drop(writer);
         core.bell.ring();
         Ok(value)
@@ -305,6 +311,64 @@ impl Postbox {
     /// [`Error::Invalid`] with the setting's name when a value is out of its range: nothing is changed.
     pub fn update_settings(&self, change: impl FnOnce(&mut Settings)) -> Result<Settings> {
         self.core.update_settings(change)
+    }
+
+    /// Pauses a consumer, or all events of a name, for everybody who uses the file: until [`resume`](Postbox::resume), or for
+    /// `duration`, which is at least 100 ms. It is durable when this returns, and outlives a restart.
+    ///
+    /// What is paused waits, however long: it costs no attempt, is not claimed again and again, and slows nothing down. An event's
+    /// other consumers receive it meanwhile; it is processed, or a dead letter, once those that are paused have had their turn.
+    /// Handlers that run end as they do. No handler of a paused consumer begins in this box any more, nor in another process, once
+    /// it has noticed: a running worker does within a second, `process_batch` and `drain` at once. Events of a paused
+    /// name that are claimed already are delivered.
+    ///
+    /// When a pause ends, in whatever process, all that waited is due, in bounded pieces, and what has to wait for another pause
+    /// waits on. A failed consumer's backoff is waited for first. Pausing what is paused changes its reason and its end. `reason`
+    /// has 1 to 1023 characters.
+    ///
+    /// A handler pauses its own consumer with [`HandlerError::pause_consumer`](crate::HandlerError::pause_consumer), and failures in a
+    /// row do with [`Subscription::circuit_breaker`].
+    ///
+    /// ```
+    /// # use postbox::{Context, Event, NewEvent, PauseTarget, Postbox, Subscription};
+    /// # fn main() -> postbox::Result<()> {
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// postbox.subscribe(Subscription::new("invoice.*", "sync", |_: &Event, _: &Context<'_>| Ok(())))?;
+    /// let sync = PauseTarget::consumer("sync");
+    /// postbox.pause(&sync, Some("offline"), None)?;
+    /// postbox.publish(NewEvent::new("invoice.created", "finance", "Invoice", "inv-1"))?;
+    /// assert_eq!(postbox.drain()?, 0);
+    /// assert!(postbox.resume(&sync)?);
+    /// assert_eq!(postbox.drain()?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a name, a reason or a duration that is out of bounds; [`Error::Busy`] and other errors of a write.
+    pub fn pause(
+        &self,
+        target: &PauseTarget,
+        reason: Option<&str>,
+        duration: Option<Duration>,
+    ) -> Result<Pause> {
+        pause_book::pause(&self.core, target, reason, duration)
+    }
+
+    /// Ends a pause: what waited for it is due. False when there was none in force.
+    ///
+    /// # Errors
+    /// As [`pause`](Postbox::pause).
+    pub fn resume(&self, target: &PauseTarget) -> Result<bool> {
+        pause_book::resume(&self.core, target)
+    }
+
+    /// The pauses in force in the file: consumers first, each kind by name.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn pauses(&self) -> Result<Vec<Pause>> {
+        self.core.db.read("pauses", |conn| pauses::list(conn, self.core.clock.now()))
     }
 
     /// The box in numbers.

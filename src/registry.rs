@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use crate::backoff::Backoff;
+use crate::breaker::Breaker;
 use crate::error::{Error, Result};
 use crate::handler::{Handler, TransactionalHandler};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +28,7 @@ pub struct Subscription {
     pub(crate) priority: i32,
     pub(crate) max_attempts: Option<u32>,
     pub(crate) backoff: Option<Backoff>,
+    pub(crate) breaker: Option<Breaker>,
 }
 
 pub(crate) enum Kind {
@@ -54,7 +57,15 @@ impl Subscription {
     }
 
     fn of(event_name: String, consumer_name: String, handler: Kind) -> Self {
-        Subscription { event_name, consumer_name, handler, priority: 0, max_attempts: None, backoff: None }
+        Subscription {
+            event_name,
+            consumer_name,
+            handler,
+            priority: 0,
+            max_attempts: None,
+            backoff: None,
+            breaker: None,
+        }
     }
 
     /// An event's consumers run one after the other, higher first, ties in order of registration. 0 when not given.
@@ -74,12 +85,25 @@ impl Subscription {
         Subscription { backoff: Some(backoff), ..self }
     }
 
+    /// After so many failures in a row of this subscription's handler, in this box, its consumer is paused for `pause`: see
+    /// [`Postbox::pause`](crate::Postbox::pause). At least 1, and at least 100 ms. When the pause is over, or somebody resumes the
+    /// consumer, one failure more pauses it again; a success begins the count anew. No breaker when not given.
+    ///
+    /// A failure is a failed attempt: a panic, or any error but [`skip`](crate::HandlerError::skip), which counts as a success,
+    /// and [`pause_consumer`](crate::HandlerError::pause_consumer), which counts as nothing. It costs its event an attempt as
+    /// ever; while the consumer is paused no event is spent. The pause's reason is `circuit breaker: n failures in a row: `, and
+    /// the last error. The count is kept in memory: a restart begins at none.
+    pub fn circuit_breaker(self, failures: u32, pause: Duration) -> Self {
+        Subscription { breaker: Some(Breaker::new(failures, pause)), ..self }
+    }
+
     fn validate(&self) -> Result<()> {
         validate::event_pattern(&self.event_name)?;
         validate::name("consumer_name", &self.consumer_name, validate::CONSUMER_MAX)?;
         if self.max_attempts == Some(0) {
             return Err(Error::invalid("max_attempts", "must be at least 1"));
         }
+        self.breaker.as_ref().map_or(Ok(()), Breaker::validate)?;
         self.backoff.map_or(Ok(()), |backoff| backoff.validate())
     }
 
@@ -108,6 +132,7 @@ impl fmt::Debug for Subscription {
             .field("priority", &self.priority)
             .field("max_attempts", &self.max_attempts)
             .field("backoff", &self.backoff)
+            .field("breaker", &self.breaker)
             .finish_non_exhaustive()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Deref;
+use std::time::Duration;
 
 use rusqlite::Connection;
 
@@ -11,6 +12,7 @@ use crate::error::Result;
 use crate::event::{Event, EventId, NewEvent};
 use crate::links::{IntegrationLink, NewLink};
 use crate::outbox::insert;
+use crate::pauses::{self, Pause, PauseTarget};
 use crate::services::{Access, Inbox, Links, Outbox};
 
 /// A write transaction of the box: everything that [`rusqlite::Connection`] can do, plus these.
@@ -50,6 +52,34 @@ impl<'a> Tx<'a> {
     /// As [`Links::create`].
     pub fn create_link(&self, link: NewLink) -> Result<IntegrationLink> {
         self.links().create(link)
+    }
+
+    /// Pauses as [`Postbox::pause`](crate::Postbox::pause) does, if and when this transaction commits.
+    ///
+    /// # Errors
+    /// As [`Postbox::pause`](crate::Postbox::pause).
+    pub fn pause(
+        &self,
+        target: &PauseTarget,
+        reason: Option<&str>,
+        duration: Option<Duration>,
+    ) -> Result<Pause> {
+        pauses::check(target, reason, duration)?;
+        self.writer.refuse_ended()?;
+        self.core.pauses.note_written();
+        pauses::put(self.writer.conn(), target, reason, duration, self.core.clock.now())
+    }
+
+    /// Ends a pause as [`Postbox::resume`](crate::Postbox::resume) does, if and when this transaction commits. False when there was
+    /// none in force.
+    ///
+    /// # Errors
+    /// As [`Postbox::resume`](crate::Postbox::resume).
+    pub fn resume(&self, target: &PauseTarget) -> Result<bool> {
+        target.validate()?;
+        self.writer.refuse_ended()?;
+        self.core.pauses.note_written();
+        pauses::end(self.writer.conn(), target, self.core.clock.now())
     }
 
     /// Events, as this transaction sees them.

@@ -8,7 +8,7 @@ use std::path::Path;
 use postbox::rusqlite::Connection;
 use postbox::rusqlite::config::DbConfig;
 
-const SOURCES: [(&str, &str); 14] = [
+const SOURCES: [(&str, &str); 16] = [
     ("outbox/mod.rs", include_str!("../src/outbox/mod.rs")),
     ("outbox/counts.rs", include_str!("../src/outbox/counts.rs")),
     ("outbox/claim.rs", include_str!("../src/outbox/claim.rs")),
@@ -16,12 +16,14 @@ const SOURCES: [(&str, &str); 14] = [
     ("outbox/insert.rs", include_str!("../src/outbox/insert.rs")),
     ("outbox/list.rs", include_str!("../src/outbox/list.rs")),
     ("outbox/prune.rs", include_str!("../src/outbox/prune.rs")),
+    ("outbox/parked.rs", include_str!("../src/outbox/parked.rs")),
     ("outbox/settle.rs", include_str!("../src/outbox/settle.rs")),
     ("outbox/strays.rs", include_str!("../src/outbox/strays.rs")),
     ("outbox/summary.rs", include_str!("../src/outbox/summary.rs")),
     ("inbox.rs", include_str!("../src/inbox.rs")),
     ("history.rs", include_str!("../src/history.rs")),
     ("consumers.rs", include_str!("../src/consumers.rs")),
+    ("pauses.rs", include_str!("../src/pauses.rs")),
     ("links.rs", include_str!("../src/links.rs")),
 ];
 
@@ -152,13 +154,16 @@ fn the_statements_are_found_in_the_sources() {
         ("inbox.rs", 11),
         ("consumers.rs", 2),
         ("links.rs", 9),
+        ("pauses.rs", 12),
+        ("outbox/parked.rs", 4),
     ] {
         assert!(count(file) >= least, "{file}: {}", count(file));
     }
 }
 
 /// These may read whole tables or indexes: each with its reason.
-const MAY_SCAN: [(&str, &str); 6] = [
+const MAY_SCAN: [(&str, &str); 7] = [
+    ("main.postbox_pause", "what is paused: a few rows"),
     ("main.postbox_counter", "one row"),
     ("SELECT max(max(iif(created_at <= ?1", "the newest 32 rows, at open"),
     ("SELECT coalesce(max(clock_mark), 0) FROM main.postbox_schema", "one row"),
@@ -214,7 +219,7 @@ fn sources() -> Vec<(String, String)> {
     files
 }
 
-const TABLES: [&str; 8] = [
+const TABLES: [&str; 9] = [
     "outbox_event",
     "inbox_event",
     "integration_link",
@@ -222,6 +227,7 @@ const TABLES: [&str; 8] = [
     "postbox_setting",
     "postbox_counter",
     "postbox_consumer",
+    "postbox_pause",
     "sqlite_schema",
 ];
 
@@ -511,16 +517,32 @@ fn the_next_number_is_one_look_at_the_end_of_the_table() {
 }
 
 #[test]
-fn held_events_are_found_among_the_live_rows() {
-    let held: Vec<String> =
-        all().into_iter().map(|(_, sql)| sql).filter(|sql| sql.contains("AND available_at = ?")).collect();
-    assert!(held.len() >= 2, "{held:#?}");
+fn events_that_are_held_or_wait_for_a_pause_are_found_among_the_live_rows() {
+    let (by_number, held): (Vec<String>, Vec<String>) = all()
+        .into_iter()
+        .map(|(_, sql)| sql)
+        .filter(|sql| sql.contains("AND available_at = ?"))
+        .partition(|sql| sql.contains("WHERE seq = ?"));
+    assert!(held.len() >= 4 && by_number.len() == 2, "{held:#?} {by_number:#?}");
     for planner in planners() {
         for sql in &held {
             let plan = planner.plan(sql).join("\n");
-            assert!(plan.contains("INDEX outbox_event_due (available_at=?)"), "{sql}\n{plan}");
+            assert!(plan.contains("INDEX outbox_event_due (available_at=?"), "{sql}\n{plan}");
+            assert!(!plan.contains("TEMP B-TREE FOR ORDER BY"), "{sql}\n{plan}");
+        }
+        for sql in &by_number {
+            assert_eq!(
+                planner.plan(sql),
+                ["SEARCH outbox_event USING INTEGER PRIMARY KEY (rowid=?)"],
+                "{sql}"
+            );
         }
     }
+    // In the order of their numbers, from where the last look ended.
+    assert_plan(
+        &["SELECT seq, event_name FROM main.outbox_event", "AND seq > ?2 ORDER BY seq LIMIT ?3"],
+        &["SEARCH outbox_event USING INDEX outbox_event_due (available_at=? AND rowid>?)"],
+    );
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub(crate) enum Settlement {
     Failed { error: String },
     /// Nobody subscribes to it: it waits for somebody who does. No attempt is spent.
     Held,
+    /// What is left of it waits for something that is paused, and is due then. No attempt is spent.
+    Parked { available_at: i64 },
     /// It was never begun: it is as if it had not been claimed.
     GivenBack,
 }
@@ -54,6 +56,7 @@ pub(crate) fn settle(
         Settlement::DeadLetter { error } => finish_failed(conn, seq, lease, "dead_letter", error, now)?,
         Settlement::Failed { error } => finish_failed(conn, seq, lease, "failed", error, now)?,
         Settlement::Held => un_claim(conn, seq, lease, HELD_UNTIL, now)?,
+        Settlement::Parked { available_at } => un_claim(conn, seq, lease, *available_at, now)?,
         Settlement::GivenBack => un_claim(conn, seq, lease, now, now)?,
     };
     if changed != 1 && holds_lease(conn, seq, lease)? {

@@ -1,5 +1,6 @@
 //! Transactional handlers, back to back in shared transactions: each in a savepoint of its own, one commit for all.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -185,7 +186,8 @@ fn fill_and_commit(
     let writer = core.db.lock("deliver")?;
     let open = writer.begin(core.acks, "deliver")?;
     let begun = Instant::now();
-    let shared = Shared { core, settings, writer: &writer, caution };
+    let pauses = RefCell::new(core.pauses.within(writer.conn())?);
+    let shared = Shared { core, settings, writer: &writer, caution, pauses, in_a_row: RefCell::default() };
     let events_max = if caution == Caution::CommitByCommit { 1 } else { EVENTS_MAX };
     if caution == Caution::None && !shared.holds_all(waiting.iter().take(events_max))? {
         return Err(shared::Fault::Run);
@@ -206,7 +208,9 @@ fn fill_and_commit(
     shared.settle_processed(stepped)?;
     let processed = |step: &Step| matches!(step.end, End::Processed | End::Settled(Settlement::Processed));
     core.count_processed(writer.conn(), stepped.iter().filter(|(_, step)| processed(step)).count())?;
-    Ok(open.commit()?)
+    open.commit()?;
+    shared.note_committed();
+    Ok(())
 }
 
 /// After the commit.

@@ -87,6 +87,8 @@ impl<'a> ByHand<'a> {
             // Clear, before the write lock is taken for nothing.
             let due = outbox::next_due(conn, |seq| core.in_flight().contains_key(&seq))?;
             let due = due.is_some_and(|due| due <= core.clock.now());
+            core.pauses.look_again(conn)?;
+            let due = due || core.pauses.is_release_due(core.clock.now());
             Ok((settings, due || core.release_held_for(conn)?.is_some(), !strays::find(conn, 1)?.is_empty()))
         })?;
         if strays {
@@ -119,6 +121,16 @@ impl<'a> ByHand<'a> {
     }
 
     fn settle_and_claim(&mut self) -> Result<Outcome> {
+        loop {
+            let outcome = self.settle_and_claim_once()?;
+            // It has looked at events that wait for what is paused, and goes on behind them.
+            if !outcome.more_parked || outcome.claimed > 0 || outcome.refused.is_some() {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    fn settle_and_claim_once(&mut self) -> Result<Outcome> {
         // After a fault nothing new is begun: what there is is settled, and the caller told.
         let batch_size = usize::try_from(self.settings.batch_size).unwrap_or(usize::MAX);
         let claim_max = if self.fault.is_some() { 0 } else { batch_size };
@@ -150,6 +162,7 @@ impl<'a> ByHand<'a> {
             give_back: &self.unsure,
             claim_max,
             release_held,
+            pauses: true,
             stopping: &self.stopping,
             by_worker: false,
             left_alone: &self.left_alone,

@@ -13,6 +13,7 @@ use crate::handler::{Cancellation, HandlerError, HandlerResult, Verdict};
 use crate::inbox::Mark;
 use crate::outbox::claim::{Claim, Unparsed};
 use crate::outbox::settle::Settlement;
+use crate::pauses::Pauses;
 use crate::registry::{Consumers, Subscription};
 use crate::settings::Settings;
 use crate::sync::atomic::Ordering;
@@ -121,10 +122,12 @@ pub(crate) struct Attempt {
     failures: Vec<(String, String)>,
     /// Failures of earlier attempts of consumers that have given up.
     pub(crate) earlier: Vec<(String, String)>,
+    /// Consumers that have not had their turn, since they are paused.
+    pub(crate) paused: Vec<String>,
 }
 
 impl Attempt {
-    /// One consumer's outcome: what its inbox row will say. `duration`: how long its handler ran, if it did.
+    /// One consumer's outcome: what its inbox row will say, if anything. `duration`: how long its handler ran, if it did.
     pub(crate) fn note(
         &mut self,
         subscription: &Subscription,
@@ -132,11 +135,16 @@ impl Attempt {
         result: HandlerResult,
         duration: Option<Duration>,
         settings: &Settings,
-    ) -> Mark {
-        let Err(HandlerError { verdict, message, .. }) = result else { return Mark::Processed };
+    ) -> Option<Mark> {
+        let Err(HandlerError { verdict, message, .. }) = result else { return Some(Mark::Processed) };
         let error = validate::error_text(&message);
-        if verdict == Verdict::Skip {
-            return Mark::Skipped { why: error };
+        match verdict {
+            Verdict::Skip => return Some(Mark::Skipped { why: error }),
+            Verdict::PauseConsumer(_) => {
+                self.paused.push(subscription.consumer_name.clone());
+                return None;
+            }
+            Verdict::Retry | Verdict::RetryAfter(_) | Verdict::DeadLetter => {}
         }
         let gave_up = verdict == Verdict::DeadLetter
             || failures_before.saturating_add(1) >= max_attempts(subscription, settings);
@@ -150,27 +158,38 @@ impl Attempt {
             self.retry_after = Some(self.retry_after.unwrap_or_default().max(delay));
         }
         self.failures.push((subscription.consumer_name.clone(), error.clone()));
-        Mark::Failed { error, gave_up, duration }
+        Some(Mark::Failed { error, gave_up, duration })
     }
 
-    /// What the attempt comes to for the event, once every consumer has had its turn.
-    pub(crate) fn settlement(&self, settings: &Settings, now: i64) -> Settlement {
+    /// What the attempt comes to for the event, once every consumer that is not paused has had its turn. `pauses`: what is true in
+    /// the transaction that settles it.
+    pub(crate) fn settlement(&self, settings: &Settings, now: i64, pauses: &Pauses) -> Settlement {
         let error = || {
             let of = if self.failures.is_empty() { &self.earlier } else { &self.failures };
             validate::error_text(&join(of))
         };
         match self.retry_after {
             Some(delay) => Settlement::Retry { available_at: clock::add(now, delay), error: error() },
+            None if !self.paused.is_empty() => self.wait(now, pauses),
             None if !self.gave_up => Settlement::Processed,
             None if settings.dead_letter_enabled => Settlement::DeadLetter { error: error() },
             None => Settlement::Failed { error: error() },
         }
     }
 
+    /// For the consumers that are paused. One that is not any more is to have its turn at once.
+    fn wait(&self, now: i64, pauses: &Pauses) -> Settlement {
+        let due: Option<Vec<i64>> = self.paused.iter().map(|name| pauses.of_consumer(name, now)).collect();
+        match due.and_then(|due| due.into_iter().min()) {
+            Some(available_at) => Settlement::Parked { available_at },
+            None => Settlement::GivenBack,
+        }
+    }
+
     /// The same while some consumers have not had their turn, for which they are not to blame: no attempt is spent, unless
     /// somebody failed who has to wait.
     pub(crate) fn settlement_so_far(&self, settings: &Settings, now: i64) -> Settlement {
-        match self.settlement(settings, now) {
+        match self.settlement(settings, now, &Pauses::default()) {
             retry @ Settlement::Retry { .. } => retry,
             _ => Settlement::GivenBack,
         }

@@ -8,10 +8,12 @@ use std::time::Instant;
 use super::batch;
 use super::delivery::{Delivery, Report};
 use super::scope::HandlerScope;
+use crate::core::Core;
 use crate::handler::{Context, HandlerError, HandlerResult};
 use crate::outbox::claim::Claim;
+use crate::pause_book::Asked;
 use crate::postbox::Postbox;
-use crate::registry::Kind;
+use crate::registry::{Kind, Subscription};
 use crate::settings::Settings;
 
 /// What one thread takes at a time.
@@ -104,6 +106,11 @@ fn run_one(
         let Kind::Plain(handler) = &subscription.handler else {
             return batch::run(postbox, settings, vec![*delivery], slot, report);
         };
+        if postbox.core().pauses.is_consumer_paused(postbox.core(), &subscription.consumer_name) {
+            delivery.attempt.paused.push(subscription.consumer_name.clone());
+            delivery.next += 1;
+            continue;
+        }
         let begun = Instant::now();
         let result = caught(|| {
             let _inside = HandlerScope::enter(postbox.core());
@@ -116,6 +123,7 @@ fn run_one(
             handler.handle(&delivery.event, &context)
         });
         let duration = begun.elapsed();
+        note_result(postbox.core(), subscription, &result);
         let place = delivery.next;
         let subscription = Arc::clone(subscription);
         let mark = {
@@ -123,6 +131,7 @@ fn run_one(
             delivery.attempt.note(&subscription, before, result, Some(duration), settings)
         };
         delivery.next += 1;
+        let Some(mark) = mark else { continue };
         if delivery.next < delivery.consumers.len() && !delivery.has_transactional_ahead() {
             // Written at once: its neighbours may be slow, and it must not run again for their sake.
             delivery.is_fresh = false;
@@ -132,6 +141,14 @@ fn run_one(
         }
     }
     report(delivery.finish());
+}
+
+/// Before the outcome is reported, so that whoever settles it has written the pause that it asks for.
+fn note_result(core: &Core, subscription: &Subscription, result: &HandlerResult) {
+    let in_a_row = subscription.breaker.as_ref().map_or(0, |breaker| breaker.note(result));
+    if let Some(asked) = Asked::by(subscription, result, in_a_row, core.clock.now()) {
+        core.pauses.ask(asked);
+    }
 }
 
 /// A panic is a failed attempt like any other.

@@ -159,10 +159,19 @@ fn consumers_of(core: &Core, events: &[PreparedEvent], is_idle: bool) -> Option<
         .iter()
         .map(|event| {
             let consumers = core.registry.consumers_of(event.name());
-            let fits = consumers.first().is_some_and(|first| is_idle || !first.is_transactional());
+            let fits = consumers.first().is_some_and(|first| is_idle || !first.is_transactional())
+                && !is_paused(core, event.name(), &consumers);
             (event.is_due_at_once() && fits).then_some(consumers)
         })
         .collect()
+}
+
+/// Whether a part of it would have to wait: the worker sees to that.
+fn is_paused(core: &Core, event_name: &str, consumers: &Consumers) -> bool {
+    let pauses = &core.pauses;
+    !pauses.is_quiet()
+        && (pauses.is_event_name_paused(core, event_name)
+            || consumers.iter().any(|of| pauses.is_consumer_paused(core, &of.consumer_name)))
 }
 
 /// Room with the worker for events that are being committed. Dropping it gives the room back.
@@ -185,11 +194,11 @@ impl Reserved<'_> {
     /// After the commit. `content` is that of the first event, where it is at hand.
     pub(crate) fn hand_over(mut self, inserted: &[Inserted], mut content: Option<Content>) {
         let core = self.core;
-        // Both may have changed while the commit waited for its turn.
+        // All of this may have changed while the commit waited for its turn.
         if !core.settings().allow_processing(true) {
             return self.give_back();
         }
-        if self.generation != core.registry.generation() {
+        if self.generation != core.registry.generation() || !core.pauses.is_quiet() {
             match consumers_of(core, &self.events, true) {
                 Some(consumers) => self.consumers = consumers,
                 None => return self.give_back(),

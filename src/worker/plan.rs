@@ -13,7 +13,8 @@ use crate::handler::Cancellation;
 use crate::inbox::{self, Mark, Standing};
 use crate::outbox::claim::{Claim, Claimed};
 use crate::outbox::settle::{Settlement, settle};
-use crate::registry::Consumers;
+use crate::pauses::Pauses;
+use crate::registry::{Consumers, Subscription};
 use crate::settings::{Settings, UnhandledEvents};
 use crate::sync::atomic::AtomicBool;
 
@@ -27,12 +28,15 @@ pub(crate) enum Plan {
     },
 }
 
-/// Inside the transaction that claimed the row. `may_have_standings`: there may be inbox rows of the event.
+/// Inside the transaction that claimed the row, which has these `pauses`. `may_have_standings`: there may be inbox rows of the
+/// event.
+#[expect(clippy::too_many_arguments, reason = "all of it is the turn's, which calls this in one place")]
 pub(crate) fn plan(
     core: &Core,
     conn: &Connection,
     row: Claimed,
     settings: &Settings,
+    pauses: &Pauses,
     stopping: &Arc<AtomicBool>,
     now: i64,
     may_have_standings: bool,
@@ -57,13 +61,14 @@ pub(crate) fn plan(
         Ok(consumers) => consumers,
         Err(error) => return poisoned(error),
     };
+    let of_name = pauses.of_event_name(&event.name, now);
     if consumers.is_empty() {
         // What is replayed for one consumer waits for that one.
         let is_replayed = row.deliver_to.is_some();
-        return settle_now(if is_replayed {
-            Settlement::Held
-        } else {
-            unhandled(core, &event.name, settings)
+        return settle_now(match of_name {
+            Some(available_at) => Settlement::Parked { available_at },
+            None if is_replayed => Settlement::Held,
+            None => unhandled(core, &event.name, settings),
         });
     }
     let standings = if may_have_standings { inbox::standings(conn, claim.seq) } else { Ok(Vec::new()) };
@@ -79,15 +84,21 @@ pub(crate) fn plan(
     };
 
     let is_fresh = standings.is_empty() && !row.taken_over;
-    let Open { consumers, failures_before, attempt } = if is_fresh {
+    let mut open = if is_fresh {
         Open { consumers, ..Open::default() }
     } else {
         let lost = row.taken_over.then(|| lost_attempt(event.attempt));
-        still_open(conn, claim, &consumers, &standings, lost.as_deref(), settings, now)?
+        still_open(conn, claim, &consumers, &standings, lost.as_deref(), settings, pauses, now)?
     };
-    if consumers.is_empty() {
-        return settle_now(attempt.settlement(settings, now));
+    if let Some(available_at) = of_name {
+        return settle_now(Settlement::Parked { available_at });
     }
+    open.leave_paused(pauses, now);
+    let Open { consumers, failures_before, attempt } = open;
+    if consumers.is_empty() {
+        return settle_now(attempt.settlement(settings, now, pauses));
+    }
+    let is_fresh = is_fresh && attempt.paused.is_empty();
     Ok(Plan::Deliver(Box::new(Delivery {
         claim,
         event,
@@ -113,7 +124,30 @@ struct Open {
     attempt: Attempt,
 }
 
-/// Of an event that was claimed before. `lost`: what is to be said of its last attempt, if that was lost.
+impl Open {
+    /// Those that are paused have their turn later.
+    fn leave_paused(&mut self, pauses: &Pauses, now: i64) {
+        let is_paused = |of: &Arc<Subscription>| pauses.of_consumer(&of.consumer_name, now).is_some();
+        if pauses.is_empty() || !self.consumers.iter().any(is_paused) {
+            return;
+        }
+        let mut failures_before = Vec::new();
+        let mut consumers = Vec::new();
+        for (place, subscription) in self.consumers.iter().enumerate() {
+            if is_paused(subscription) {
+                self.attempt.paused.push(subscription.consumer_name.clone());
+            } else {
+                consumers.push(Arc::clone(subscription));
+                failures_before.extend(self.failures_before.get(place));
+            }
+        }
+        (self.consumers, self.failures_before) = (consumers.into(), failures_before);
+    }
+}
+
+/// Of an event that was claimed before. `lost`: what is to be said of its last attempt, if that was lost. A consumer that is
+/// paused had no part in it.
+#[expect(clippy::too_many_arguments, reason = "a part of `plan`")]
 fn still_open(
     conn: &Connection,
     claim: Claim,
@@ -121,6 +155,7 @@ fn still_open(
     standings: &[Standing],
     lost: Option<&str>,
     settings: &Settings,
+    pauses: &Pauses,
     now: i64,
 ) -> Result<Open> {
     let mut attempt = Attempt::default();
@@ -132,7 +167,8 @@ fn still_open(
             continue;
         }
         let had_given_up = standing.is_some_and(|standing| standing.gave_up);
-        let lost = lost.filter(|_| !had_given_up);
+        let is_paused = pauses.of_consumer(&subscription.consumer_name, now).is_some();
+        let lost = lost.filter(|_| !had_given_up && !is_paused);
         if let Some(error) = lost {
             let gave_up = failures(standing).saturating_add(1) >= max_attempts(subscription, settings);
             let mark = Mark::Lost { error: error.to_owned(), gave_up };

@@ -213,8 +213,11 @@ impl Run {
         let core = self.postbox.core();
         let free = self.free_slots().saturating_sub(reserved);
         let release_for = if free > 0 { self.watch.release_for(core)? } else { None };
+        let release_parked = free > 0 && core.pauses.is_release_due(core.clock.now());
         let claims = free > 0
-            && (release_for.is_some() || (self.expect_work && self.watch.is_due(core, &self.left_alone)?));
+            && (release_for.is_some()
+                || release_parked
+                || (self.expect_work && self.watch.is_due(core, &self.left_alone)?));
         let now = self.postbox.core().clock.now();
         let renew = self.in_flight.to_renew(now);
         if claims {
@@ -247,6 +250,7 @@ impl Run {
             give_back: &self.unsure,
             claim_max: if claims { free } else { 0 },
             release_held: release_for.is_some(),
+            pauses: true,
             stopping: &self.signals.control.stopping,
             by_worker: true,
             left_alone: &self.left_alone,
@@ -264,7 +268,10 @@ impl Run {
             self.in_flight.renewed(&outcome.lost, &self.settings, now);
         }
         if claims {
-            self.in_vain = outcome.claimed == 0 && !outcome.more_held && outcome.refused.is_none();
+            self.in_vain = outcome.claimed == 0
+                && !outcome.more_held
+                && !outcome.more_parked
+                && outcome.refused.is_none();
             self.begin(outcome, free, now);
         }
         Ok(())
@@ -280,6 +287,7 @@ impl Run {
         // A full claim means that more may be due, and so do rows that were in the way of others.
         self.expect_work = outcome.claimed >= free
             || outcome.more_held
+            || outcome.more_parked
             || (outcome.alone && outcome.claimed > 0)
             || outcome.refused.is_some();
         self.found_nothing &= outcome.claimed == 0;
@@ -339,6 +347,13 @@ impl Run {
             let left = due.saturating_sub(self.core().clock.now());
             let left = Duration::from_micros(u64::try_from(left).unwrap_or(0));
             until = until.min(if self.in_vain { left.max(WAIT_FOR_OTHERS) } else { left.max(SLEEP_LEAST) });
+        }
+        if self.free_slots() > 0 {
+            let now = self.core().clock.now();
+            if let Some(end) = self.core().pauses.next_end(now) {
+                let left = Duration::from_micros(u64::try_from(end.saturating_sub(now)).unwrap_or(0));
+                until = until.min(left.max(SLEEP_LEAST));
+            }
         }
         until
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 use super::delivery::Report;
+use crate::core::Core;
 use crate::error::Result;
 use crate::event::EventId;
 use crate::history::{self, HistoryKind, NewEntry};
@@ -12,6 +13,7 @@ use crate::inbox::{self, Mark};
 use crate::outbox::claim::Claim;
 use crate::outbox::run::runs;
 use crate::outbox::settle::{self, Settlement};
+use crate::pauses::Pauses;
 use crate::registry::Consumers;
 use crate::settings::Settings;
 use crate::validate;
@@ -61,6 +63,7 @@ pub(super) fn record(conn: &Connection, seq: i64, consumer: &str, mark: &Mark, n
 }
 
 pub(super) fn settle_report(
+    core: &Core,
     conn: &Connection,
     report: &Report,
     settings: &Settings,
@@ -78,7 +81,10 @@ pub(super) fn settle_report(
             Ok(if settled { Recorded::Processed } else { Recorded::Refused })
         }
         Report::Finished { claim, consumers, marks, attempt } => {
-            settle_marked(conn, *claim, consumers, marks, &attempt.settlement(settings, now), now)
+            let pauses =
+                if attempt.paused.is_empty() { Pauses::default() } else { core.pauses.within(conn)? };
+            let settlement = attempt.settlement(settings, now, &pauses);
+            settle_marked(conn, *claim, consumers, marks, &settlement, now)
         }
         Report::Interrupted { claim, consumers, marks, attempt, .. } => {
             settle_marked(conn, *claim, consumers, marks, &attempt.settlement_so_far(settings, now), now)
@@ -172,7 +178,7 @@ pub(super) fn log_settlement(id: EventId, settlement: &Settlement) {
         Settlement::Retry { .. } => {
             log::info!(target: "postbox::delivery", "event {id} failed and will be tried again: its last_error says why");
         }
-        Settlement::Processed | Settlement::Held | Settlement::GivenBack => {}
+        Settlement::Processed | Settlement::Held | Settlement::Parked { .. } | Settlement::GivenBack => {}
     }
 }
 

@@ -1,5 +1,7 @@
 //! One shared transaction of transactional handlers: what happens to each event in it, and how they are settled together.
 
+use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::batch::Caution;
@@ -7,6 +9,7 @@ use super::delivery::{Attempt, Delivery};
 use super::dispatch::caught;
 use super::scope::HandlerScope;
 use super::settling::{record, settle_alike};
+use crate::breaker::Breaker;
 use crate::core::Core;
 use crate::db::Writer;
 use crate::error::Error;
@@ -14,7 +17,9 @@ use crate::handler::{HandlerError, HandlerResult};
 use crate::inbox::Mark;
 use crate::outbox::run::runs;
 use crate::outbox::settle::{self, Settlement};
-use crate::registry::Kind;
+use crate::pause_book::Asked;
+use crate::pauses::{self, Pauses};
+use crate::registry::{Kind, Subscription};
 use crate::settings::Settings;
 use crate::tx::Tx;
 
@@ -24,6 +29,10 @@ pub(super) struct Shared<'a> {
     pub(super) settings: &'a Settings,
     pub(super) writer: &'a Writer,
     pub(super) caution: Caution,
+    /// What is paused as this transaction has it, with what its handlers have asked for.
+    pub(super) pauses: RefCell<Pauses>,
+    /// Failures in a row of those that have a breaker. They count once the transaction is committed.
+    pub(super) in_a_row: RefCell<Vec<(Arc<Subscription>, u32)>>,
 }
 
 /// What a delivery has come to in a transaction that is not committed yet.
@@ -91,8 +100,12 @@ impl Shared<'_> {
         }
         let mut marks = delivery.marks.clone();
         while delivery.consumers.get(step.next).is_some_and(|consumer| consumer.is_transactional()) {
-            let mark = self.run_handler(delivery, &mut step)?;
-            marks.push((step.next, mark));
+            let name = &delivery.consumers[step.next].consumer_name;
+            if delivery.refusal_of(step.next).is_none() && self.is_paused(name) {
+                step.attempt.paused.push(name.clone());
+            } else if let Some(mark) = self.run_handler(delivery, &mut step)? {
+                marks.push((step.next, mark));
+            }
             step.next += 1;
             if self.caution == Caution::CommitByCommit {
                 break;
@@ -120,8 +133,14 @@ impl Shared<'_> {
         Ok(())
     }
 
-    /// The delivery's next consumer, in a savepoint of its own.
-    fn run_handler(&self, delivery: &Delivery, step: &mut Step) -> Result<Mark> {
+    fn is_paused(&self, consumer: &str) -> bool {
+        let pauses = self.pauses.borrow();
+        (!pauses.is_empty() && pauses.of_consumer(consumer, self.core.clock.now()).is_some())
+            || self.core.pauses.is_consumer_paused(self.core, consumer)
+    }
+
+    /// The delivery's next consumer, in a savepoint of its own. `None`: it has paused its consumer.
+    fn run_handler(&self, delivery: &Delivery, step: &mut Step) -> Result<Option<Mark>> {
         let consumer = step.next;
         let subscription = &delivery.consumers[consumer];
         let failures_before = delivery.failures_before(consumer);
@@ -153,10 +172,56 @@ impl Shared<'_> {
                     self.execute("ROLLBACK TO postbox_handler")?;
                 }
                 self.execute("RELEASE postbox_handler")?;
+                self.pause_after(subscription, &result).map_err(|why| Fault::Consumer {
+                    consumer,
+                    why: format!("its pause cannot be stored: {why}"),
+                })?;
                 result
             }
         };
         Ok(step.attempt.note(subscription, failures_before, result, duration, self.settings))
+    }
+
+    /// Writes the pause that the handler, or its breaker, asks for.
+    fn pause_after(
+        &self,
+        subscription: &Arc<Subscription>,
+        result: &HandlerResult,
+    ) -> std::result::Result<(), Error> {
+        let in_a_row =
+            subscription.breaker.as_ref().map_or(0, |breaker| self.count(subscription, breaker, result));
+        let now = self.core.clock.now();
+        if let Some(Asked { consumer, reason, until, .. }) = Asked::by(subscription, result, in_a_row, now) {
+            pauses::prolong(self.writer.conn(), &consumer, &reason, until, now)?;
+            self.core.pauses.note_written();
+            self.pauses.borrow_mut().add(&consumer, until, true);
+        }
+        Ok(())
+    }
+
+    fn count(&self, subscription: &Arc<Subscription>, breaker: &Breaker, result: &HandlerResult) -> u32 {
+        let mut counts = self.in_a_row.borrow_mut();
+        let known = counts.iter_mut().find(|(of, _)| Arc::ptr_eq(of, subscription));
+        let before = known.as_ref().map_or_else(|| breaker.in_a_row(), |(_, count)| *count);
+        let count = Breaker::after(before, result);
+        match known {
+            Some(known) => known.1 = count,
+            None => counts.push((Arc::clone(subscription), count)),
+        }
+        count
+    }
+
+    /// After the commit: what is true for others from now on.
+    pub(super) fn note_committed(&self) {
+        for (subscription, count) in self.in_a_row.take() {
+            if let Some(breaker) = &subscription.breaker {
+                breaker.set(count);
+            }
+        }
+        if let Err(error) = self.core.pauses.reload_after(self.writer.conn(), self.core.clock.now()) {
+            // What is committed stands; a worker reads it at its next look.
+            log::debug!(target: "postbox::settings", "the pauses cannot be read: {error}");
+        }
     }
 
     /// Writes what came of the delivery by itself.
@@ -180,7 +245,7 @@ impl Shared<'_> {
         if step.next < delivery.consumers.len() {
             return Ok(());
         }
-        let settlement = step.attempt.settlement(self.settings, now);
+        let settlement = step.attempt.settlement(self.settings, now, &self.pauses.borrow());
         let settled = settle::settle(conn, delivery.claim.seq, delivery.claim.lease, &settlement, now)
             .map_err(refused(step.next - 1))?;
         step.end = if settled {
@@ -190,6 +255,8 @@ impl Shared<'_> {
         } else {
             // The handler itself changed or deleted the event's row.
             self.execute("ROLLBACK TO postbox_delivery")?;
+            // With it the pauses that its handlers have asked for.
+            self.pauses.replace(self.core.pauses.within(conn)?);
             End::Lost
         };
         Ok(())

@@ -1,5 +1,6 @@
 //! One turn of processing: settle what came back, renew what runs, claim what is due, in one transaction.
 
+mod pauses;
 mod pieces;
 mod work;
 
@@ -13,6 +14,7 @@ use crate::core::Core;
 use crate::db::{Synchronous, Writer};
 use crate::error::{Error, Result};
 use crate::outbox::claim::{Claim, LeaseId, Suspects};
+use crate::pause_book::Done;
 use crate::settings::Settings;
 use crate::sync::atomic::AtomicBool;
 
@@ -33,6 +35,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) claim_max: usize,
     /// Whether events that were held may have found a subscriber.
     pub(crate) release_held: bool,
+    /// Whether to look after the pauses: to write those that were asked for, and to let go what waited for one that is over.
+    pub(crate) pauses: bool,
     pub(crate) stopping: &'a Arc<AtomicBool>,
     /// For a worker, which `processor_enabled` can stop; not by hand.
     pub(crate) by_worker: bool,
@@ -58,6 +62,8 @@ pub(crate) struct Outcome {
     pub(crate) alone: bool,
     /// More held events wait to be let go.
     pub(crate) more_held: bool,
+    /// More events wait to be let go, since what was paused is not any more.
+    pub(crate) more_parked: bool,
     /// Why some that are due were left alone, the first of them. There may be others behind them.
     pub(crate) refused: Option<Error>,
     /// Events that this turn holds for want of a subscriber.
@@ -66,6 +72,8 @@ pub(crate) struct Outcome {
     too_late: Vec<Claim>,
     /// How many of the reports have been dealt with.
     recorded: usize,
+    /// What was done about the pauses.
+    pauses: Done,
 }
 
 impl Turn<'_> {
@@ -110,6 +118,7 @@ impl Turn<'_> {
                 }
             }
         };
+        conclude_pauses(core, &writer, &mut outcome);
         drop(writer);
         self.conclude(core, &mut outcome);
         outcome.absorb(apart);
@@ -157,11 +166,12 @@ impl Turn<'_> {
         let done = self
             .before_claims(core, writer.conn(), pieces, now, &mut outcome)
             .and_then(|()| self.count(core, writer.conn(), pieces, &mut outcome));
+        conclude_pauses(core, writer, &mut outcome);
         self.conclude(core, &mut outcome);
         apart.absorb(outcome);
         match done {
             Ok(()) => {
-                (self.renew, self.give_back, self.release_held) = (&[], &[], false);
+                (self.renew, self.give_back, self.release_held, self.pauses) = (&[], &[], false, false);
                 Ok(())
             }
             Err(Obstacle::Other(error) | Obstacle::Ended(error) | Obstacle::Row(error)) => Err(error),
@@ -181,12 +191,22 @@ impl Turn<'_> {
     }
 }
 
+/// What this box knows of the pauses from now on. The write lock is still held.
+fn conclude_pauses(core: &Core, writer: &Writer, outcome: &mut Outcome) {
+    core.pauses.note_done(std::mem::take(&mut outcome.pauses));
+    if let Err(error) = core.pauses.reload_after(writer.conn(), core.clock.now()) {
+        // What is committed stands; a worker reads it at its next look.
+        log::debug!(target: "postbox::settings", "the pauses cannot be read: {error}");
+    }
+}
+
 impl Outcome {
     /// Adds what was done apart, before.
     fn absorb(&mut self, apart: Outcome) {
         self.processed += apart.processed;
         self.lost.extend(apart.lost);
         self.more_held |= apart.more_held;
+        self.more_parked |= apart.more_parked;
         self.refused = apart.refused.or(self.refused.take());
     }
 }

@@ -47,6 +47,7 @@ pub(crate) fn settle_last(core: &Core) {
         give_back: &[],
         claim_max: 0,
         release_held: false,
+        pauses: true,
         stopping: &Arc::new(AtomicBool::new(true)),
         by_worker: false,
         suspects: Suspects::NotYet,

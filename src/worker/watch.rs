@@ -56,6 +56,7 @@ impl Watch {
             if !self.read(core, |conn| strays::find(conn, 1))?.is_empty() {
                 core.set_strays_aside("process")?;
             }
+            self.read(core, |conn| core.pauses.look_again(conn))?;
             core.release_held_again(); // what another process held that knew no subscriber, for one
             let interval =
                 if idle { settings.idle_polling_interval_ms } else { settings.polling_interval_ms };

@@ -61,6 +61,7 @@ impl Run {
             give_back: &self.unsure,
             claim_max: 0,
             release_held: false,
+            pauses: true,
             stopping: &self.signals.control.stopping,
             by_worker: true,
             left_alone: &self.left_alone,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::pieces::{Obstacle, Pieces};
-use super::{Outcome, Turn};
+use super::{Outcome, Turn, pauses};
 use crate::clock;
 use crate::core::Core;
 use crate::error::Error;
@@ -35,7 +35,10 @@ impl Turn<'_> {
         now: i64,
         outcome: &mut Outcome,
     ) -> Result<()> {
-        self.settle(conn, pieces, now, outcome)?;
+        if self.pauses {
+            pauses::write(core, conn, pieces, now, outcome)?;
+        }
+        self.settle(core, conn, pieces, now, outcome)?;
         let lease_until = self.lease_until(now);
         for claim in self.renew {
             match pieces.with(conn, || settle::renew(conn, claim.seq, claim.lease, lease_until))? {
@@ -60,6 +63,9 @@ impl Turn<'_> {
                     log::warn!(target: "postbox::delivery", "held events cannot be let go before the next poll: {error}");
                 }
             }
+        }
+        if self.pauses && self.claim_max > 0 && core.pauses.is_release_due(now) {
+            pauses::release_parked(core, conn, pieces, now, outcome)?;
         }
         Ok(())
     }
@@ -88,14 +94,21 @@ impl Turn<'_> {
         clock::add(now, Duration::from_millis(self.settings.processing_lease_ms))
     }
 
-    fn settle(&self, conn: &Connection, pieces: Pieces<'_>, now: i64, outcome: &mut Outcome) -> Result<()> {
+    fn settle(
+        &self,
+        core: &Core,
+        conn: &Connection,
+        pieces: Pieces<'_>,
+        now: i64,
+        outcome: &mut Outcome,
+    ) -> Result<()> {
         let mut alike: Vec<(Claim, &Consumers)> = Vec::new();
         for report in &*self.reports {
             if let (Report::Processed { claim, consumers }, Pieces::Together) = (report, pieces) {
                 alike.push((*claim, consumers));
                 continue;
             }
-            match pieces.with(conn, || settle_report(conn, report, self.settings, now))? {
+            match pieces.with(conn, || settle_report(core, conn, report, self.settings, now))? {
                 Ok(Recorded::Processed) => outcome.processed += 1,
                 Ok(Recorded::Refused) => outcome.too_late.extend(report.ends()),
                 Ok(Recorded::Otherwise) => {}
@@ -156,12 +169,15 @@ impl Turn<'_> {
         outcome.claimed += rows.len();
         // New events have none, as a rule: one look for all of them.
         let newest_in_inbox = if rows.is_empty() { None } else { inbox::newest_event(conn)? };
+        let pauses = core.pauses.within(conn)?;
         for row in rows {
             outcome.latest_due_at = outcome.latest_due_at.max(row.due_at);
             let claim = row.claim;
             let may_have_standings = newest_in_inbox.is_some_and(|newest| claim.seq <= newest);
             let planned = pieces
-                .with(conn, || plan(core, conn, row, self.settings, self.stopping, now, may_have_standings))
+                .with(conn, || {
+                    plan(core, conn, row, self.settings, &pauses, self.stopping, now, may_have_standings)
+                })
                 .map_err(|obstacle| self.leave_alone(claim.seq, obstacle))?;
             match planned {
                 Ok(Plan::Deliver(delivery)) => outcome.deliveries.push(*delivery),

@@ -41,13 +41,16 @@ impl<'a> Access<'a> {
         operation: &'static str,
         f: impl FnOnce(&Connection) -> Result<T>,
     ) -> Result<T> {
-        self.read(operation, |conn| {
-            // A thread that is inside a transaction has its snapshot already.
-            let snapshot = if conn.is_autocommit() { Some(conn.unchecked_transaction()?) } else { None };
-            let read = f(conn);
-            drop(snapshot);
-            read
-        })
+        match self {
+            Access::Within(_, conn) => f(conn),
+            Access::Apart(core) => core.db.read(operation, |conn| {
+                // In memory, a thread that is inside a transaction has its snapshot already.
+                let snapshot = if conn.is_autocommit() { Some(conn.unchecked_transaction()?) } else { None };
+                let read = f(conn);
+                drop(snapshot);
+                read
+            }),
+        }
     }
 
     /// `f` is given the time as well.

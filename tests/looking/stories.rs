@@ -1,8 +1,11 @@
 //! One event's story: its row, its consumers, its cause and consequences, the links of what it is about.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
 use postbox::{
-    Context, EntityRef, Event, EventId, HandlerError, InboxStatus, LinkType, NewEvent, NewLink, Subscription,
-    Tx,
+    Context, EntityRef, Event, EventFilter, EventId, HandlerError, InboxStatus, LinkType, NewEvent, NewLink,
+    OutboxStatus, Page, Subscription, Tx,
 };
 use rusqlite::params;
 use serde_json::json;
@@ -93,6 +96,38 @@ fn it_tells_the_links_of_its_entity_from_and_to() {
             assert_eq!(links, [to, from, itself]);
         });
     }
+}
+
+/// The writer changes two rows at once: whoever looks sees both as they were, or both as they are.
+#[test]
+fn what_is_told_is_of_one_moment() {
+    let test = file_box();
+    let id = test.bus.publish(event("a")).unwrap();
+    test.bus.inbox().get_or_create(id, "c").unwrap();
+    let both = EventFilter::new().status(OutboxStatus::Pending).status(OutboxStatus::DeadLetter);
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let conn = test.app_connection();
+            conn.pragma_update(None, "synchronous", false).unwrap();
+            for n in 0..2_000 {
+                let status = if n % 2 == 0 { "dead_letter" } else { "pending" };
+                conn.execute_batch(&format!(
+                    "BEGIN IMMEDIATE; UPDATE outbox_event SET status = '{status}', last_error = '{n}';
+                     UPDATE inbox_event SET last_error = '{n}'; COMMIT"
+                ))
+                .unwrap();
+            }
+            is_over.store(true, Ordering::Release);
+        });
+        let outbox = test.bus.outbox();
+        while !is_over.load(Ordering::Acquire) {
+            let story = outbox.story(id).unwrap().unwrap();
+            assert_eq!(story.event.last_error, story.inbox[0].last_error);
+            assert_eq!(outbox.count(&both).unwrap(), 1);
+            assert_eq!(outbox.list(&both, &Page::newest(9)).unwrap().events.len(), 1);
+        }
+    });
 }
 
 #[test]

@@ -153,8 +153,7 @@ fn a_cursor_is_carried_as_a_text_also_to_another_box_of_the_file() {
     let test = file_box();
     let published = test.bus.publish_all((0..600).map(|_| event("a"))).unwrap();
     let page = test.bus.outbox().list(&EventFilter::new(), &Page::oldest(500)).unwrap();
-    let text = page.next.unwrap().to_string();
-    let carried: Cursor = text.parse().unwrap();
+    let carried: Cursor = page.next.unwrap().to_string().parse().unwrap();
     assert_eq!(Some(carried), page.next);
     let test = test.reopen();
     let rest = test.bus.outbox().list(&EventFilter::new(), &Page::oldest(500).after(carried)).unwrap();
@@ -167,12 +166,12 @@ fn rows_with_the_least_and_the_greatest_numbers_are_in_the_pages_like_others() {
     for test in &boxes() {
         let TestBox { bus, kind, .. } = test;
         bus.publish(event("5")).unwrap();
-        for (seq, name) in [(i64::MAX, "7"), (i64::MIN, "1"), (-1, "2"), (0, "3"), (1 << 50, "6")] {
+        for (number, name) in [(i64::MAX, "7"), (i64::MIN, "1"), (-1, "2"), (0, "3"), (1 << 50, "6")] {
             sql(bus, |tx| {
                 tx.execute(
                     "INSERT INTO outbox_event (seq, id, available_at, created_at, event_name, source_module, aggregate_type, aggregate_id, payload)
                      VALUES (?1, randomblob(16), 0, 0, ?2, 'm', 'T', '1', '{}')",
-                    rusqlite::params![seq, name],
+                    rusqlite::params![number, name],
                 )
             });
         }

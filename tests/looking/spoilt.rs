@@ -7,8 +7,10 @@ use serde_json::Value;
 use crate::support::{TestBox, boxes, event, file_box, sql};
 use crate::{ids, on_both};
 
+type IsShown = fn(&EventSummary) -> bool;
+
 /// What was written, the column that says so, and how it is shown.
-const SPOILT: [(&str, &str, fn(&EventSummary) -> bool); 14] = [
+const SPOILT: [(&str, &str, IsShown); 14] = [
     ("event_name = CAST(x'61ff' AS TEXT)", "event_name", |event| event.event_name == "a\u{fffd}"),
     ("source_module = CAST(x'ff6d' AS TEXT)", "source_module", |event| event.source_module == "\u{fffd}m"),
     ("aggregate_type = CAST(x'ff' AS TEXT)", "aggregate_type", |event| event.aggregate_type == "\u{fffd}"),
@@ -34,7 +36,7 @@ const SPOILT: [(&str, &str, fn(&EventSummary) -> bool); 14] = [
 ];
 
 /// What only a program that has switched the CHECKs off can write.
-const UNCHECKED: [(&str, &str, fn(&EventSummary) -> bool); 9] = [
+const UNCHECKED: [(&str, &str, IsShown); 9] = [
     ("id = x'0102'", "id", |event| event.id.as_uuid().is_nil()),
     ("causation_id = x'01'", "causation_id", |event| {
         event.causation_id.is_some_and(|id| id.as_uuid().is_nil())
@@ -68,13 +70,7 @@ fn spoil(test: &TestBox, set: &str, unchecked: bool) -> Vec<EventId> {
 }
 
 #[track_caller]
-fn assert_shown(
-    test: &TestBox,
-    published: &[EventId],
-    set: &str,
-    column: &str,
-    is_shown: fn(&EventSummary) -> bool,
-) {
+fn assert_shown(test: &TestBox, published: &[EventId], set: &str, column: &str, is_shown: IsShown) {
     on_both(test, |outbox| {
         for page in [Page::oldest(10), Page::newest(10)] {
             let mut events = outbox.list(&EventFilter::new(), &page).unwrap().events;

@@ -154,9 +154,10 @@ impl<E: std::error::Error> From<E> for HandlerError {
     }
 }
 
-/// Not a lock: the box has its own, so that it is another file's.
+/// Not a lock, nor a file that cannot be opened: the box has its own, so that it is another file's.
 fn is_of_the_disk(code: rusqlite::ErrorCode) -> bool {
-    matches!(Fault::of_code(code), Some(Fault::DiskFull | Fault::Io | Fault::Damaged))
+    code != rusqlite::ErrorCode::CannotOpen
+        && matches!(Fault::of_code(code), Some(Fault::DiskFull | Fault::Io | Fault::Damaged))
 }
 
 impl fmt::Debug for HandlerError {

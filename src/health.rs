@@ -19,7 +19,8 @@ use crate::sync::{Mutex, MutexGuard};
 pub enum Health {
     /// Nothing is in the way, or no worker runs.
     Ok,
-    /// The worker cannot do its work. It tries again by itself, after longer and longer pauses up to one poll
+    /// The worker cannot do its work, or its handlers cannot do theirs in the file (a transactional handler that finds the disk full;
+    /// the others go on meanwhile). It tries again by itself, after longer and longer pauses up to one poll
     /// (`polling_interval_ms`, and never more than five seconds); no attempt of any event is spent.
     Waiting {
         /// What is in the way.
@@ -41,56 +42,80 @@ pub enum Health {
 /// Where a box notes it.
 #[derive(Default)]
 pub(crate) struct HealthBook {
-    state: Mutex<State>,
+    books: Mutex<Books>,
 }
 
 #[derive(Default)]
-enum State {
-    #[default]
-    Ok,
-    Waiting {
-        fault: Fault,
-        reason: String,
-        tries: u32,
-        since: Instant,
-    },
-    Stopped,
+struct Books {
+    has_stopped: bool,
+    /// What the worker itself waits for.
+    worker: Option<Waiting>,
+    /// What its handlers do.
+    handlers: Option<Waiting>,
+}
+
+struct Waiting {
+    fault: Fault,
+    reason: String,
+    tries: u32,
+    since: Instant,
+}
+
+impl Waiting {
+    fn after(before: Option<Waiting>, error: &Error) -> Self {
+        let (tries, since) = before
+            .map_or_else(|| (1, Instant::now()), |before| (before.tries.saturating_add(1), before.since));
+        let fault = error.fault().unwrap_or(Fault::Other);
+        Waiting { fault, reason: error.to_string(), tries, since }
+    }
 }
 
 impl HealthBook {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn waits_after(&self, error: &Error) {
-        let mut state = self.state();
-        let (tries, since) = match &*state {
-            State::Waiting { tries, since, .. } => (tries.saturating_add(1), *since),
-            State::Ok | State::Stopped => (1, Instant::now()),
-        };
-        let fault = error.fault().unwrap_or(Fault::Other);
-        *state = State::Waiting { fault, reason: error.to_string(), tries, since };
+        let mut books = self.books();
+        books.worker = Some(Waiting::after(books.worker.take(), error));
     }
 
+    /// The worker does its work.
     pub(crate) fn is_well(&self) {
-        *self.state() = State::Ok;
+        self.books().worker = None;
+    }
+
+    pub(crate) fn handlers_wait_after(&self, error: &Error) {
+        let mut books = self.books();
+        books.handlers = Some(Waiting::after(books.handlers.take(), error));
+    }
+
+    pub(crate) fn handlers_are_well(&self) {
+        self.books().handlers = None;
+    }
+
+    /// A worker begins, or ends: nobody waits.
+    pub(crate) fn begin_anew(&self) {
+        *self.books() = Books::default();
     }
 
     pub(crate) fn has_stopped(&self) {
-        *self.state() = State::Stopped;
+        *self.books() = Books { has_stopped: true, ..Books::default() };
     }
 
     pub(crate) fn get(&self) -> Health {
-        match &*self.state() {
-            State::Ok => Health::Ok,
-            State::Waiting { fault, reason, tries, since } => Health::Waiting {
+        let books = self.books();
+        if books.has_stopped {
+            let reason = "the worker panicked: its claims come due when their leases run out".to_owned();
+            return Health::Stopped { reason };
+        }
+        match books.worker.as_ref().or(books.handlers.as_ref()) {
+            None => Health::Ok,
+            Some(Waiting { fault, reason, tries, since }) => Health::Waiting {
                 fault: *fault,
                 reason: reason.clone(),
                 tries: *tries,
                 for_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
-            },
-            State::Stopped => Health::Stopped {
-                reason: "the worker panicked: its claims come due when their leases run out".to_owned(),
             },
         }
     }

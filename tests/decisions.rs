@@ -35,6 +35,7 @@ fn entries(bus: &Postbox, id: EventId) -> Vec<(HistoryKind, Option<String>, Opti
     history.into_iter().map(|entry| (entry.kind, entry.consumer_name, entry.detail)).collect()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it is compared with what may be none")]
 fn some(text: &str) -> Option<String> {
     Some(text.to_owned())
 }

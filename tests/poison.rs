@@ -4,6 +4,8 @@ mod support;
 
 #[path = "poison/columns.rs"]
 mod columns;
+#[path = "poison/deferred.rs"]
+mod deferred;
 #[path = "poison/ended.rs"]
 mod ended;
 #[path = "poison/numbers.rs"]

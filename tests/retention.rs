@@ -53,7 +53,7 @@ fn processed_events_go_a_retention_after_they_were_processed_with_all_that_was_t
         assert_eq!(bus.outbox().history(old[0]).unwrap().len(), 1);
         let young = process(&test, "a", 2);
         keep_for(bus, HOUR_MS);
-        test.clock.advance(HOUR - Duration::from_micros(1));
+        test.clock.advance(crate::support::just_before(HOUR));
         assert_eq!(bus.prune().unwrap(), 0, "{}", test.kind);
         test.clock.advance(Duration::from_micros(1));
         assert_eq!(bus.prune().unwrap(), 5, "{}", test.kind);
@@ -307,7 +307,7 @@ fn a_file_whose_rows_could_be_renumbered_is_not_compacted() {
         sql(&test.bus, |tx| tx.execute_batch(table));
         match test.bus.compact() {
             Err(Error::CannotCompact { reason }) => {
-                assert!(refused && reason.contains("`mine`"), "{table}: {reason}")
+                assert!(refused && reason.contains("`mine`"), "{table}: {reason}");
             }
             done => assert!(!refused && done.is_ok(), "{table}: {done:?}"),
         }

@@ -26,6 +26,8 @@ pub(crate) enum Settlement {
     Held,
     /// What is left of it waits for something that is paused, and is due then. No attempt is spent.
     Parked { available_at: i64 },
+    /// A handler came upon a fault that is not its own. No attempt is spent.
+    Postponed { available_at: i64, error: String },
     /// It was never begun: it is as if it had not been claimed.
     GivenBack,
 }
@@ -56,6 +58,14 @@ pub(crate) fn settle(
         Settlement::DeadLetter { error } => finish_failed(conn, seq, lease, "dead_letter", error, now)?,
         Settlement::Failed { error } => finish_failed(conn, seq, lease, "failed", error, now)?,
         Settlement::Held => un_claim(conn, seq, lease, HELD_UNTIL, now)?,
+        Settlement::Postponed { available_at, error } => conn
+            .prepare_cached(
+                "UPDATE main.outbox_event
+                 SET status = 'pending', lease_id = ?3, attempt_count = max(attempt_count - 1, 0), last_error = ?4, available_at = ?5,
+                     changed_at = ?6
+                 WHERE seq = ?1 AND lease_id = ?2 AND status = 'processing'",
+            )?
+            .execute(params![seq, lease.0, UNOWNED, error, available_at, now])?,
         Settlement::Parked { available_at } => un_claim(conn, seq, lease, *available_at, now)?,
         Settlement::GivenBack => un_claim(conn, seq, lease, now, now)?,
     };
@@ -211,6 +221,27 @@ pub(crate) fn release_held(
         }
     }
     Ok(released)
+}
+
+/// Held events of this name (their `seq`), so many at the most.
+pub(crate) fn held_of(conn: &Connection, name: &str, limit: usize) -> Result<Vec<i64>> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT seq FROM main.outbox_event INDEXED BY outbox_event_due
+             WHERE status = 'pending' AND available_at = ?1 AND event_name = ?2 LIMIT ?3",
+        )?
+        .query_map(params![HELD_UNTIL, name, limit], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?)
+}
+
+/// Lets one of them go.
+pub(crate) fn release_one(conn: &Connection, seq: i64, now: i64) -> Result<()> {
+    conn.prepare_cached(
+        "UPDATE main.outbox_event SET available_at = ?2, changed_at = ?2
+         WHERE seq = ?1 AND status = 'pending' AND available_at = ?3",
+    )?
+    .execute([seq, now, HELD_UNTIL])?;
+    Ok(())
 }
 
 /// The newest event (its `seq`) that is held.

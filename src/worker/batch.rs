@@ -138,7 +138,7 @@ fn excuse(waiting: &mut VecDeque<Delivery>, consumer: usize, error: Error, repor
         }
     } else if let Some(delivery) = waiting.pop_front() {
         log::warn!(target: "postbox::delivery", "a handler of event {} came upon a fault of the file and waits: {error}", delivery.claim.id);
-        report(delivery.interrupt(Some(error)));
+        report(delivery.postpone(error));
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) fn process_batch(postbox: &Postbox) -> Result<usize> {
     // Rows that cannot be claimed are in nobody's way: each is tried once.
     let claimed = loop {
         let mut claimed = by_hand.settle_and_claim()?;
-        let is_done = claimed.claimed > 0 || claimed.refused.is_none();
+        let is_done = claimed.claimed > 0 || (claimed.refused.is_none() && !claimed.is_cut);
         by_hand.refused = by_hand.refused.take().or(claimed.refused.take());
         if is_done {
             break claimed;
@@ -37,7 +37,7 @@ pub(crate) fn drain(postbox: &Postbox) -> Result<usize> {
     let Some(mut by_hand) = ByHand::begin(postbox, "drain")? else { return Ok(0) };
     for round in 1_usize.. {
         let mut claimed = by_hand.settle_and_claim()?;
-        if claimed.claimed == 0 && claimed.refused.is_none() {
+        if claimed.claimed == 0 && claimed.refused.is_none() && !claimed.is_cut {
             break;
         }
         by_hand.refused = by_hand.refused.take().or(claimed.refused.take());
@@ -150,7 +150,8 @@ impl<'a> ByHand<'a> {
     }
 
     fn settle(&mut self) -> Result<()> {
-        self.turn(0, false).map(|_| ())
+        while self.turn(0, false)?.is_cut {}
+        Ok(())
     }
 
     fn turn(&mut self, claim_max: usize, release_held: bool) -> Result<Outcome> {
@@ -184,7 +185,8 @@ impl<'a> ByHand<'a> {
             dispatch::run(self.postbox, &self.settings, unit, self.slot, &mut |report| match report {
                 Report::Continues(delivery) => goes_on.get_or_insert_with(Vec::new).push(delivery),
                 mut report => {
-                    self.fault = report.take_fault().or_else(|| self.fault.take());
+                    let fault = report.take_fault().or_else(|| report.take_fault_of_handler());
+                    self.fault = fault.or_else(|| self.fault.take());
                     self.reports.push(report);
                 }
             });

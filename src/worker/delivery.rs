@@ -64,6 +64,13 @@ impl Delivery {
         Report::Interrupted { claim, consumers, marks, attempt, fault }
     }
 
+    /// What to say when a handler came upon a fault of the file, which is not its own: it waits, and the others go on.
+    pub(crate) fn postpone(self, fault: Error) -> Report {
+        let Delivery { claim, consumers, marks, attempt, .. } = self;
+        let why = validate::error_text(&fault.to_string());
+        Report::Postponed { claim, consumers, marks, attempt, why, fault: Some(fault) }
+    }
+
     /// Before the first handler sees it: completes the event, or says why nobody can handle it.
     pub(crate) fn make_ready(&mut self) -> std::result::Result<(), String> {
         self.unparsed.take().map_or(Ok(()), |unparsed| unparsed.parse_into(&mut self.event))
@@ -194,7 +201,20 @@ impl Attempt {
             _ => Settlement::GivenBack,
         }
     }
+
+    /// The same where a handler came upon a fault of the file: it is tried again within a poll.
+    pub(crate) fn settlement_later(&self, settings: &Settings, now: i64, why: &str) -> Settlement {
+        let settlement = self.settlement(settings, now, &Pauses::default());
+        if matches!(settlement, Settlement::Retry { .. }) {
+            return settlement;
+        }
+        let delay = POSTPONED_MAX.min(Duration::from_millis(settings.polling_interval_ms));
+        Settlement::Postponed { available_at: clock::add(now, delay), error: why.to_owned() }
+    }
 }
+
+/// How long an event whose handler came upon a fault of the file waits, at the most.
+const POSTPONED_MAX: Duration = Duration::from_secs(5);
 
 pub(crate) fn max_attempts(subscription: &Subscription, settings: &Settings) -> u32 {
     subscription.max_attempts.unwrap_or(settings.max_attempts)
@@ -247,6 +267,15 @@ pub(crate) enum Report {
         attempt: Attempt,
         fault: Option<Error>,
     },
+    /// One of its handlers came upon a fault of the file. What those that have run said stands.
+    Postponed {
+        claim: Claim,
+        consumers: Consumers,
+        marks: Vec<(usize, Mark)>,
+        attempt: Attempt,
+        why: String,
+        fault: Option<Error>,
+    },
     /// Its outcome cannot be recorded, whatever it is: something of the application's in the file forbids it.
     Broken { claim: Claim, error: String },
     /// Its next consumer is for another thread.
@@ -264,6 +293,7 @@ impl Report {
             | Report::Lost { claim }
             | Report::GivenBack { claim, .. }
             | Report::Interrupted { claim, .. }
+            | Report::Postponed { claim, .. }
             | Report::Broken { claim, .. } => *claim,
             Report::Continues(delivery) => delivery.claim,
         }
@@ -277,9 +307,17 @@ impl Report {
         }
     }
 
+    /// The fault that a handler came upon, which is told once.
+    pub(crate) fn take_fault_of_handler(&mut self) -> Option<Error> {
+        match self {
+            Report::Postponed { fault, .. } => fault.take(),
+            _ => None,
+        }
+    }
+
     /// Whether it says what came of handlers, rather than that a fault was in their way.
     pub(crate) fn is_of_handlers(&self) -> bool {
-        !matches!(self, Report::GivenBack { .. } | Report::Interrupted { .. })
+        !matches!(self, Report::GivenBack { .. } | Report::Interrupted { .. } | Report::Postponed { .. })
     }
 
     /// The claim that is over with this report.

@@ -2,6 +2,7 @@
 
 mod wind_down;
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -42,6 +43,10 @@ const SLEEP_LEAST: Duration = Duration::from_millis(1);
 const FAULT_PAUSE: Duration = Duration::from_millis(50);
 const FAULT_PAUSE_MAX: Duration = Duration::from_secs(5);
 
+/// So many events are remembered whose handlers came upon a fault, each for so long: it is tried again within a poll.
+const POSTPONED_MAX: usize = 10_000;
+const POSTPONED_FOR: Duration = Duration::from_mins(1);
+
 pub(crate) struct Run {
     postbox: Postbox,
     pool: Pool,
@@ -64,6 +69,8 @@ pub(crate) struct Run {
     /// Until then nothing is claimed beside an event that was taken over.
     alone_until: Option<Instant>,
     faults: u32,
+    /// Events whose handlers came upon a fault of the file, and when they last did.
+    postponed: HashMap<i64, Instant>,
     /// Why handlers' work was given back.
     fault: Option<Error>,
 }
@@ -89,15 +96,16 @@ impl Run {
             in_vain: false,
             alone_until: None,
             faults: 0,
+            postponed: HashMap::new(),
             fault: None,
         })
     }
 
     pub(crate) fn run(mut self) {
         log::info!(target: "postbox::worker", "the worker starts on {:?}", self.postbox);
-        self.core().health.is_well(); // whatever the last one came to
+        self.core().health.begin_anew(); // whatever the last one came to
         let panicked = catch_unwind(AssertUnwindSafe(|| self.work_until_stopped())).is_err();
-        self.core().health.is_well(); // nothing waits any more
+        self.core().health.begin_anew(); // nothing waits any more
         if panicked {
             self.core().health.has_stopped();
             log::error!(target: "postbox::worker", "the worker panicked and ends: its claims come due when their leases run out");
@@ -184,6 +192,7 @@ impl Run {
             self.in_flight.remove(claim);
         }
         self.fault = report.take_fault().or_else(|| self.fault.take());
+        self.note_handlers(&mut report);
         match &report {
             Report::GivenBack { .. } | Report::Interrupted { .. } | Report::Continues(_) => {}
             _ => self.expect_work = true, // a slot is free, and a retry may be due at once
@@ -194,7 +203,32 @@ impl Run {
         }
     }
 
+    /// Handlers that came upon a fault of the file, for the box's health: until what they were handling has come to an end.
+    fn note_handlers(&mut self, report: &mut Report) {
+        let seq = report.claim().seq;
+        if let Some(fault) = report.take_fault_of_handler() {
+            if self.postponed.len() < POSTPONED_MAX || self.postponed.contains_key(&seq) {
+                self.postponed.insert(seq, Instant::now());
+            }
+            self.core().health.handlers_wait_after(&fault);
+        } else if !self.postponed.is_empty() && report.is_of_handlers() && report.ends().is_some() {
+            self.postponed.remove(&seq);
+            self.look_at_handlers();
+        }
+    }
+
+    /// One that is not tried any more is somebody else's by now.
+    fn look_at_handlers(&mut self) {
+        self.postponed.retain(|_, since| since.elapsed() < POSTPONED_FOR);
+        if self.postponed.is_empty() {
+            self.core().health.handlers_are_well();
+        }
+    }
+
     fn keep_house(&mut self) -> Result<()> {
+        if !self.postponed.is_empty() {
+            self.look_at_handlers();
+        }
         self.housekeeping.work(self.postbox.core(), &self.settings)
     }
 
@@ -271,6 +305,7 @@ impl Run {
             self.in_vain = outcome.claimed == 0
                 && !outcome.more_held
                 && !outcome.more_parked
+                && !outcome.is_cut
                 && outcome.refused.is_none();
             self.begin(outcome, free, now);
         }
@@ -289,6 +324,7 @@ impl Run {
             || outcome.more_held
             || outcome.more_parked
             || (outcome.alone && outcome.claimed > 0)
+            || outcome.is_cut
             || outcome.refused.is_some();
         self.found_nothing &= outcome.claimed == 0;
         self.in_flight.add(&outcome.deliveries, &self.settings, now);

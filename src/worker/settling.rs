@@ -89,6 +89,10 @@ pub(super) fn settle_report(
         Report::Interrupted { claim, consumers, marks, attempt, .. } => {
             settle_marked(conn, *claim, consumers, marks, &attempt.settlement_so_far(settings, now), now)
         }
+        Report::Postponed { claim, consumers, marks, attempt, why, .. } => {
+            let settlement = attempt.settlement_later(settings, now, why);
+            settle_marked(conn, *claim, consumers, marks, &settlement, now)
+        }
         Report::Broken { claim, error } => {
             let is_set_aside = set_aside(conn, *claim, error, settings, now)?;
             Ok(if is_set_aside { Recorded::Otherwise } else { Recorded::Refused })
@@ -178,7 +182,11 @@ pub(super) fn log_settlement(id: EventId, settlement: &Settlement) {
         Settlement::Retry { .. } => {
             log::info!(target: "postbox::delivery", "event {id} failed and will be tried again: its last_error says why");
         }
-        Settlement::Processed | Settlement::Held | Settlement::Parked { .. } | Settlement::GivenBack => {}
+        Settlement::Processed
+        | Settlement::Held
+        | Settlement::Parked { .. }
+        | Settlement::Postponed { .. }
+        | Settlement::GivenBack => {}
     }
 }
 

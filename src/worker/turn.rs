@@ -5,6 +5,7 @@ mod pieces;
 mod work;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use self::pieces::{Obstacle, Pieces};
 use super::delivery::{Delivery, Report};
@@ -18,9 +19,10 @@ use crate::pause_book::Done;
 use crate::settings::Settings;
 use crate::sync::atomic::AtomicBool;
 
-/// So many rows may take the transaction of a turn with them; then it claims nothing, and the next turn goes on. Whoever
-/// stops the worker, and everybody else's writes, come in between.
+/// So many rows may take their transaction with them in one turn, and so long may pieces be written apart: the next turn goes on.
+/// Whoever stops the worker, and everybody else's writes, come in between.
 const ROWS_IN_THE_WAY_MAX: usize = 16;
+const APART_MAX: Duration = Duration::from_millis(50);
 
 /// What a turn is to do.
 pub(crate) struct Turn<'a> {
@@ -64,6 +66,8 @@ pub(crate) struct Outcome {
     pub(crate) more_held: bool,
     /// More events wait to be let go, since what was paused is not any more.
     pub(crate) more_parked: bool,
+    /// It was cut short: there is more to be done at once.
+    pub(crate) is_cut: bool,
     /// Why some that are due were left alone, the first of them. There may be others behind them.
     pub(crate) refused: Option<Error>,
     /// Events that this turn holds for want of a subscriber.
@@ -72,111 +76,171 @@ pub(crate) struct Outcome {
     too_late: Vec<Claim>,
     /// How many of the reports have been dealt with.
     recorded: usize,
+    /// The rows that were claimed.
+    taken: Vec<i64>,
     /// What was done about the pauses.
     pauses: Done,
 }
 
+/// What a try goes by.
+#[derive(Clone, Copy)]
+struct Try<'w> {
+    lease: LeaseId,
+    synchronous: Synchronous,
+    pieces: Pieces<'w>,
+    /// Whether what is processed is counted in the same transaction.
+    counts: bool,
+}
+
 impl Turn<'_> {
     pub(crate) fn run(mut self, core: &Core) -> Result<Outcome> {
-        let writer = core.db.lock("process")?;
-        let lease = core.leases.next();
-        let (mut synchronous, mut pieces) = (core.acks, Pieces::Together);
-        let mut apart = Outcome::default();
-        let mut rows_in_the_way = 0;
-        let mut is_apart = false;
+        let mut how =
+            Try { lease: core.leases.next(), synchronous: core.acks, pieces: Pieces::Together, counts: true };
         let mut outcome = loop {
-            match self.attempt(core, &writer, lease, synchronous, pieces) {
+            match self.attempt(core, how) {
                 Ok(outcome) => break outcome,
                 // Before a plain handler starts, its event must be on the disk, and `synchronous` cannot change inside a
                 // transaction: begin again, synced, which carries every earlier commit with it.
-                Err(Obstacle::Unsynced) => synchronous = Synchronous::Full,
-                Err(Obstacle::BrokenRun) => pieces = Pieces::OneByOne,
-                Err(Obstacle::Row(error)) => {
-                    apart.refused.get_or_insert(error);
-                    rows_in_the_way += 1;
-                    if rows_in_the_way == ROWS_IN_THE_WAY_MAX {
-                        self.claim_max = 0;
-                    }
-                }
-                Err(Obstacle::Ended(error)) if !is_apart => {
-                    is_apart = true;
-                    log::debug!(target: "postbox::delivery", "a transaction was ended from within, and each piece of it has one of its own: {error}");
-                    self.run_apart(core, &writer, &mut apart)?;
-                }
+                Err(Obstacle::Unsynced) => how.synchronous = Synchronous::Full,
+                Err(Obstacle::BrokenRun) => how.pieces = Pieces::OneByOne,
                 Err(Obstacle::Other(error))
-                    if matches!(pieces, Pieces::Together) && !error.is_fault_of_file() =>
+                    if matches!(how.pieces, Pieces::Together) && !error.is_fault_of_file() =>
                 {
                     log::debug!(target: "postbox::delivery", "what is claimed or settled together cannot be; each is by itself: {error}");
-                    pieces = Pieces::OneByOne;
+                    how.pieces = Pieces::OneByOne;
                 }
-                Err(Obstacle::Ended(error) | Obstacle::Other(error)) => {
-                    if matches!(error, Error::CommitUnknown(_)) && self.claim_max > 0 {
-                        // Nobody works on what may have been claimed.
-                        core.handoff.put_unsure_back(vec![lease]);
-                    }
+                Err(Obstacle::Ended(error)) => {
+                    log::debug!(target: "postbox::delivery", "a transaction was ended from within; each piece of it has one of its own: {error}");
+                    break self.run_apart(core, how.synchronous, None)?;
+                }
+                // The row is left alone from now on.
+                Err(Obstacle::Row(error)) => break self.run_apart(core, how.synchronous, Some(error))?,
+                Err(Obstacle::Other(error)) => {
+                    give_back_if_unknown(core, &error, how.lease);
                     return Err(error);
                 }
             }
         };
-        conclude_pauses(core, &writer, &mut outcome);
-        drop(writer);
         self.conclude(core, &mut outcome);
-        outcome.absorb(apart);
         outcome.held.iter().for_each(|claim| core.note_held(*claim));
         core.in_flight().extend(outcome.deliveries.iter().map(|d| (d.claim.seq, d.claim.lease)));
         Ok(outcome)
     }
 
     /// Nothing was done, unless it is done.
-    fn attempt(
-        &self,
-        core: &Core,
-        writer: &Writer,
-        lease: LeaseId,
-        synchronous: Synchronous,
-        pieces: Pieces<'_>,
-    ) -> std::result::Result<Outcome, Obstacle> {
-        let open = writer.begin(synchronous, "process")?;
+    fn attempt(&self, core: &Core, how: Try<'_>) -> std::result::Result<Outcome, Obstacle> {
+        let writer = core.db.lock("process")?;
+        let open = writer.begin(how.synchronous, "process")?;
         let unsynced =
             self.claim_max > 0 && core.registry.has_plain_handlers() && writer.may_hold_unsynced_events()?;
-        if unsynced && synchronous != Synchronous::Full {
+        if unsynced && how.synchronous != Synchronous::Full {
             return Err(Obstacle::Unsynced);
         }
         let (conn, now) = (writer.conn(), core.clock.now());
         let mut outcome = Outcome::default();
-        self.before_claims(core, conn, pieces, now, &mut outcome)?;
+        self.before_claims(core, conn, how.pieces, now, &mut outcome)?;
         if self.may_claim(core) {
-            self.claim(core, conn, lease, pieces, now, &mut outcome)?;
+            self.claim(core, conn, how.lease, how.pieces, now, &mut outcome)?;
         }
-        self.count(core, conn, pieces, &mut outcome)?;
+        if how.counts {
+            how.pieces
+                .with(conn, || core.count_processed(conn, outcome.processed))?
+                .unwrap_or_else(not_counted);
+        }
         // Looked up before the commit: what others commit right after it is not synced with it.
         let seen = if unsynced && outcome.claimed > 0 { Some(writer.data_version()?) } else { None };
-        open.commit()?;
+        open.commit().map_err(|error| self.commit_failed(how.pieces, error, &outcome))?;
         if let Some(seen) = seen {
             writer.note_synced_up_to(seen);
         }
+        conclude_pauses(core, &writer, &mut outcome);
         Ok(outcome)
     }
 
-    /// Everything but the claims, each piece in a transaction of its own; then there are only the claims to be done.
-    fn run_apart(&mut self, core: &Core, writer: &Writer, apart: &mut Outcome) -> Result<()> {
-        let pieces = Pieces::Apart(writer, core.acks);
-        let now = core.clock.now();
-        let mut outcome = Outcome::default();
-        let done = self
-            .before_claims(core, writer.conn(), pieces, now, &mut outcome)
-            .and_then(|()| self.count(core, writer.conn(), pieces, &mut outcome));
-        conclude_pauses(core, writer, &mut outcome);
-        self.conclude(core, &mut outcome);
-        apart.absorb(outcome);
-        match done {
-            Ok(()) => {
-                (self.renew, self.give_back, self.release_held, self.pauses) = (&[], &[], false, false);
-                Ok(())
-            }
-            Err(Obstacle::Other(error) | Obstacle::Ended(error) | Obstacle::Row(error)) => Err(error),
-            Err(Obstacle::Unsynced | Obstacle::BrokenRun) => Ok(()), // neither comes of pieces that are apart
+    /// A constraint that is deferred fails there, whosever work it is.
+    fn commit_failed(&self, pieces: Pieces<'_>, error: Error, outcome: &Outcome) -> Obstacle {
+        if error.is_fault_of_file() || matches!(pieces, Pieces::Together) {
+            return Obstacle::Other(error);
         }
+        match outcome.taken[..] {
+            [seq] if self.reports.is_empty() => self.leave_alone(seq, Obstacle::Ended(error)),
+            _ => Obstacle::Ended(error),
+        }
+    }
+
+    /// Each piece in a transaction of its own, and claims one by one. `refused`: why a row is left alone already.
+    fn run_apart(
+        &mut self,
+        core: &Core,
+        synchronous: Synchronous,
+        refused: Option<Error>,
+    ) -> Result<Outcome> {
+        let mut outcome = Outcome { refused, ..Outcome::default() };
+        let done = self.before_claims_apart(core, &mut outcome);
+        self.conclude(core, &mut outcome);
+        done?;
+        (self.renew, self.give_back, self.release_held, self.pauses) = (&[], &[], false, false);
+        if !self.reports.is_empty() {
+            outcome.is_cut = true; // the others come first
+            return Ok(outcome);
+        }
+        let claimed = self.claim_apart(core, synchronous, &mut outcome);
+        // What is claimed is delivered; the fault is met again.
+        if outcome.claimed == 0 { claimed.map(|()| outcome) } else { Ok(outcome) }
+    }
+
+    fn before_claims_apart(&self, core: &Core, outcome: &mut Outcome) -> Result<()> {
+        let writer = core.db.lock("process")?;
+        let pieces = Pieces::Apart(&writer, core.acks);
+        let done = self.before_claims(core, writer.conn(), pieces, core.clock.now(), outcome);
+        count_apart(core, &writer, outcome.processed);
+        conclude_pauses(core, &writer, outcome);
+        done.map_err(Obstacle::into_error)
+    }
+
+    /// Up to the first fault. Others write in between.
+    fn claim_apart(
+        &mut self,
+        core: &Core,
+        mut synchronous: Synchronous,
+        outcome: &mut Outcome,
+    ) -> Result<()> {
+        let max = std::mem::replace(&mut self.claim_max, 1);
+        let begun = Instant::now();
+        let (mut refused, mut counted) = (0, outcome.processed);
+        while outcome.claimed < max {
+            if refused == ROWS_IN_THE_WAY_MAX || begun.elapsed() >= APART_MAX {
+                outcome.is_cut = true;
+                break;
+            }
+            let lease = core.leases.next();
+            match self.attempt(core, Try { lease, synchronous, pieces: Pieces::OneByOne, counts: false }) {
+                Ok(one) => {
+                    let is_end = one.claimed == 0 && one.refused.is_none();
+                    refused += usize::from(one.refused.is_some());
+                    core.in_flight().extend(one.deliveries.iter().map(|d| (d.claim.seq, d.claim.lease)));
+                    outcome.absorb(one);
+                    if is_end || outcome.alone {
+                        break;
+                    }
+                }
+                Err(Obstacle::Unsynced) => synchronous = Synchronous::Full,
+                Err(Obstacle::Row(error)) => {
+                    refused += 1;
+                    outcome.refused.get_or_insert(error);
+                }
+                Err(obstacle) => {
+                    let error = obstacle.into_error();
+                    give_back_if_unknown(core, &error, lease);
+                    return Err(error);
+                }
+            }
+        }
+        counted = outcome.processed - counted;
+        if counted > 0 {
+            count_apart(core, &*core.db.lock("process")?, counted);
+        }
+        Ok(())
     }
 
     /// Lets go of the reports that have been dealt with.
@@ -185,10 +249,30 @@ impl Turn<'_> {
             if let Some(claim) = report.ends() {
                 core.no_longer_in_flight(claim);
             }
+            // Counted by the transaction of its handler.
+            outcome.processed += usize::from(matches!(report, Report::Settled { processed: true, .. }));
         }
         core.count_lost_leases(outcome.too_late.len());
         outcome.too_late.drain(..).for_each(log_lost);
     }
+}
+
+/// Nobody works on what may have been claimed.
+fn give_back_if_unknown(core: &Core, error: &Error, lease: LeaseId) {
+    if matches!(error, Error::CommitUnknown(_)) {
+        core.handoff.put_unsure_back(vec![lease]);
+    }
+}
+
+fn count_apart(core: &Core, writer: &Writer, processed: usize) {
+    writer
+        .transaction(core.acks, "process", |conn| core.count_processed(conn, processed))
+        .unwrap_or_else(not_counted);
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for `unwrap_or_else`")]
+fn not_counted(error: Error) {
+    log::warn!(target: "postbox::delivery", "processed events are not counted until the box is opened anew: {error}");
 }
 
 /// What this box knows of the pauses from now on. The write lock is still held.
@@ -201,12 +285,14 @@ fn conclude_pauses(core: &Core, writer: &Writer, outcome: &mut Outcome) {
 }
 
 impl Outcome {
-    /// Adds what was done apart, before.
-    fn absorb(&mut self, apart: Outcome) {
-        self.processed += apart.processed;
-        self.lost.extend(apart.lost);
-        self.more_held |= apart.more_held;
-        self.more_parked |= apart.more_parked;
-        self.refused = apart.refused.or(self.refused.take());
+    /// Adds a claim that was made apart.
+    fn absorb(&mut self, one: Outcome) {
+        self.deliveries.extend(one.deliveries);
+        self.claimed += one.claimed;
+        self.latest_due_at = self.latest_due_at.max(one.latest_due_at);
+        self.processed += one.processed;
+        self.alone |= one.alone;
+        self.held.extend(one.held);
+        self.refused = self.refused.take().or(one.refused);
     }
 }

@@ -40,20 +40,27 @@ pub(crate) fn settle_last(core: &Core) {
     if reports.is_empty() {
         return;
     }
-    let turn = Turn {
-        settings: &core.settings(),
-        reports: &mut reports,
-        renew: &[],
-        give_back: &[],
-        claim_max: 0,
-        release_held: false,
-        pauses: true,
-        stopping: &Arc::new(AtomicBool::new(true)),
-        by_worker: false,
-        suspects: Suspects::NotYet,
-        left_alone: &LeftAlone::for_good(),
-    };
-    if let Err(error) = turn.run(core) {
-        log::warn!(target: "postbox::worker", "{} outcomes cannot be recorded: {error}", reports.len());
+    loop {
+        let turn = Turn {
+            settings: &core.settings(),
+            reports: &mut reports,
+            renew: &[],
+            give_back: &[],
+            claim_max: 0,
+            release_held: false,
+            pauses: true,
+            stopping: &Arc::new(AtomicBool::new(true)),
+            by_worker: false,
+            suspects: Suspects::NotYet,
+            left_alone: &LeftAlone::for_good(),
+        };
+        match turn.run(core) {
+            Ok(outcome) if outcome.is_cut => {}
+            Ok(_) => return,
+            Err(error) => {
+                log::warn!(target: "postbox::worker", "{} outcomes cannot be recorded: {error}", reports.len());
+                return;
+            }
+        }
     }
 }

@@ -73,7 +73,7 @@ impl Run {
                 if !renew.is_empty() {
                     self.in_flight.renewed(&outcome.lost, &self.settings, now);
                 }
-                true
+                self.reports.is_empty()
             }
             Err(error) => {
                 log::warn!(target: "postbox::worker", "the last outcomes cannot be recorded yet: {error}");

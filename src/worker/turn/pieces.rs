@@ -18,6 +18,17 @@ pub(super) enum Obstacle {
     Other(Error),
 }
 
+impl Obstacle {
+    /// Of a try that has no other.
+    pub(super) fn into_error(self) -> Error {
+        match self {
+            Obstacle::Ended(error) | Obstacle::Row(error) | Obstacle::Other(error) => error,
+            // Neither comes of pieces that are apart.
+            Obstacle::Unsynced | Obstacle::BrokenRun => Error::Panicked { operation: "process" },
+        }
+    }
+}
+
 impl<E: Into<Error>> From<E> for Obstacle {
     fn from(error: E) -> Self {
         Obstacle::Other(error.into())

@@ -1,15 +1,16 @@
 //! What a turn does inside its transaction.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
 use super::pieces::{Obstacle, Pieces};
-use super::{Outcome, Turn, pauses};
+use super::{APART_MAX, Outcome, Turn, pauses};
 use crate::clock;
 use crate::core::Core;
 use crate::error::Error;
+use crate::fault::Fault;
 use crate::inbox;
 use crate::outbox::OutboxStatus;
 use crate::outbox::claim::{self, Claim, ClaimRequest, Claimed, Due, LeaseId, Suspects, Unreadable};
@@ -59,9 +60,7 @@ impl Turn<'_> {
             let wanted = |name: &str| core.registry.has_handlers(name);
             match pieces.with(conn, || settle::release_held(conn, now, RELEASE_MAX, wanted))? {
                 Ok(released) => outcome.more_held = released >= RELEASE_MAX,
-                Err(error) => {
-                    log::warn!(target: "postbox::delivery", "held events cannot be let go before the next poll: {error}");
-                }
+                Err(_) => self.release_each(conn, pieces, now, wanted)?,
             }
         }
         if self.pauses && self.claim_max > 0 && core.pauses.is_release_due(now) {
@@ -70,23 +69,21 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// Adds to the count of processed events, and to `outcome` those that the transactions of their handlers have settled, and
-    /// counted.
-    pub(super) fn count(
+    /// One of them may not be written to: the others are let go.
+    fn release_each(
         &self,
-        core: &Core,
         conn: &Connection,
         pieces: Pieces<'_>,
-        outcome: &mut Outcome,
+        now: i64,
+        wanted: impl Fn(&str) -> bool,
     ) -> Result<()> {
-        if let Err(error) = pieces.with(conn, || core.count_processed(conn, outcome.processed))? {
-            log::warn!(target: "postbox::delivery", "processed events are not counted until the box is opened anew: {error}");
+        for name in settle::held_names(conn, RELEASE_MAX, wanted)? {
+            for seq in settle::held_of(conn, &name, RELEASE_MAX)? {
+                if let Err(error) = pieces.with(conn, || settle::release_one(conn, seq, now))? {
+                    self.left_alone.note(seq, &error);
+                }
+            }
         }
-        outcome.processed += self
-            .reports
-            .iter()
-            .filter(|report| matches!(report, Report::Settled { processed: true, .. }))
-            .count();
         Ok(())
     }
 
@@ -103,7 +100,11 @@ impl Turn<'_> {
         outcome: &mut Outcome,
     ) -> Result<()> {
         let mut alike: Vec<(Claim, &Consumers)> = Vec::new();
+        let begun = Instant::now();
         for report in &*self.reports {
+            if matches!(pieces, Pieces::Apart(..)) && begun.elapsed() >= APART_MAX {
+                return Ok(());
+            }
             if let (Report::Processed { claim, consumers }, Pieces::Together) = (report, pieces) {
                 alike.push((*claim, consumers));
                 continue;
@@ -112,11 +113,8 @@ impl Turn<'_> {
                 Ok(Recorded::Processed) => outcome.processed += 1,
                 Ok(Recorded::Refused) => outcome.too_late.extend(report.ends()),
                 Ok(Recorded::Otherwise) => {}
-                Err(error) => {
-                    if let Some(claim) = report.ends() {
-                        self.set_aside_or_leave(conn, pieces, claim, &error, now)?;
-                    }
-                }
+                // Where one consumer's mark cannot be recorded, what others say of the event comes too late.
+                Err(error) => self.set_aside_or_leave(conn, pieces, report.claim(), &error, now)?,
             }
             outcome.recorded += 1;
         }
@@ -167,6 +165,7 @@ impl Turn<'_> {
         }
         let rows = self.take(conn, pieces, rows, &request, outcome)?;
         outcome.claimed += rows.len();
+        outcome.taken.extend(rows.iter().map(|row| row.claim.seq));
         // New events have none, as a rule: one look for all of them.
         let newest_in_inbox = if rows.is_empty() { None } else { inbox::newest_event(conn)? };
         let pauses = core.pauses.within(conn)?;
@@ -197,7 +196,7 @@ impl Turn<'_> {
     }
 
     /// A row that takes the transaction with it is not claimed in the next try.
-    fn leave_alone(&self, seq: i64, obstacle: Obstacle) -> Obstacle {
+    pub(super) fn leave_alone(&self, seq: i64, obstacle: Obstacle) -> Obstacle {
         let Obstacle::Ended(error) = obstacle else { return obstacle };
         self.left_alone.note(seq, &error);
         Obstacle::Row(error)
@@ -214,6 +213,7 @@ impl Turn<'_> {
         let to = self.settings.dead_status();
         match settle::set_unreadable_aside(conn, row.seq, to, &why, now) {
             Ok(()) => {
+                outcome.taken.push(row.seq);
                 let ends_as =
                     if to == OutboxStatus::DeadLetter { "is a dead letter" } else { "failed for good" };
                 log::warn!(
@@ -221,6 +221,10 @@ impl Turn<'_> {
                     "event {} (row {}) cannot be delivered to anybody and {ends_as}: {why}", row.id, row.seq
                 );
                 outcome.claimed += 1;
+            }
+            // But for one that is larger than the memory.
+            Err(error) if error.is_fault_of_file() && error.fault() != Some(Fault::Other) => {
+                return Err(error.into());
             }
             Err(error) if conn.is_autocommit() => {
                 return Err(self.leave_alone(row.seq, Obstacle::Ended(error)));

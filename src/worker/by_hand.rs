@@ -185,8 +185,13 @@ impl<'a> ByHand<'a> {
             dispatch::run(self.postbox, &self.settings, unit, self.slot, &mut |report| match report {
                 Report::Continues(delivery) => goes_on.get_or_insert_with(Vec::new).push(delivery),
                 mut report => {
-                    let fault = report.take_fault().or_else(|| report.take_fault_of_handler());
-                    self.fault = fault.or_else(|| self.fault.take());
+                    self.fault = report.take_fault().or_else(|| self.fault.take());
+                    if let Some(fault) = report.take_fault_of_handler() {
+                        // The others go on; the caller is told in the end.
+                        self.left_alone.leave(report.claim().seq);
+                        self.refused.get_or_insert(fault);
+                        report.wait_for_nobody();
+                    }
                     self.reports.push(report);
                 }
             });

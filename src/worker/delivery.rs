@@ -68,7 +68,7 @@ impl Delivery {
     pub(crate) fn postpone(self, fault: Error) -> Report {
         let Delivery { claim, consumers, marks, attempt, .. } = self;
         let why = validate::error_text(&fault.to_string());
-        Report::Postponed { claim, consumers, marks, attempt, why, fault: Some(fault) }
+        Report::Postponed { claim, consumers, marks, attempt, why, fault: Some(fault), at_once: false }
     }
 
     /// Before the first handler sees it: completes the event, or says why nobody can handle it.
@@ -203,12 +203,19 @@ impl Attempt {
     }
 
     /// The same where a handler came upon a fault of the file: it is tried again within a poll.
-    pub(crate) fn settlement_later(&self, settings: &Settings, now: i64, why: &str) -> Settlement {
+    pub(crate) fn settlement_later(
+        &self,
+        settings: &Settings,
+        now: i64,
+        why: &str,
+        at_once: bool,
+    ) -> Settlement {
         let settlement = self.settlement(settings, now, &Pauses::default());
         if matches!(settlement, Settlement::Retry { .. }) {
             return settlement;
         }
-        let delay = POSTPONED_MAX.min(Duration::from_millis(settings.polling_interval_ms));
+        let delay = if at_once { 0 } else { settings.polling_interval_ms };
+        let delay = POSTPONED_MAX.min(Duration::from_millis(delay));
         Settlement::Postponed { available_at: clock::add(now, delay), error: why.to_owned() }
     }
 }
@@ -275,6 +282,8 @@ pub(crate) enum Report {
         attempt: Attempt,
         why: String,
         fault: Option<Error>,
+        /// By hand the caller says when it is tried again.
+        at_once: bool,
     },
     /// Its outcome cannot be recorded, whatever it is: something of the application's in the file forbids it.
     Broken { claim: Claim, error: String },
@@ -312,6 +321,13 @@ impl Report {
         match self {
             Report::Postponed { fault, .. } => fault.take(),
             _ => None,
+        }
+    }
+
+    /// What a handler's fault kept from ending may be tried again as soon as somebody asks.
+    pub(crate) fn wait_for_nobody(&mut self) {
+        if let Report::Postponed { at_once, .. } = self {
+            *at_once = true;
         }
     }
 

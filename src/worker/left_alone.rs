@@ -70,6 +70,11 @@ impl LeftAlone {
             && rows.get(&seq).is_some_and(|left| self.for_good || left.since.elapsed() < left.length)
     }
 
+    /// A row that is not to be looked at again for a while, for another reason.
+    pub(super) fn leave(&self, seq: i64) {
+        self.rows.borrow_mut().insert(seq, Left { since: Instant::now(), length: LEFT_FOR });
+    }
+
     /// Up to where pending rows are none but such ones.
     pub(super) fn passed(&self) -> Option<Place> {
         let (place, began) = self.pass.get()?;

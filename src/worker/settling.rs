@@ -89,8 +89,8 @@ pub(super) fn settle_report(
         Report::Interrupted { claim, consumers, marks, attempt, .. } => {
             settle_marked(conn, *claim, consumers, marks, &attempt.settlement_so_far(settings, now), now)
         }
-        Report::Postponed { claim, consumers, marks, attempt, why, .. } => {
-            let settlement = attempt.settlement_later(settings, now, why);
+        Report::Postponed { claim, consumers, marks, attempt, why, at_once, .. } => {
+            let settlement = attempt.settlement_later(settings, now, why, *at_once);
             settle_marked(conn, *claim, consumers, marks, &settlement, now)
         }
         Report::Broken { claim, error } => {

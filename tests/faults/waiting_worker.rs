@@ -256,6 +256,8 @@ fn a_disk_that_a_transactional_handler_finds_full_spends_no_attempt_and_stops_no
 
     // By hand the caller is told.
     assert_eq!(bus.drain().unwrap_err().fault(), Some(Fault::DiskFull));
+    assert_eq!(attempts.get(), 2, "each once");
+    assert!(of_them("small").iter().all(|row| row.status == OutboxStatus::Processed));
     assert!(of_them("large").iter().all(|row| (row.status, row.attempt_count) == (OutboxStatus::Pending, 0)));
     assert!(of_them("large").iter().all(|row| row.last_error.as_ref().unwrap().contains("full")));
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postbox::testing::ManualClock;
-use postbox::{OutboxStatus, Postbox, Subscription};
+use postbox::{Context, Event, OutboxStatus, Postbox, Subscription, Tx};
 
 use crate::support::{Calls, SECOND, TestBox, event, file_box, noting, start_time, status, wait_until};
 use crate::{consumer, is_parked, parked, rows};
@@ -51,6 +51,40 @@ fn two_boxes_let_go_of_the_same_events_and_none_is_lost_or_run_twice() {
         other.drain().unwrap();
         test.bus.drain().unwrap();
         assert_eq!((calls.take().len(), parked(&test.bus), rows(&test.bus)), (1_200, 0, 0), "{round}");
+    }
+}
+
+/// While a handler runs, another box ends the pause that its event was to wait for, and lets go whatever waits by then.
+#[test]
+fn an_event_is_not_parked_for_a_pause_that_has_ended_while_its_other_handlers_ran() {
+    for transactional in [false, true] {
+        let calls = Calls::default();
+        let test = file_box();
+        let bus = &test.bus;
+        let other = test.second();
+        let resume = move || {
+            if other.resume(&consumer("paused")).unwrap() {
+                other.drain().unwrap();
+                assert_eq!(rows(&other), 0, "it is forgotten");
+            }
+        };
+        bus.subscribe_many([
+            Subscription::new("a", "resumes", move |_: &Event, _: &Context<'_>| {
+                resume();
+                Ok(())
+            }),
+            if transactional {
+                Subscription::transactional("a", "last", |_: &Event, _: &Tx<'_>| Ok(())).priority(-1)
+            } else {
+                Subscription::new("a", "last", noting(&calls, "last")).priority(-1)
+            },
+            Subscription::new("a", "paused", noting(&calls, "paused")),
+        ])
+        .unwrap();
+        bus.pause(&consumer("paused"), None, None).unwrap();
+        bus.publish(event("a")).unwrap();
+        assert_eq!(bus.drain().unwrap(), 1, "transactional: {transactional}");
+        assert_eq!(calls.count("paused"), 1);
     }
 }
 

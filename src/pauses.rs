@@ -4,7 +4,8 @@
 //! what waited for it is still to be let go, whatever process ended it, and after a restart too. Who has let all of it go deletes
 //! the row.
 
-use std::collections::HashMap;
+mod in_force;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::clock::{self, PAUSED_UNTIL, from_micros};
+pub(crate) use self::in_force::Pauses;
+use crate::clock::{self, from_micros};
 use crate::error::{Error, Result};
 use crate::validate;
 
@@ -246,93 +248,15 @@ pub(crate) fn list(conn: &Connection, now: i64) -> Result<Vec<Pause>> {
     Ok(pauses)
 }
 
-/// What a delivery needs to know of the pauses.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Pauses {
-    consumers: HashMap<String, End>,
-    event_names: HashMap<String, End>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct End {
-    /// `None`: when somebody resumes it. Negative: it is over.
-    until: Option<i64>,
-    is_in_file: bool,
-}
-
-impl End {
-    fn is_in_force(self, now: i64) -> bool {
-        self.until.is_none_or(|until| until > now)
-    }
-
-    /// When an event is due that waits for this one: what the file does not know lets nobody go.
-    fn due(self, now: i64) -> Option<i64> {
-        match self.until.filter(|_| !self.is_in_file) {
-            _ if !self.is_in_force(now) => None,
-            Some(until) => Some(until),
-            None => Some(PAUSED_UNTIL),
-        }
-    }
-}
-
 /// All rows, those included that are over.
 pub(crate) fn load(conn: &Connection) -> Result<Pauses> {
     let mut pauses = Pauses::default();
     let mut statement = conn.prepare_cached("SELECT kind, name, until FROM main.postbox_pause")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let end = End { until: row.get(2)?, is_in_file: true };
-        match PauseTarget::read(row.get_ref(0)?, row.get_ref(1)?) {
-            Some(PauseTarget::Consumer(name)) => drop(pauses.consumers.insert(name, end)),
-            Some(PauseTarget::EventName(name)) => drop(pauses.event_names.insert(name, end)),
-            None => {}
+        if let Some(target) = PauseTarget::read(row.get_ref(0)?, row.get_ref(1)?) {
+            pauses.insert(target, row.get(2)?);
         }
     }
     Ok(pauses)
-}
-
-impl Pauses {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.consumers.is_empty() && self.event_names.is_empty()
-    }
-
-    /// When an event is due that waits for this consumer alone; `None` when it is not paused.
-    pub(crate) fn of_consumer(&self, name: &str, now: i64) -> Option<i64> {
-        self.consumers.get(name)?.due(now)
-    }
-
-    /// The same of an event's name.
-    pub(crate) fn of_event_name(&self, name: &str, now: i64) -> Option<i64> {
-        self.event_names.get(name)?.due(now)
-    }
-
-    /// Adds a pause of a consumer, unless one that lasts as long is there.
-    pub(crate) fn add(&mut self, consumer: &str, until: i64, is_in_file: bool) {
-        let lasts = |end: &End| end.until.is_none_or(|other| other >= until);
-        if !self.consumers.get(consumer).is_some_and(lasts) {
-            self.consumers.insert(consumer.to_owned(), End { until: Some(until), is_in_file });
-        }
-    }
-
-    fn ends(&self) -> impl Iterator<Item = End> {
-        self.consumers.values().chain(self.event_names.values()).copied()
-    }
-
-    /// Whether one in the file is over, so that what waited for it is to be let go.
-    pub(crate) fn is_any_over(&self, now: i64) -> bool {
-        self.ends().any(|end| end.is_in_file && !end.is_in_force(now))
-    }
-
-    /// When the next one ends by itself.
-    pub(crate) fn next_end(&self, now: i64) -> Option<i64> {
-        self.ends().filter_map(|end| end.until).filter(|until| *until > now).min()
-    }
-
-    /// Whether `newer` lacks one that was in force, as when another program deletes it.
-    pub(crate) fn lost_one(&self, newer: &Pauses, now: i64) -> bool {
-        let lost = |old: &HashMap<String, End>, new: &HashMap<String, End>| {
-            old.iter().any(|(name, end)| end.is_in_file && end.is_in_force(now) && !new.contains_key(name))
-        };
-        lost(&self.consumers, &newer.consumers) || lost(&self.event_names, &newer.event_names)
-    }
 }

@@ -39,3 +39,12 @@ pub(crate) fn number_of(conn: &Connection, consumer: &str) -> Result<i64> {
         Err(error) => Err(error.into()),
     }
 }
+
+/// All names, sorted.
+pub(crate) fn names(conn: &Connection) -> Result<Vec<String>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT name FROM main.postbox_consumer INDEXED BY sqlite_autoindex_postbox_consumer_1 ORDER BY name",
+    )?;
+    let names = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    Ok(names)
+}

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::bell::Bell;
@@ -289,6 +290,17 @@ impl Core {
             change(&mut wanted);
             wanted.validate()?;
             settings::store(conn, &before, &wanted, self.clock.now())
+        })?;
+        let settings = self.db.read(OPERATION, |conn| self.reload_settings(conn))?;
+        self.bell.ring();
+        Ok(settings)
+    }
+
+    /// One setting by its name, stored also where it is the default.
+    pub(crate) fn set_setting(&self, field: &str, value: Value) -> Result<Settings> {
+        const OPERATION: &str = "set_setting";
+        self.db.write(OPERATION, |conn| {
+            settings::store_one(conn, &self.defaults, field, value, self.clock.now())
         })?;
         let settings = self.db.read(OPERATION, |conn| self.reload_settings(conn))?;
         self.bell.ring();

@@ -1,5 +1,7 @@
 //! The table `inbox_event`: one row per event and consumer; its types and all of its SQL.
 
+mod listing;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -9,6 +11,8 @@ use rusqlite::{Connection, ErrorCode, Row, params};
 use serde::Serialize;
 use time::OffsetDateTime;
 
+pub use self::listing::ConsumerSummary;
+pub(crate) use self::listing::consumers;
 use crate::clock::from_micros;
 use crate::error::{Error, Result};
 use crate::event::EventId;

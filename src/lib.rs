@@ -53,6 +53,8 @@
 //!   what it came from with [`Outbox::causation_tree`].
 //! - **Pause** a consumer or an event name with [`Postbox::pause`], or from a handler with [`HandlerError::pause_consumer`].
 //! - **Tune** while it runs with [`Postbox::update_settings`].
+//! - **Open** a file that somebody else writes, or a copy, only to look at it, with [`Postbox::open_read_only`]; check it with
+//!   [`Postbox::verify`].
 //! - **Copy** with [`Postbox::backup`], [`Postbox::with_quiesced_file`] and [`restore`].
 //!
 //! # What it promises
@@ -170,6 +172,7 @@ mod sync;
 pub mod testing;
 mod tx;
 mod validate;
+mod verify;
 mod worker;
 
 pub use crate::backoff::Backoff;
@@ -182,20 +185,21 @@ pub use crate::fault::Fault;
 pub use crate::handler::{Context, Handler, HandlerError, HandlerResult, TransactionalHandler};
 pub use crate::health::Health;
 pub use crate::history::{HistoryEntry, HistoryKind};
-pub use crate::inbox::{InboxEvent, InboxId, InboxStatus};
+pub use crate::inbox::{ConsumerSummary, InboxEvent, InboxId, InboxStatus};
 pub use crate::links::{EntityRef, IntegrationLink, LinkType, NewLink};
 pub use crate::outbox::{
     CausationNode, CausationTree, Cursor, EventFilter, EventPage, EventSummary, OutboxEvent, OutboxStatus,
     Page,
 };
 pub use crate::pauses::{Pause, PauseTarget};
-pub use crate::postbox::{Postbox, restore};
+pub use crate::postbox::{Postbox, check_backup, restore};
 pub use crate::registry::{Registry, Subscription};
 pub use crate::services::{Inbox, Links, Outbox};
 pub use crate::settings::{Settings, UnhandledEvents};
 pub use crate::stats::Stats;
 pub use crate::story::EventStory;
 pub use crate::tx::Tx;
+pub use crate::verify::{Finding, Severity, Verification};
 pub use crate::worker::{ShutdownReport, Worker};
 
 /// The README's snippets are compiled and run.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use rusqlite::Connection;
+use serde_json::Value;
 
 use crate::builder::Builder;
 use crate::core::Core;
@@ -20,9 +21,10 @@ use crate::pauses::{self, Pause, PauseTarget};
 use crate::pruning;
 use crate::registry::{Registry, Subscription};
 use crate::services::{Access, Inbox, Links, Outbox};
-use crate::settings::Settings;
+use crate::settings::{self, Settings};
 use crate::stats::{self, Stats};
 use crate::tx::Tx;
+use crate::verify::{self, Verification};
 use crate::worker::{self, Worker};
 
 /// A durable outbox, inbox and link store in the application's SQLite file.
@@ -313,6 +315,35 @@ impl Postbox {
         self.core.update_settings(change)
     }
 
+    /// What the file holds of the settings, by the names of the fields of [`Settings`]: what an operator has changed. The rest
+    /// has the application's defaults.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn stored_settings(&self) -> Result<Vec<(&'static str, Value)>> {
+        self.core.db.read("stored_settings", settings::stored)
+    }
+
+    /// Changes one setting by the name of its field, as [`update_settings`](Postbox::update_settings) does, for programs that
+    /// do not know the application's defaults: the value is stored also where it is the default.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the field `key` for a name that no setting has, and with the setting's name for a value that is
+    /// of another type or out of its range: nothing is changed.
+    ///
+    /// ```
+    /// # use postbox::Postbox;
+    /// # fn main() -> postbox::Result<()> {
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// postbox.set_setting("batch_size", 10.into())?;
+    /// assert_eq!(postbox.stored_settings()?, [("batch_size", 10.into())]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn set_setting(&self, key: &str, value: Value) -> Result<Settings> {
+        self.core.set_setting(key, value)
+    }
+
     /// Pauses a consumer, or all events of a name, for everybody who uses the file: until [`resume`](Postbox::resume), or for
     /// `duration`, which is at least 100 ms. It is durable when this returns, and outlives a restart.
     ///
@@ -396,6 +427,16 @@ impl Postbox {
     /// ```
     pub fn health(&self) -> Health {
         self.core.health.get()
+    }
+
+    /// Looks at all that is in the file: that it is sound, that the tables agree with each other, and what somebody should do
+    /// something about. It reads every row, a second or so for each gigabyte, and holds no lock that a writer waits for; a
+    /// -wal cannot be emptied meanwhile.
+    ///
+    /// # Errors
+    /// When the file cannot be read. Damage that is found is a [`Finding`](crate::Finding).
+    pub fn verify(&self) -> Result<Verification> {
+        verify::verify(&self.core)
     }
 
     // ---- space -----------------------------------------------------------------------------------------------------
@@ -503,4 +544,14 @@ impl fmt::Debug for Postbox {
 /// [`Error::CannotOpen`] for a backup that is not sound; [`Error::Io`]. `to` is left as it was.
 pub fn restore(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
     db::backup::restore(from.as_ref(), to.as_ref(), Duration::from_secs(5), settle::void_leases)
+}
+
+/// Whether [`restore`] would take this backup: it can be read, is a box, and passes SQLite's `integrity_check`. Nothing is
+/// written. The version of postbox's schema in it; `restore` brings an older one up to date.
+///
+/// # Errors
+/// [`Error::Damaged`], [`Error::NotADatabase`], [`Error::SchemaTooNew`] and [`Error::CannotOpen`]; [`Error::Io`] when there is
+/// no such file.
+pub fn check_backup(from: impl AsRef<Path>) -> Result<u32> {
+    db::backup::check(from.as_ref(), Duration::from_secs(5))
 }

@@ -1,12 +1,13 @@
 //! The table `postbox_setting`: what an operator may change while the application runs.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Result};
+use crate::error::{self, Error, Result};
 use crate::outbox::OutboxStatus;
 use crate::validate;
 
@@ -255,24 +256,72 @@ pub(crate) fn load(
     Ok(settings)
 }
 
+/// Keys of this release whose values [`load`] passes over.
+pub(crate) fn unusable(conn: &Connection) -> Result<Vec<String>> {
+    let passed_over = RefCell::new(Vec::new());
+    load(conn, &Settings::default(), |key| {
+        passed_over.borrow_mut().push(key.to_owned());
+        false
+    })?;
+    Ok(passed_over.into_inner())
+}
+
+/// What the file holds of this release's settings, by the names of the fields, in their order: values that cannot be used
+/// included, as texts where they are no JSON.
+pub(crate) fn stored(conn: &Connection) -> Result<Vec<(&'static str, Value)>> {
+    let mut found = Vec::new();
+    for (field, name) in KEYS {
+        let value: Option<String> = conn
+            .prepare_cached("SELECT value FROM main.postbox_setting WHERE key = ?1")?
+            .query_row([format!("{PREFIX}{name}")], |row| row.get(0))
+            .optional()?;
+        if let Some(value) = value {
+            found.push((field, serde_json::from_str(&value).unwrap_or(Value::String(value))));
+        }
+    }
+    Ok(found)
+}
+
+/// Stores one setting, also where it is the application's default.
+pub(crate) fn store_one(
+    conn: &Connection,
+    defaults: &Settings,
+    field: &str,
+    value: Value,
+    now: i64,
+) -> Result<()> {
+    let Some((field, name)) = KEYS.iter().find(|(known, _)| *known == field) else {
+        let known: Vec<&str> = KEYS.iter().map(|(field, _)| *field).collect();
+        return Err(Error::invalid("key", format!("must be one of {}", known.join(", "))));
+    };
+    let stored = value.to_string();
+    let wanted = load(conn, defaults, |_| false)?.with(field, value).map_err(|error| match error {
+        Error::Json(error) => Error::invalid(field, error::describe_json(&error)),
+        error => error,
+    })?;
+    wanted.validate()?;
+    write(conn, name, &stored, now)
+}
+
 /// Stores what differs. The rest keeps following the application's defaults.
 pub(crate) fn store(conn: &Connection, old: &Settings, new: &Settings, now: i64) -> Result<()> {
     let (old, new) = (old.to_fields()?, new.to_fields()?);
     for (field, name) in KEYS {
         if old.get(field) != new.get(field) {
-            let value = new.get(field).unwrap_or(&Value::Null).to_string();
-            let stored = conn
-                .prepare_cached(
-                    "INSERT INTO main.postbox_setting (key, value, updated_at) VALUES (?1, ?2, ?3)
-                     ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at",
-                )?
-                .execute(params![format!("{PREFIX}{name}"), value, now])?;
-            if stored != 1 {
-                return Err(Error::NotStored { what: "the setting", table: "postbox_setting" });
-            }
+            write(conn, name, &new.get(field).unwrap_or(&Value::Null).to_string(), now)?;
         }
     }
     Ok(())
+}
+
+fn write(conn: &Connection, name: &str, value: &str, now: i64) -> Result<()> {
+    let stored = conn
+        .prepare_cached(
+            "INSERT INTO main.postbox_setting (key, value, updated_at) VALUES (?1, ?2, ?3)
+             ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at",
+        )?
+        .execute(params![format!("{PREFIX}{name}"), value, now])?;
+    if stored == 1 { Ok(()) } else { Err(Error::NotStored { what: "the setting", table: "postbox_setting" }) }
 }
 
 #[cfg(test)]

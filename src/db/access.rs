@@ -82,8 +82,8 @@ impl Access {
     }
 }
 
-/// How a file that must not be written to can be read. Refuses what is no box of this release's version.
-pub(super) fn find(path: &Path, wait_max: Duration) -> Result<Access> {
+/// How a file that must not be written to can be read, and the version of its schema. Refuses what a newer release wrote.
+pub(super) fn find(path: &Path, wait_max: Duration) -> Result<(Access, Option<u32>)> {
     // Opened and not read: SQLite looks at nothing yet, and says whether it could write.
     let is_writable = !connection::open_file(path)?.is_readonly("main")?;
     let in_use = beside(path, "-shm").exists() && beside(path, "-wal").exists();
@@ -101,7 +101,7 @@ pub(super) fn find(path: &Path, wait_max: Duration) -> Result<Access> {
             refuse_locked(path, wait_max)?;
         }
         match access.open(path, wait_max).and_then(|conn| schema::check(&conn, path)) {
-            Ok(version) => return schema::refuse_other(version, path).map(|()| *access),
+            Ok(version) => return Ok((*access, version)),
             Err(Error::Sqlite(error))
                 if matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)) =>
             {

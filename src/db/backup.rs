@@ -7,11 +7,11 @@ use std::{fs, io, thread};
 use rusqlite::backup::Backup;
 use rusqlite::{Connection, ErrorCode};
 
-use super::access::Access;
 use super::identity::{self, FileIdentity};
 use super::temporary::{TemporaryFile, remove_if_there, sync_folder_of};
+use super::traces::Traces;
 use super::writer::Synchronous;
-use super::{Database, Job, connection, schema};
+use super::{Database, Job, access, connection, schema};
 use crate::error::{self, Error, Result};
 
 /// Findings of `integrity_check` that an error quotes.
@@ -73,11 +73,8 @@ pub(crate) fn restore(
 
     let copy = TemporaryFile::beside(&to)?;
     {
-        let (source, version) = open_backup(&from, wait_max)?;
-        if version.is_none() {
-            return Err(Error::CannotOpen { path: from, reason: "it is no backup of a postbox".to_owned() });
-        }
-        copy_whole(&source, &copy.path)?;
+        let backup = OpenBackup::open(&from, wait_max)?;
+        copy_whole(&backup.conn, &copy.path)?;
     }
     let conn = copy.open()?;
     check_integrity(&conn, &copy.path, &from)?;
@@ -95,6 +92,36 @@ pub(crate) fn restore(
     }
     sync_folder_of(&to)?;
     copy.put_in_place(&to)
+}
+
+/// Whether `restore` would take this backup, and the version of its schema.
+pub(crate) fn check(from: &Path, wait_max: Duration) -> Result<u32> {
+    connection::refuse_unsound_sqlite()?;
+    let from = fs::canonicalize(from).map_err(|error| Error::io("check", from, error))?;
+    let backup = OpenBackup::open(&from, wait_max)?;
+    check_integrity(&backup.conn, &from, &from)?;
+    Ok(backup.version)
+}
+
+/// It may lie on a medium that cannot be written to, and is not written to in any case.
+struct OpenBackup {
+    conn: Connection,
+    version: u32,
+    /// Dropped after the connection.
+    _traces: Traces,
+}
+
+impl OpenBackup {
+    fn open(path: &Path, wait_max: Duration) -> Result<Self> {
+        let traces = Traces::note(path);
+        identity::refuse_too_short(path)?;
+        let (access, version) = access::find(path, wait_max)?;
+        let Some(version) = version else {
+            let reason = "it is no backup of a postbox".to_owned();
+            return Err(Error::CannotOpen { path: path.to_owned(), reason });
+        };
+        Ok(OpenBackup { conn: access.open(path, wait_max)?, version, _traces: traces })
+    }
 }
 
 /// One step: in small steps a copy begins anew whenever somebody commits, and never ends under load.
@@ -126,17 +153,22 @@ fn is_companion(database: &Path, other: &Path) -> bool {
 
 /// `blame` is the file that the caller knows.
 fn check_integrity(conn: &Connection, path: &Path, blame: &Path) -> Result<()> {
-    let findings = match run_check(conn, &format!("PRAGMA main.integrity_check({FINDINGS_MAX})")) {
-        // The application's own collations and functions, which its schema uses, are not known here.
-        Err(rusqlite::Error::SqlInputError { .. }) => check_each_table(conn)?,
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::Unknown) => check_each_table(conn)?,
-        findings => findings?,
-    };
+    let findings = integrity_findings(conn)?;
     if findings.is_empty() {
         return Ok(());
     }
     log::error!(target: "postbox::db", "the copy {} was found damaged and is dropped", path.display());
     Err(Error::Damaged { path: blame.to_owned(), report: findings.join("; ") })
+}
+
+/// The first findings of SQLite's `integrity_check`.
+pub(crate) fn integrity_findings(conn: &Connection) -> Result<Vec<String>> {
+    match run_check(conn, &format!("PRAGMA main.integrity_check({FINDINGS_MAX})")) {
+        // The application's own collations and functions, which its schema uses, are not known here.
+        Err(rusqlite::Error::SqlInputError { .. }) => check_each_table(conn),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::Unknown) => check_each_table(conn),
+        findings => Ok(findings?),
+    }
 }
 
 /// Checks what can be checked, and the library's tables are always among it.
@@ -186,23 +218,6 @@ fn checkpoint_whole(conn: &Connection, wait_max: Duration) -> Result<()> {
             });
         }
         thread::sleep(Duration::from_millis(5)); // a reader of another process tells nobody when it ends
-    }
-}
-
-/// A backup may lie on a medium that cannot be written to; a WAL database there opens only as immutable.
-fn open_backup(path: &Path, wait_max: Duration) -> Result<(Connection, Option<u32>)> {
-    let conn = connection::open_file(path)?;
-    conn.busy_timeout(wait_max)?;
-    match schema::check(&conn, path) {
-        Err(Error::Sqlite(error))
-            if matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly))
-                && !identity::beside(path, "-wal").exists() =>
-        {
-            let conn = Access::Immutable.open(path, wait_max)?;
-            let version = schema::check(&conn, path)?;
-            Ok((conn, version))
-        }
-        version => Ok((conn, version?)),
     }
 }
 

@@ -10,13 +10,13 @@ mod gate;
 mod identity;
 pub(crate) mod owner;
 mod readers;
-mod schema;
+pub(crate) mod schema;
 mod temporary;
 mod ticket;
 mod traces;
 mod writer;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,7 @@ use self::connection::Source;
 use self::fork::Opened;
 pub(crate) use self::gate::{Gate, Job, WriteGuard};
 use self::identity::FileIdentity;
+use self::owner::OwnerState;
 use self::readers::Readers;
 use self::traces::Traces;
 pub(crate) use self::writer::{Synchronous, Writer};
@@ -121,7 +122,8 @@ impl<J: Job> Database<J> {
         identity::refuse_too_short(&path)?;
         // Before the first connection: dropped after the last, also when the file is refused.
         let traces = Traces::note(&path);
-        let access = access::find(&path, wait_max)?;
+        let (access, version) = access::find(&path, wait_max)?;
+        schema::refuse_other(version, &path)?;
         let file = OpenFile::new(identity, access, opened, wait_max)?;
         *file.traces.lock().unwrap_or_else(PoisonError::into_inner) = Some(traces);
         Ok(Database { gate: Gate::new(Source::ReadOnly, None, wait_max), wait_max, file: Some(file) })
@@ -138,6 +140,16 @@ impl<J: Job> Database<J> {
     /// `None`: in memory.
     pub(crate) fn path(&self) -> Option<&Path> {
         self.file.as_ref().map(|file| file.identity.path())
+    }
+
+    /// Beside the file, under its name and `suffix`.
+    pub(crate) fn beside(&self, suffix: &str) -> Option<PathBuf> {
+        self.path().map(|path| identity::beside(path, suffix))
+    }
+
+    /// Whether the box that has this number lives. In memory there is only this one.
+    pub(crate) fn owner_state(&self, owner: u32) -> OwnerState {
+        self.path().map_or(OwnerState::Alive, |path| owner::state_of(path, owner))
     }
 
     pub(crate) fn refuse_forked(&self, operation: &'static str) -> Result<()> {

@@ -126,6 +126,25 @@ pub(crate) fn is_alive(database: &Path, owner: u32) -> bool {
         .is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
+/// What a look at an owner's lock says, which changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OwnerState {
+    Alive,
+    Dead,
+    /// There is no lock, as beside a copy, or it may not be read.
+    Unknown,
+}
+
+pub(crate) fn state_of(database: &Path, owner: u32) -> OwnerState {
+    let path = identity::beside(database, &format!("{INFIX}{owner:08x}"));
+    // Shared, and for a moment: whoever would take over finds it locked at the most once.
+    match File::open(path).map(|file| file.try_lock_shared()) {
+        Ok(Ok(())) => OwnerState::Dead,
+        Ok(Err(TryLockError::WouldBlock)) => OwnerState::Alive,
+        Ok(Err(TryLockError::Error(_))) | Err(_) => OwnerState::Unknown,
+    }
+}
+
 /// The dead among those who had this database open.
 pub(crate) fn find_dead(database: &Path) -> Vec<DeadOwner> {
     let (Some(folder), Some(name)) = (database.parent(), database.file_name()) else { return Vec::new() };
@@ -191,6 +210,10 @@ mod tests {
         assert!(find_dead(&database).is_empty());
         assert!(is_alive(&database, 7) && !is_alive(&database, 8));
         assert!(is_known(&database, 7) && !is_known(&database, 8));
+        assert_eq!(
+            [state_of(&database, 7), state_of(&database, 8)],
+            [OwnerState::Alive, OwnerState::Unknown]
+        );
         drop(alive);
         assert!(!is_alive(&database, 7));
         assert!(find_dead(&database).is_empty(), "an orderly end is no death");
@@ -201,6 +224,7 @@ mod tests {
         fs::write(folder.path().join("app.db-postbox-notes"), "").unwrap();
         fs::write(folder.path().join("app.db-postbox-0000002a.new"), "").unwrap();
         fs::write(folder.path().join("other.db-postbox-0000002b"), "").unwrap();
+        assert_eq!(state_of(&database, 42), OwnerState::Dead);
         let mut dead = find_dead(&database);
         assert_eq!(dead.iter().map(|dead| dead.owner).collect::<Vec<_>>(), [42]);
         assert_eq!(dead[0].begun, [3, 5]);

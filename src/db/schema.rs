@@ -151,6 +151,86 @@ fn foreign_objects(conn: &Connection) -> Result<Vec<(String, String)>> {
     Ok(all.into_iter().filter(|(name, _)| is_foreign(name)).collect())
 }
 
+/// How the library's objects in the file differ from those that this release makes, and what is on its tables that it did not
+/// make.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Differences {
+    /// Each as `index outbox_event_due`.
+    pub(crate) missing: Vec<String>,
+    pub(crate) changed: Vec<String>,
+    /// Triggers and indexes.
+    pub(crate) foreign: Vec<String>,
+}
+
+/// Reads only.
+pub(crate) fn differences(conn: &Connection) -> Result<Differences> {
+    let fresh = Connection::open_in_memory()?;
+    fresh.execute_batch(SCHEMA)?;
+    let mut differences = Differences::default();
+    for (kind, name) in own_objects(&fresh)? {
+        let definition = definition_of(&fresh, &kind, &name)?;
+        match definition_of(conn, &kind, &name)? {
+            None => differences.missing.push(format!("{kind} {name}")),
+            Some(found) if Some(&found) != definition.as_ref() => {
+                differences.changed.push(format!("{kind} {name}"));
+            }
+            Some(_) => {}
+        }
+    }
+    let mut statement = conn.prepare(
+        "SELECT type, name, tbl_name FROM main.sqlite_schema
+         WHERE type IN ('trigger', 'index') AND sql IS NOT NULL ORDER BY type, name",
+    )?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (kind, name, table): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        if is_own(&table) && !is_own(&name) {
+            differences.foreign.push(format!("{kind} {name} on {table}"));
+        }
+    }
+    Ok(differences)
+}
+
+fn is_own(name: &str) -> bool {
+    NAMES.iter().chain(&["postbox_schema"]).any(|own| name.eq_ignore_ascii_case(own))
+}
+
+fn own_objects(fresh: &Connection) -> Result<Vec<(String, String)>> {
+    let mut statement = fresh
+        .prepare("SELECT type, name FROM main.sqlite_schema WHERE sql IS NOT NULL ORDER BY type, name")?;
+    let objects = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(objects.collect::<rusqlite::Result<_>>()?)
+}
+
+/// `None`: there is no such object. Of a table its columns, since an upgraded one was put together in steps; of a view nothing,
+/// as nothing depends on it; of others their SQL.
+fn definition_of(conn: &Connection, kind: &str, name: &str) -> Result<Option<Vec<String>>> {
+    let sql: Option<String> = conn
+        .query_row("SELECT sql FROM main.sqlite_schema WHERE type = ?1 AND name = ?2", [kind, name], |row| {
+            row.get(0)
+        })
+        .optional()?;
+    let Some(sql) = sql else { return Ok(None) };
+    match kind {
+        "view" => Ok(Some(Vec::new())),
+        "table" => {
+            let mut statement = conn.prepare(
+                "SELECT name || ' ' || type || ' ' || \"notnull\" || ' ' || pk || ' ' || hidden || ' ' || coalesce(dflt_value, '')
+                 FROM pragma_table_xinfo(?1, 'main') ORDER BY name",
+            )?;
+            let columns = statement.query_map([name], |row| row.get(0))?;
+            Ok(Some(columns.collect::<rusqlite::Result<_>>()?))
+        }
+        _ => Ok(Some(words_of(&sql))),
+    }
+}
+
+/// Without layout, comments and the name of the database.
+fn words_of(sql: &str) -> Vec<String> {
+    let lines = sql.lines().map(|line| line.split_once("--").map_or(line, |(code, _)| code));
+    lines.flat_map(str::split_whitespace).map(|word| word.replace("main.", "")).collect()
+}
+
 fn busy_timeout_ms(conn: &Connection) -> u64 {
     conn.pragma_query_value(None, "busy_timeout", |row| row.get(0)).unwrap_or(0)
 }

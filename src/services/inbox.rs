@@ -3,7 +3,7 @@
 use super::Access;
 use crate::error::Result;
 use crate::event::EventId;
-use crate::inbox::{self, Change, InboxEvent, InboxId};
+use crate::inbox::{self, Change, ConsumerSummary, InboxEvent, InboxId};
 
 /// What consumers have done with events. The box keeps these rows by itself while it delivers; an application that delivers
 /// events of this outbox by other ways can use them for its own dedupe.
@@ -91,6 +91,14 @@ impl<'a> Inbox<'a> {
     /// When the file cannot be read.
     pub fn count_unprocessed(&self, consumer_name: &str) -> Result<u64> {
         self.access.read("inbox.count_unprocessed", |conn| inbox::count_unprocessed(conn, consumer_name))
+    }
+
+    /// Every consumer that has had to do with events of this file, by name.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn consumers(&self) -> Result<Vec<ConsumerSummary>> {
+        self.access.read_snapshot("inbox.consumers", inbox::consumers)
     }
 
     fn change(&self, operation: &'static str, id: InboxId, change: Change<'_>) -> Result<InboxEvent> {

@@ -1,0 +1,119 @@
+//! What `verify` counts. These statements read whole tables, on purpose, and stand nowhere else.
+
+use rusqlite::{Connection, OptionalExtension};
+
+use crate::clock::{HELD_UNTIL, PAUSED_UNTIL};
+use crate::error::Result;
+use crate::outbox::SEQ_MAX;
+use crate::outbox::claim::LeaseId;
+
+/// Events, one by one.
+#[derive(Debug, Default)]
+pub(super) struct Events {
+    /// With a number that a box gives.
+    pub(super) numbered: i64,
+    pub(super) misnumbered: i64,
+    pub(super) newest: i64,
+    pub(super) processed: i64,
+    pub(super) failed: i64,
+    pub(super) dead_letter: i64,
+    pub(super) unknown_status: i64,
+    pub(super) never_due: i64,
+    pub(super) held: i64,
+    pub(super) paused: i64,
+    pub(super) unreadable: i64,
+    pub(super) latest_time: i64,
+}
+
+pub(super) fn events(conn: &Connection) -> Result<Events> {
+    Ok(conn.query_row(
+        "SELECT coalesce(sum(seq BETWEEN 1 AND ?1), 0), coalesce(sum(seq NOT BETWEEN 1 AND ?1), 0),
+                coalesce(max(iif(seq <= ?1, seq, 0)), 0), coalesce(sum(status = 'processed'), 0),
+                coalesce(sum(status = 'failed'), 0), coalesce(sum(status = 'dead_letter'), 0),
+                coalesce(sum(status NOT IN ('pending', 'processing', 'processed', 'failed', 'dead_letter')), 0),
+                coalesce(sum(status IN ('pending', 'processing') AND available_at > ?2), 0),
+                coalesce(sum(status = 'pending' AND available_at = ?2), 0),
+                coalesce(sum(status = 'pending' AND available_at = ?3), 0),
+                coalesce(sum(NOT json_valid(payload) OR (metadata IS NOT NULL AND NOT json_valid(metadata))), 0),
+                coalesce(max(max(created_at, updated_at)), 0)
+         FROM main.outbox_event NOT INDEXED",
+        [SEQ_MAX, HELD_UNTIL, PAUSED_UNTIL],
+        |row| {
+            Ok(Events {
+                numbered: row.get(0)?,
+                misnumbered: row.get(1)?,
+                newest: row.get(2)?,
+                processed: row.get(3)?,
+                failed: row.get(4)?,
+                dead_letter: row.get(5)?,
+                unknown_status: row.get(6)?,
+                never_due: row.get(7)?,
+                held: row.get(8)?,
+                paused: row.get(9)?,
+                unreadable: row.get(10)?,
+                latest_time: row.get(11)?,
+            })
+        },
+    )?)
+}
+
+/// What the file says of them without counting.
+pub(super) struct Counter {
+    pub(super) processed: i64,
+    pub(super) deleted: i64,
+    pub(super) last_deleted: i64,
+}
+
+pub(super) fn counter(conn: &Connection) -> Result<Option<Counter>> {
+    let counter = conn
+        .query_row("SELECT processed, deleted, last_deleted FROM main.postbox_counter", [], |row| {
+            Ok(Counter { processed: row.get(0)?, deleted: row.get(1)?, last_deleted: row.get(2)? })
+        })
+        .optional()?;
+    Ok(counter)
+}
+
+/// Leases under which events are claimed, and until when.
+pub(super) fn claims(conn: &Connection) -> Result<Vec<(LeaseId, i64)>> {
+    let mut statement = conn.prepare(
+        "SELECT lease_id, available_at FROM main.outbox_event INDEXED BY outbox_event_claimed WHERE status = 'processing'",
+    )?;
+    let claims = statement.query_map([], |row| Ok((LeaseId(row.get(0)?), row.get(1)?)))?;
+    Ok(claims.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Inbox rows of no event.
+pub(super) fn orphaned_inbox_rows(conn: &Connection) -> Result<i64> {
+    Ok(conn.query_row(
+        "SELECT count(*) FROM main.inbox_event i
+         WHERE NOT EXISTS (SELECT 1 FROM main.outbox_event o WHERE o.seq = i.id >> 20)",
+        [],
+        |row| row.get(0),
+    )?)
+}
+
+/// Inbox rows whose key is another consumer's, or nobody's.
+pub(super) fn misplaced_inbox_rows(conn: &Connection) -> Result<i64> {
+    Ok(conn.query_row(
+        "SELECT count(*) FROM main.inbox_event i LEFT JOIN main.postbox_consumer c ON c.number = i.id & 1048575
+         WHERE c.name IS NOT i.consumer_name",
+        [],
+        |row| row.get(0),
+    )?)
+}
+
+/// History of no event.
+pub(super) fn orphaned_history(conn: &Connection) -> Result<i64> {
+    Ok(conn.query_row(
+        "SELECT count(*) FROM main.postbox_history h
+         WHERE NOT EXISTS (SELECT 1 FROM main.outbox_event o WHERE o.seq = h.event)",
+        [],
+        |row| row.get(0),
+    )?)
+}
+
+/// The file's size by SQLite's own account: bytes of a page, pages, and those of them that are free.
+pub(super) fn pages(conn: &Connection) -> Result<(u64, u64, u64)> {
+    let number = |pragma: &str| conn.pragma_query_value(Some("main"), pragma, |row| row.get(0));
+    Ok((number("page_size")?, number("page_count")?, number("freelist_count")?))
+}

@@ -67,18 +67,20 @@ impl Findings {
         const ADVICE: &str = "statistics may be off, and deliveries are not: the application sets it right when it next opens the \
                               file with fewer than 5,000 pending events";
         let Some(counter) = counter else {
-            let advice = "somebody has deleted it: INSERT INTO postbox_counter (singleton) VALUES (1), while nobody has the file open";
+            let advice = "somebody has deleted it: INSERT INTO main.postbox_counter (singleton) VALUES (1), while nobody has the file open";
             self.add(Severity::Error, "counters", "postbox_counter has no row", advice);
             return;
         };
         if counter.processed != events.processed {
-            let what =
-                format!("{} are counted as processed, and {} are", counter.processed, events.processed);
+            let what = format!(
+                "processed events: {} by the counter, {} by counting",
+                counter.processed, events.processed
+            );
             self.add(Severity::Warning, "counters", what, ADVICE);
         }
         let total = counter.last_deleted.max(events.newest) - counter.deleted;
         if total != events.numbered {
-            let what = format!("{total} events are counted, and {} are there", events.numbered);
+            let what = format!("events: {total} by the counter, {} by counting", events.numbered);
             let advice = "statistics may be off, and deliveries are not: another program has inserted or deleted rows; set \
                           `deleted` of postbox_counter right";
             self.add(Severity::Warning, "counters", what, advice);
@@ -91,34 +93,44 @@ impl Findings {
             (
                 Severity::Error,
                 events.unreadable,
-                "hold a payload or metadata that is no JSON",
+                "whose payload or metadata is no JSON",
                 "another program wrote it: they cannot be delivered, and end as dead letters",
             ),
-            (Severity::Warning, events.unknown_status, "have a status that nobody knows", SET_ASIDE),
-            (Severity::Warning, events.never_due, "are due after the year 9999, that is, never", SET_ASIDE),
+            (Severity::Warning, events.unknown_status, "of a status that nobody knows", SET_ASIDE),
+            (
+                Severity::Warning,
+                events.never_due,
+                "that are due after the year 9999, that is, never",
+                SET_ASIDE,
+            ),
             (
                 Severity::Warning,
                 events.misnumbered,
-                "have a number that no box can have given",
+                "of a number that no box can have given",
                 "another program wrote them, and what consumers did with them cannot be noted: publish them anew, and delete these",
             ),
             (
                 Severity::Note,
                 events.dead_letter + events.failed,
-                "have failed for good",
-                "look at their errors; retry or discard them",
+                "that have failed for good",
+                "look at their errors, and retry or discard them",
             ),
             (
                 Severity::Note,
                 events.held,
-                "wait for somebody to subscribe to them",
+                "that wait for somebody to subscribe to them",
                 "nothing, if the consumer is still to come",
             ),
-            (Severity::Note, events.paused, "wait for what is paused", "resume it when its reason is gone"),
+            (
+                Severity::Note,
+                events.paused,
+                "that wait for what is paused",
+                "resume it when its reason is gone",
+            ),
         ];
         for (severity, count, what, advice) in cases {
             if count > 0 {
-                self.add(severity, "events", format!("{count} events {what}"), advice);
+                self.add(severity, "events", format!("events {what}: {count}"), advice);
             }
         }
     }
@@ -135,21 +147,20 @@ impl Findings {
         };
         let dead = count(OwnerState::Dead, false) + count(OwnerState::Dead, true);
         if dead > 0 {
-            let what = format!("{dead} events are claimed by a process that died");
+            let what = format!("events that a process has claimed which died: {dead}");
             let advice =
                 "the application takes them over when it next opens the file, or within a poll where it runs";
             self.add(Severity::Warning, "claims", what, advice);
         }
         let late = count(OwnerState::Alive, true);
         if late > 0 {
-            let what =
-                format!("{late} events are claimed by a process that lives and does not renew its leases");
+            let what = format!("events whose lease has run out under a process that lives: {late}");
             let advice = "look whether it hangs, or whether `processing_lease_ms` is too short for handlers that run by hand";
             self.add(Severity::Warning, "claims", what, advice);
         }
         let unknown = count(OwnerState::Unknown, false) + count(OwnerState::Unknown, true);
         if unknown > 0 {
-            let what = format!("{unknown} events are claimed by a process of which nothing is known here");
+            let what = format!("events that a process has claimed of which nothing is known here: {unknown}");
             let advice = "nothing: in a copy that is usual, and they are due when their leases have run out";
             self.add(Severity::Note, "claims", what, advice);
         }
@@ -157,12 +168,12 @@ impl Findings {
 
     pub(super) fn inbox(&mut self, orphaned: i64, misplaced: i64) {
         if orphaned > 0 {
-            let what = format!("{orphaned} inbox rows are about events that are not there");
+            let what = format!("inbox rows about events that are not there: {orphaned}");
             let advice = "the trigger outbox_event_deleted was missing, or another program wrote them: they can be deleted";
             self.add(Severity::Warning, "inbox", what, advice);
         }
         if misplaced > 0 {
-            let what = format!("{misplaced} inbox rows stand under another consumer's number");
+            let what = format!("inbox rows under another consumer's number: {misplaced}");
             let advice = "another program wrote them, and what they say is not seen: their consumers may be asked again";
             self.add(Severity::Error, "inbox", what, advice);
         }
@@ -170,7 +181,7 @@ impl Findings {
 
     pub(super) fn history(&mut self, orphaned: i64) {
         if orphaned > 0 {
-            let what = format!("{orphaned} rows of postbox_history are about events that are not there");
+            let what = format!("rows of postbox_history about events that are not there: {orphaned}");
             let advice = "the trigger outbox_event_deleted was missing: they can be deleted";
             self.add(Severity::Warning, "history", what, advice);
         }

@@ -11,6 +11,10 @@ ci:
 test:
     cargo test
 
+# The program's tests; `POSTBOX_BLESS=1 just program` writes what it should print anew.
+program:
+    cargo test --features cli --test program
+
 # The library's threads under shuttle, in thousands of orders; `POSTBOX_SCHEDULES=100000 just schedules` for as many of each.
 schedules:
     CARGO_PROFILE_DEV_OPT_LEVEL=1 RUSTFLAGS="--cfg shuttle" cargo test --locked --lib schedules --target-dir target/shuttle

@@ -131,6 +131,9 @@
 //!
 //! `bundled` (default): builds SQLite from the source that rusqlite ships. Without it the host's SQLite is linked, and
 //! opening fails with [`Error::UnsupportedSqlite`] where that is older than 3.51.3.
+//!
+//! `cli`: builds the program `postbox`, which looks at a file and works on it from the command line
+//! (`cargo install postbox --features cli`). The library does not change.
 
 #![forbid(unsafe_code)]
 
@@ -201,6 +204,9 @@ pub use crate::story::EventStory;
 pub use crate::tx::Tx;
 pub use crate::verify::{Finding, Severity, Verification};
 pub use crate::worker::{ShutdownReport, Worker};
+
+/// The version of postbox's schema that this release reads and writes. A box brings an older file up to it when it opens it.
+pub const SCHEMA_VERSION: u32 = db::schema::VERSION;
 
 /// The README's snippets are compiled and run.
 #[cfg(doctest)]

@@ -1,0 +1,45 @@
+//! The commands, in the order in which `--help` lists them. A new one is a file here, a variant, and a line in `run`.
+
+mod backup;
+mod completions;
+mod consumers;
+mod links;
+mod restore;
+mod settings;
+mod stats;
+mod upgrade;
+mod verify;
+
+use clap::Subcommand;
+
+use crate::context::Context;
+use crate::failure::Failure;
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    Stats(stats::Args),
+    Consumers(consumers::Args),
+    Links(links::Args),
+    Settings(settings::Args),
+    Backup(backup::Args),
+    Restore(restore::Args),
+    Verify(verify::Args),
+    Upgrade(upgrade::Args),
+    Completions(completions::Args),
+}
+
+impl Command {
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        match self {
+            Command::Stats(args) => stats::run(&args, context),
+            Command::Consumers(args) => consumers::run(&args, context),
+            Command::Links(args) => links::run(&args, context),
+            Command::Settings(args) => settings::run(args, context),
+            Command::Backup(args) => backup::run(&args, context),
+            Command::Restore(args) => restore::run(&args, context),
+            Command::Verify(args) => verify::run(&args, context),
+            Command::Upgrade(args) => upgrade::run(&args, context),
+            Command::Completions(args) => completions::run(&args, context),
+        }
+    }
+}

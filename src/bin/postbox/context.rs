@@ -1,0 +1,76 @@
+//! What every command is given: how to open the file, how to show something, how to ask.
+
+use std::io::{self, BufRead, IsTerminal};
+use std::path::Path;
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+use postbox::Postbox;
+use serde_json::Value;
+
+use crate::failure::Failure;
+use crate::show;
+
+pub(crate) struct Context {
+    json: bool,
+}
+
+impl Context {
+    pub(crate) fn new(json: bool) -> Self {
+        Context { json }
+    }
+
+    /// Prints the one or the other.
+    pub(crate) fn show(
+        &self,
+        json: impl FnOnce() -> Value,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
+        if self.json { show::print(&format!("{:#}\n", json())) } else { show::print(&text()) }
+    }
+}
+
+/// For commands that only look: nothing is written, whatever happens.
+pub(crate) fn read(file: &Path) -> Result<Postbox, Failure> {
+    Postbox::open_read_only(file).map_err(Failure::of(file))
+}
+
+/// For commands that change something. A file that is not there is not made, one that is no box does not become one, and
+/// one of an older version is not upgraded: an application of that release may be running.
+pub(crate) fn write(file: &Path) -> Result<Postbox, Failure> {
+    drop(read(file)?);
+    Postbox::open(file).map_err(Failure::of(file))
+}
+
+/// Before something is destroyed. `yes`: the command line says so already.
+pub(crate) fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
+    if yes {
+        return Ok(());
+    }
+    let question = show::printable(question);
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        return Err(Failure::NotConfirmed { question });
+    }
+    show::tell(&format!("{question} Type yes to go on: "));
+    let mut answer = String::new();
+    match io::stdin().lock().read_line(&mut answer) {
+        Ok(_) if answer.trim().eq_ignore_ascii_case("yes") => Ok(()),
+        _ => Err(Failure::NotConfirmed { question }),
+    }
+}
+
+/// Shows on a terminal's stderr that something long goes on, until it is dropped.
+pub(crate) fn progress(what: String) -> Progress {
+    let bar = ProgressBar::new_spinner();
+    bar.set_message(what);
+    bar.enable_steady_tick(Duration::from_millis(120));
+    Progress(bar)
+}
+
+pub(crate) struct Progress(ProgressBar);
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

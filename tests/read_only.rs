@@ -14,7 +14,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use postbox::{
-    Context, EntityRef, Error, Event, EventId, LinkType, NewLink, OutboxStatus, Postbox, Result, Subscription,
+    Context, EntityRef, Error, Event, EventId, LinkType, NewLink, OutboxStatus, PauseTarget, Postbox, Result,
+    Subscription,
 };
 
 use crate::support::{assert_bytes, beside, cp, event, integer, listing, raw, sound_copy, start_of_time};
@@ -161,6 +162,13 @@ fn whatever_would_write_is_refused_by_name_and_writes_nothing() {
         ("process_batch", bus.process_batch().map(drop)),
         ("drain", bus.drain().map(drop)),
         ("update_settings", bus.update_settings(|settings| settings.batch_size = 9).map(drop)),
+        ("set_setting", bus.set_setting("batch_size", 9.into()).map(drop)),
+        ("outbox.retry", bus.outbox().retry(done)),
+        ("outbox.discard", bus.outbox().discard(done, "no")),
+        ("pause", bus.pause(&PauseTarget::consumer("reader"), None, None).map(drop)),
+        ("resume", bus.resume(&PauseTarget::consumer("reader")).map(drop)),
+        ("prune", bus.prune().map(drop)),
+        ("compact", bus.compact().map(drop)),
         ("links.create", bus.links().create(link()).map(drop)),
         ("links.delete", bus.links().delete(postbox::uuid::Uuid::nil()).map(drop)),
         ("inbox.get_or_create", bus.inbox().get_or_create(done, "other").map(drop)),

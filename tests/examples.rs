@@ -66,6 +66,16 @@ fn settings_are_tuned_while_a_worker_runs_also_by_another_box() {
 }
 
 #[test]
+fn a_desk_works_offline_and_catches_up_online() {
+    let said = run("desk");
+    has_line(&said, "offline    5 orders taken, 95 pens left");
+    assert!(said.contains("paused     Consumer(\"sync\"): offline: "), "{said}");
+    has_line(&said, "online     the office has order-1, order-2, order-3, order-4, order-5");
+    has_line(&said, "catch up   5 events for statistics");
+    has_line(&said, "caught up  5 orders counted, 95 pens left");
+}
+
+#[test]
 fn every_copy_is_whole_and_a_backup_comes_back_with_its_numbers() {
     let said = run("backup_and_restore");
     has_line(&said, "plain copy, once closed  300 events, 300 processed and booked");

@@ -1,6 +1,7 @@
 //! Giving back the space of what was deleted.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
@@ -34,17 +35,23 @@ impl<J: Job> Database<J> {
             return Err(Error::CannotCompact { reason });
         }
         // The main file is complete: what is measured before is what is there.
-        checkpoint(conn)?;
+        self.checkpoint_all(conn)?;
         let bytes_before = size()?;
         conn.execute_batch("VACUUM main /* postbox */")?;
-        checkpoint(conn)?;
+        self.checkpoint_all(conn)?;
         Ok(Compaction { bytes_before, bytes_after: size()? })
     }
-}
 
-/// As far as readers let it.
-fn checkpoint(conn: &Connection) -> Result<()> {
-    Ok(conn.query_row("PRAGMA main.wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?)
+    /// As far as readers let it. Beside another checkpoint SQLite does not wait by itself.
+    fn checkpoint_all(&self, conn: &Connection) -> Result<()> {
+        let start = Instant::now();
+        while conn.query_row("PRAGMA main.wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0))?
+            && start.elapsed() < self.wait_max
+        {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
 }
 
 /// A table of the application's whose rows have numbers that it did not choose, and may have noted elsewhere

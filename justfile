@@ -13,7 +13,7 @@ test:
 
 # The program's tests; `POSTBOX_BLESS=1 just program` writes what it should print anew.
 program:
-    cargo test --features cli --test program
+    cargo test --features cli --bin postbox --test program
 
 # The library's threads under shuttle, in thousands of orders; `POSTBOX_SCHEDULES=100000 just schedules` for as many of each.
 schedules:

@@ -7,6 +7,10 @@ mod support;
 
 #[path = "program/changing.rs"]
 mod changing;
+#[path = "program/events.rs"]
+mod events;
+#[path = "program/incident.rs"]
+mod incident;
 #[path = "program/looking.rs"]
 mod looking;
 #[path = "program/refused.rs"]

@@ -104,6 +104,10 @@ fn help_has_examples_for_each_command() {
     expect("help.txt", &run(dir.path(), &["--help"]).ok());
     for command in [
         "stats",
+        "list",
+        "show",
+        "tree",
+        "dead-letters",
         "consumers",
         "links",
         "settings get",

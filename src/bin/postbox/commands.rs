@@ -3,10 +3,14 @@
 mod backup;
 mod completions;
 mod consumers;
+mod dead_letters;
 mod links;
+mod list;
 mod restore;
 mod settings;
+mod show;
 mod stats;
+mod tree;
 mod upgrade;
 mod verify;
 
@@ -18,6 +22,10 @@ use crate::failure::Failure;
 #[derive(Subcommand)]
 pub(crate) enum Command {
     Stats(stats::Args),
+    List(list::Args),
+    Show(show::Args),
+    Tree(tree::Args),
+    DeadLetters(dead_letters::Args),
     Consumers(consumers::Args),
     Links(links::Args),
     Settings(settings::Args),
@@ -32,6 +40,10 @@ impl Command {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Command::Stats(args) => stats::run(&args, context),
+            Command::List(args) => list::run(&args, context),
+            Command::Show(args) => show::run(&args, context),
+            Command::Tree(args) => tree::run(&args, context),
+            Command::DeadLetters(args) => dead_letters::run(&args, context),
             Command::Consumers(args) => consumers::run(&args, context),
             Command::Links(args) => links::run(&args, context),
             Command::Settings(args) => settings::run(args, context),

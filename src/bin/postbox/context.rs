@@ -26,7 +26,7 @@ impl Context {
         json: impl FnOnce() -> Value,
         text: impl FnOnce() -> String,
     ) -> Result<(), Failure> {
-        if self.json { show::print(&format!("{:#}\n", json())) } else { show::print(&text()) }
+        if self.json { show::print(&show::json(&json())) } else { show::print(&text()) }
     }
 }
 

@@ -89,6 +89,12 @@ fn next_step(error: &Error, file: &Path) -> String {
             "see that it is the application's own database, and that you may read it and its folder"
                 .to_owned()
         }
+        Error::NotFound { what: "event", .. } => {
+            format!("`postbox list {file}` lists the events that are there")
+        }
+        Error::WrongStatus { id, .. } => {
+            format!("`postbox show {file} {id}` tells how it came to this")
+        }
         Error::Invalid { .. } => "`postbox help COMMAND` says what is possible".to_owned(),
         Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
             "look at the path: there is no such file or folder".to_owned()

@@ -8,6 +8,8 @@ use std::time::Duration;
 use comfy_table::presets::{NOTHING, UTF8_FULL_CONDENSED};
 use comfy_table::{CellAlignment, ContentArrangement};
 use postbox::time::OffsetDateTime;
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::failure::Failure;
 
@@ -74,17 +76,49 @@ pub(crate) fn duration(duration: Duration) -> String {
     shown
 }
 
-/// Names and what they come to, below each other.
+/// Names and numbers, below each other.
 pub(crate) fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, String)>) -> String {
+    two_columns(pairs, CellAlignment::Right)
+}
+
+/// Names and texts, below each other.
+pub(crate) fn fields<'a>(fields: impl IntoIterator<Item = (&'a str, String)>) -> String {
+    two_columns(fields, CellAlignment::Left)
+}
+
+fn two_columns<'a>(rows: impl IntoIterator<Item = (&'a str, String)>, alignment: CellAlignment) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    for (name, value) in pairs {
+    for (name, value) in rows {
         table.add_row([name.to_owned(), printable(&value)]);
     }
     if let Some(column) = table.column_mut(1) {
-        column.set_cell_alignment(CellAlignment::Right);
+        column.set_cell_alignment(alignment);
     }
     flush_left(&table)
+}
+
+/// What is not there.
+pub(crate) fn or_dash(value: Option<String>) -> String {
+    value.unwrap_or_else(|| "-".to_owned())
+}
+
+/// Over several lines. What a terminal obeys and JSON does not escape by itself is escaped as well: it stands in strings alone.
+pub(crate) fn json(value: &Value) -> String {
+    let mut text = String::new();
+    for c in format!("{value:#}\n").chars() {
+        if ('\u{7f}'..='\u{9f}').contains(&c) {
+            let _ = write!(text, "\\u{:04x}", u32::from(c));
+        } else {
+            text.push(c);
+        }
+    }
+    text
+}
+
+/// A record of the library's, which has no keys but texts: it always becomes JSON.
+pub(crate) fn json_of(record: &impl Serialize) -> Value {
+    serde_json::to_value(record).unwrap_or_default()
 }
 
 pub(crate) struct Table(comfy_table::Table);

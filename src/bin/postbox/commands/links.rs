@@ -47,7 +47,14 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         outbound.chain(inbound.iter().map(|link| ("inbound", link, &link.source)))
     };
     context.show(
-        || both().map(|(direction, link, _)| object(direction, link)).collect(),
+        || {
+            let with_direction = |(direction, link, _)| {
+                let mut object = object(link);
+                object["direction"] = Value::from(direction);
+                object
+            };
+            both().map(with_direction).collect()
+        },
         || {
             let mut table = Table::new(["direction", "module", "type", "id", "link type", "created"]);
             for (direction, link, other) in both() {
@@ -65,9 +72,8 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     )
 }
 
-fn object(direction: &str, link: &IntegrationLink) -> Value {
+pub(crate) fn object(link: &IntegrationLink) -> Value {
     json!({
-        "direction": direction,
         "id": link.id.to_string(),
         "source": entity_object(&link.source),
         "target": entity_object(&link.target),

@@ -7,6 +7,8 @@ mod support;
 
 #[path = "program/changing.rs"]
 mod changing;
+#[path = "program/deciding.rs"]
+mod deciding;
 #[path = "program/events.rs"]
 mod events;
 #[path = "program/incident.rs"]

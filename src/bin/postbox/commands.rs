@@ -1,12 +1,16 @@
 //! The commands, in the order in which `--help` lists them. A new one is a file here, a variant, and a line in `run`.
 
 mod backup;
+mod catch_up;
 mod completions;
 mod consumers;
 mod dead_letters;
+mod discard;
 mod links;
 mod list;
+mod replay;
 mod restore;
+mod retry;
 mod settings;
 mod show;
 mod stats;
@@ -26,6 +30,10 @@ pub(crate) enum Command {
     Show(show::Args),
     Tree(tree::Args),
     DeadLetters(dead_letters::Args),
+    Retry(retry::Args),
+    Discard(discard::Args),
+    Replay(replay::Args),
+    CatchUp(catch_up::Args),
     Consumers(consumers::Args),
     Links(links::Args),
     Settings(settings::Args),
@@ -44,6 +52,10 @@ impl Command {
             Command::Show(args) => show::run(&args, context),
             Command::Tree(args) => tree::run(&args, context),
             Command::DeadLetters(args) => dead_letters::run(&args, context),
+            Command::Retry(args) => retry::run(&args, context),
+            Command::Discard(args) => discard::run(&args, context),
+            Command::Replay(args) => replay::run(&args, context),
+            Command::CatchUp(args) => catch_up::run(&args, context),
             Command::Consumers(args) => consumers::run(&args, context),
             Command::Links(args) => links::run(&args, context),
             Command::Settings(args) => settings::run(args, context),

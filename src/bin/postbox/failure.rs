@@ -17,6 +17,8 @@ pub(crate) enum Failure {
     ClosedPipe,
     /// `verify` has shown what. Exit code 3.
     Problems,
+    /// What clap cannot see. Exit code 2.
+    Usage(&'static str),
     /// Exit code 4.
     NotConfirmed { question: String },
 }
@@ -39,6 +41,10 @@ impl Failure {
             Failure::NotConfirmed { question } => {
                 show::tell(&format!("postbox: not confirmed: {question}\n  next: give --yes\n"));
                 ExitCode::from(4)
+            }
+            Failure::Usage(what) => {
+                show::tell(&format!("postbox: {what}\n  next: `postbox COMMAND --help` has examples\n"));
+                ExitCode::from(2)
             }
             Failure::Output(error) => {
                 show::tell(&format!("postbox: cannot write the output: {error}\n"));

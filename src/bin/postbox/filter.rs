@@ -6,35 +6,35 @@ use postbox::{Cursor, EventFilter, OutboxStatus, Page};
 
 use crate::when;
 
-const HEADING: &str = "Which events (all that is given has to hold)";
+/// Each argument says it for itself: what a struct says goes on behind it.
+pub(crate) const HEADING: &str = "Which events (all that is given has to hold)";
 
 /// For commands that know themselves which statuses they are about.
 #[derive(clap::Args)]
-#[command(next_help_heading = HEADING)]
 pub(crate) struct Which {
     /// Of this name; `invoice.*` means every name below `invoice.`
-    #[arg(long)]
+    #[arg(long, help_heading = HEADING)]
     name: Option<String>,
     /// Published by this module
-    #[arg(long)]
+    #[arg(long, help_heading = HEADING)]
     module: Option<String>,
     /// About entities of this type
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, help_heading = HEADING, value_name = "TYPE")]
     aggregate_type: Option<String>,
     /// About the entity of this id
-    #[arg(long, value_name = "ID")]
+    #[arg(long, help_heading = HEADING, value_name = "ID")]
     aggregate_id: Option<String>,
     /// Published then or later: 2026-03-01T08:00:00Z, 2026-03-01 (in UTC), or how long ago: 90s, 10m, 2h, 3d
-    #[arg(long, value_name = "TIME", value_parser = when::moment)]
+    #[arg(long, help_heading = HEADING, value_name = "TIME", value_parser = when::moment)]
     from: Option<OffsetDateTime>,
     /// Published before then
-    #[arg(long, value_name = "TIME", value_parser = when::moment)]
+    #[arg(long, help_heading = HEADING, value_name = "TIME", value_parser = when::moment)]
     before: Option<OffsetDateTime>,
     /// Of this conversation
-    #[arg(long, value_name = "ID")]
+    #[arg(long, help_heading = HEADING, value_name = "ID")]
     correlation_id: Option<String>,
     /// With this text in the last error
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, help_heading = HEADING, value_name = "TEXT")]
     error: Option<String>,
 }
 
@@ -82,7 +82,12 @@ impl WithConsumer {
         }
     }
 
-    /// What nobody processes by itself.
+    /// Whether it asks for anything.
+    pub(crate) fn is_given(&self) -> bool {
+        self.filter() != EventFilter::new()
+    }
+
+    /// Of those that nobody processes by itself.
     pub(crate) fn dead(&self) -> EventFilter {
         self.filter().status(OutboxStatus::DeadLetter).status(OutboxStatus::Failed)
     }

@@ -1,13 +1,14 @@
 //! The program `postbox`: a look at a box's file, and a hand on it, from the command line.
 //!
 //! Every command is a file in `commands`: its arguments, its text and its JSON. What they share is in `context` (opening,
-//! confirming), `filter` and `when` (which events, and times), `events` (how they are shown), `show` (tables, JSON, a pipe that
+//! confirming), `decide` (decisions about events), `filter` and `when` (which events, and times), `events` (how they are shown), `show` (tables, JSON, a pipe that
 //! is closed) and `failure` (what goes wrong, and the exit codes).
 
 #![forbid(unsafe_code)]
 
 mod commands;
 mod context;
+mod decide;
 mod events;
 mod failure;
 mod filter;

@@ -98,6 +98,11 @@ fn two_columns<'a>(rows: impl IntoIterator<Item = (&'a str, String)>, alignment:
     flush_left(&table)
 }
 
+/// As in `1 error` and `2 errors`.
+pub(crate) fn count_of(count: u64, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
 /// What is not there.
 pub(crate) fn or_dash(value: Option<String>) -> String {
     value.unwrap_or_else(|| "-".to_owned())

@@ -70,12 +70,17 @@ fn text(seen: &Verification) -> String {
         let (what, advice) = (show::printable(&finding.what), show::printable(&finding.advice));
         let _ = writeln!(text, "{} ({}): {what}\n  {advice}", finding.severity, finding.check);
     }
-    let count = |severity| seen.findings.iter().filter(|finding| finding.severity == severity).count();
+    let count = |severity| seen.findings.iter().filter(|finding| finding.severity == severity).count() as u64;
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
     if seen.is_sound() {
         text.push_str("sound");
     } else {
-        let _ = write!(text, "not sound: {}, {}", count_of(errors, "error"), count_of(warnings, "warning"));
+        let _ = write!(
+            text,
+            "not sound: {}, {}",
+            show::count_of(errors, "error"),
+            show::count_of(warnings, "warning")
+        );
     }
     let bytes = |bytes: Option<u64>| bytes.unwrap_or(0);
     let _ = writeln!(
@@ -88,8 +93,4 @@ fn text(seen: &Verification) -> String {
         seen.pages
     );
     text
-}
-
-fn count_of(count: usize, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }

@@ -1,0 +1,50 @@
+//! The past, for a consumer that is new.
+
+use std::path::PathBuf;
+
+use postbox::OutboxStatus;
+
+use crate::context::Context;
+use crate::decide::{self, Many, Sure};
+use crate::failure::Failure;
+use crate::filter::Which;
+
+/// Deliver processed events to a consumer that has not heard of them
+///
+/// In order of publishing, to it alone: for a consumer that subscribes only now. A call that was cut off is made again, and
+/// goes on with what is left. It is given events to which it subscribes, and no others: name them in the filter.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  postbox catch-up app.db --consumer search --name 'invoice.*' --dry-run
+  postbox catch-up app.db --consumer search --name 'invoice.*' --yes
+
+With --json, one object:
+  events   how many
+  dry_run  true: how many it would be")]
+pub(crate) struct Args {
+    /// The application's database
+    file: PathBuf,
+    /// Who receives them
+    #[arg(long)]
+    consumer: String,
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    sure: Sure,
+}
+
+pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let filter = args.which.filter();
+    let processed = || args.which.filter().status(OutboxStatus::Processed);
+    let many = Many {
+        what: "processed event",
+        says: ["is delivered to it", "are delivered to it"],
+        count: &|outbox| {
+            let known = outbox.count(&processed().consumer(&args.consumer))?;
+            Ok(outbox.count(&processed())?.saturating_sub(known))
+        },
+        decide: &|outbox| outbox.catch_up(&filter, &args.consumer),
+    };
+    decide::about_many(&args.file, &args.sure, &many, context)
+}

@@ -1,0 +1,46 @@
+//! The past, once more, for one consumer.
+
+use std::path::PathBuf;
+
+use postbox::OutboxStatus;
+
+use crate::context::Context;
+use crate::decide::{self, Many, Sure};
+use crate::failure::Failure;
+use crate::filter::Which;
+
+/// Deliver processed events again, to one consumer and no other
+///
+/// In order of publishing, as if it had never heard of them: for a consumer whose own data was lost. It is given events to
+/// which it subscribes, and no others: name them in the filter. Until it subscribes they are held.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  postbox replay app.db --consumer ledger --name 'invoice.*' --dry-run
+  postbox replay app.db --consumer ledger --name 'invoice.*' --from 2026-03-01 --yes
+
+With --json, one object:
+  events   how many
+  dry_run  true: how many it would be")]
+pub(crate) struct Args {
+    /// The application's database
+    file: PathBuf,
+    /// Who receives them
+    #[arg(long)]
+    consumer: String,
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    sure: Sure,
+}
+
+pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let filter = args.which.filter();
+    let many = Many {
+        what: "processed event",
+        says: ["is delivered again", "are delivered again"],
+        count: &|outbox| outbox.count(&args.which.filter().status(OutboxStatus::Processed)),
+        decide: &|outbox| outbox.replay(&filter, &args.consumer),
+    };
+    decide::about_many(&args.file, &args.sure, &many, context)
+}

@@ -1,0 +1,152 @@
+//! Decisions about events: what the commands that take them share.
+
+use std::path::Path;
+
+use postbox::{Error, EventFilter, EventId, Outbox, OutboxStatus, Postbox};
+use serde_json::json;
+
+use crate::context::{self, Context};
+use crate::failure::Failure;
+use crate::filter::{HEADING, WithConsumer};
+use crate::show;
+
+/// Before many events are decided about.
+#[derive(clap::Args)]
+pub(crate) struct Sure {
+    /// Only say how many events it would be about
+    #[arg(long)]
+    dry_run: bool,
+    /// Go on without a question where it is about more than one event
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Which dead letters (or events that failed) it is about.
+#[derive(clap::Args)]
+pub(crate) struct Chosen {
+    /// These events, all or none; instead of them a filter, or --all
+    ids: Vec<EventId>,
+    #[command(flatten)]
+    filter: WithConsumer,
+    /// Every dead letter, or every one that the filter means
+    #[arg(long, help_heading = HEADING)]
+    all: bool,
+    #[command(flatten)]
+    sure: Sure,
+}
+
+/// How to decide, and how to speak of it.
+pub(crate) struct Decision<'a> {
+    /// Behind a number of dead letters, as in `3 dead letters get new attempts`: for one, and for many.
+    pub(crate) says: [&'static str; 2],
+    pub(crate) about_one: &'a dyn Fn(&Outbox<'_>, EventId) -> Result<(), Error>,
+    pub(crate) about_many: &'a dyn Fn(&Outbox<'_>, &EventFilter) -> Result<usize, Error>,
+}
+
+pub(crate) fn about_dead_letters(
+    file: &Path,
+    chosen: &Chosen,
+    decision: &Decision<'_>,
+    context: &Context,
+) -> Result<(), Failure> {
+    let filtered = chosen.filter.is_given() || chosen.all;
+    match (chosen.ids.is_empty(), filtered) {
+        (false, true) => Err(Failure::Usage("give the events' ids, or a filter, and not both")),
+        (true, false) => Err(Failure::Usage("say which: the events' ids, a filter, or --all")),
+        (false, false) => about_each(file, chosen, decision, context),
+        (true, true) => {
+            let filter = chosen.filter.filter();
+            let many = Many {
+                what: "dead letter",
+                says: decision.says,
+                count: &|outbox| outbox.count(&chosen.filter.dead()),
+                decide: &|outbox| (decision.about_many)(outbox, &filter),
+            };
+            about_many(file, &chosen.sure, &many, context)
+        }
+    }
+}
+
+/// All or none.
+fn about_each(
+    file: &Path,
+    chosen: &Chosen,
+    decision: &Decision<'_>,
+    context: &Context,
+) -> Result<(), Failure> {
+    let mut ids = chosen.ids.clone();
+    ids.sort_unstable();
+    ids.dedup();
+    if chosen.sure.dry_run {
+        let postbox = context::read(file)?;
+        for id in &ids {
+            would_be_dead(&postbox, *id).map_err(Failure::of(file))?;
+        }
+    } else {
+        let postbox = context::write(file)?;
+        let decided = postbox.transaction(|tx| -> postbox::Result<()> {
+            ids.iter().try_for_each(|id| (decision.about_one)(&tx.outbox(), *id))
+        });
+        decided.and_then(|()| postbox.close()).map_err(Failure::of(file))?;
+    }
+    tell(ids.len() as u64, "dead letter", decision.says, chosen.sure.dry_run, context)
+}
+
+/// The error that deciding about it would end with.
+fn would_be_dead(postbox: &Postbox, id: EventId) -> Result<(), Error> {
+    let story = postbox.outbox().story(id)?;
+    match story.map(|story| story.event.status) {
+        Some(OutboxStatus::DeadLetter | OutboxStatus::Failed) => Ok(()),
+        None => Err(Error::NotFound { what: "event", id: id.to_string() }),
+        Some(status) => Err(Error::WrongStatus {
+            operation: "dry run",
+            id: id.to_string(),
+            status: status.as_str(),
+            expected: "a dead letter",
+        }),
+    }
+}
+
+/// A decision about all that a filter means.
+pub(crate) struct Many<'a> {
+    /// What it is about: `dead letter`.
+    pub(crate) what: &'static str,
+    /// As of a [`Decision`].
+    pub(crate) says: [&'static str; 2],
+    pub(crate) count: &'a dyn Fn(&Outbox<'_>) -> Result<u64, Error>,
+    pub(crate) decide: &'a dyn Fn(&Outbox<'_>) -> Result<usize, Error>,
+}
+
+pub(crate) fn about_many(
+    file: &Path,
+    sure: &Sure,
+    many: &Many<'_>,
+    context: &Context,
+) -> Result<(), Failure> {
+    let postbox = if sure.dry_run { context::read(file)? } else { context::write(file)? };
+    let progress = context::progress("counting".to_owned());
+    let count = (many.count)(&postbox.outbox()).map_err(Failure::of(file))?;
+    drop(progress);
+    if sure.dry_run {
+        return tell(count, many.what, many.says, true, context);
+    }
+    let of = format!("{} {}", show::count_of(count, many.what), many.says[usize::from(count != 1)]);
+    if count > 1 {
+        context::confirm(sure.yes, &format!("{of}."))?;
+    }
+    let progress = context::progress(of);
+    let decided = (many.decide)(&postbox.outbox()).map_err(Failure::of(file))?;
+    drop(progress);
+    postbox.close().map_err(Failure::of(file))?;
+    tell(decided as u64, many.what, many.says, false, context)
+}
+
+fn tell(count: u64, what: &str, says: [&str; 2], dry_run: bool, context: &Context) -> Result<(), Failure> {
+    context.show(
+        || json!({ "events": count, "dry_run": dry_run }),
+        || {
+            let would = if dry_run { "dry run: " } else { "" };
+            format!("{would}{} {}\n", show::count_of(count, what), says[usize::from(count != 1)])
+        },
+    )
+}

@@ -132,3 +132,22 @@ pub(crate) fn prune(core: &Core) -> Result<usize> {
         }
     }
 }
+
+/// How many a whole pass would delete now.
+pub(crate) fn prunable(core: &Core) -> Result<u64> {
+    const OPERATION: &str = "prunable";
+    let settings = core.db.read(OPERATION, |conn| core.reload_settings(conn))?;
+    let Some(shortest) = settings.shortest_retention() else { return Ok(0) };
+    let now = core.clock.now();
+    let young = now.saturating_sub(micros(shortest));
+    let (mut at, mut count) = (0, 0);
+    loop {
+        let rows = core.db.read(OPERATION, |conn| prune::rows_after(conn, at, LOOKED_AT_MAX))?;
+        let looked_at = rows.iter().take_while(|row| row.created_at <= young);
+        count += looked_at.filter(|row| due(row, &settings, now).is_some()).count() as u64;
+        match rows.last() {
+            Some(last) if rows.len() == LOOKED_AT_MAX && last.created_at <= young => at = last.seq,
+            _ => return Ok(count),
+        }
+    }
+}

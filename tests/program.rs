@@ -15,8 +15,12 @@ mod events;
 mod incident;
 #[path = "program/looking.rs"]
 mod looking;
+#[path = "program/pausing.rs"]
+mod pausing;
 #[path = "program/refused.rs"]
 mod refused;
+#[path = "program/space.rs"]
+mod space;
 
 use std::env;
 use std::fs;

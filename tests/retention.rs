@@ -39,6 +39,30 @@ fn count(bus: &Postbox, table: &str) -> i64 {
 }
 
 #[test]
+fn what_would_go_can_be_counted_before() {
+    for test in boxes() {
+        let bus = &test.bus;
+        subscribe(bus);
+        process(&test, "a", 1_500);
+        process(&test, "kept", 2);
+        bus.publish(event("pending")).unwrap();
+        assert_eq!(bus.prunable().unwrap(), 0, "{}: retention is off", test.kind);
+        bus.update_settings(|settings| {
+            settings.retention_ms = HOUR_MS;
+            settings.retention_by_event = BTreeMap::from([("kept".to_owned(), 0)]);
+        })
+        .unwrap();
+        test.clock.advance(crate::support::just_before(HOUR));
+        assert_eq!(bus.prunable().unwrap(), 0, "{}", test.kind);
+        test.clock.advance(Duration::from_micros(1));
+        process(&test, "a", 1); // too young
+        assert_eq!(bus.prunable().unwrap(), 1_500, "{}", test.kind);
+        assert_eq!(bus.prune().unwrap(), 1_500, "{}", test.kind);
+        assert_eq!(bus.prunable().unwrap(), 0, "{}", test.kind);
+    }
+}
+
+#[test]
 fn processed_events_go_a_retention_after_they_were_processed_with_all_that_was_theirs() {
     for test in boxes() {
         let bus = &test.bus;

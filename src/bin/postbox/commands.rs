@@ -2,14 +2,19 @@
 
 mod backup;
 mod catch_up;
+mod compact;
 mod completions;
 mod consumers;
 mod dead_letters;
 mod discard;
 mod links;
 mod list;
+mod pause;
+mod pauses;
+mod prune;
 mod replay;
 mod restore;
+mod resume;
 mod retry;
 mod settings;
 mod show;
@@ -34,6 +39,11 @@ pub(crate) enum Command {
     Discard(discard::Args),
     Replay(replay::Args),
     CatchUp(catch_up::Args),
+    Pause(pause::Args),
+    Resume(resume::Args),
+    Pauses(pauses::Args),
+    Prune(prune::Args),
+    Compact(compact::Args),
     Consumers(consumers::Args),
     Links(links::Args),
     Settings(settings::Args),
@@ -56,6 +66,11 @@ impl Command {
             Command::Discard(args) => discard::run(&args, context),
             Command::Replay(args) => replay::run(&args, context),
             Command::CatchUp(args) => catch_up::run(&args, context),
+            Command::Pause(args) => pause::run(&args, context),
+            Command::Resume(args) => resume::run(&args, context),
+            Command::Pauses(args) => pauses::run(&args, context),
+            Command::Prune(args) => prune::run(&args, context),
+            Command::Compact(args) => compact::run(&args, context),
             Command::Consumers(args) => consumers::run(&args, context),
             Command::Links(args) => links::run(&args, context),
             Command::Settings(args) => settings::run(args, context),

@@ -101,6 +101,9 @@ fn next_step(error: &Error, file: &Path) -> String {
         Error::WrongStatus { id, .. } => {
             format!("`postbox show {file} {id}` tells how it came to this")
         }
+        Error::CannotCompact { .. } => {
+            "nothing is wrong with the file: the space is used again by what comes".to_owned()
+        }
         Error::Invalid { .. } => "`postbox help COMMAND` says what is possible".to_owned(),
         Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
             "look at the path: there is no such file or folder".to_owned()

@@ -14,6 +14,7 @@ use crate::db::compact::Compaction;
 use crate::db::{self, Synchronous};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventId, NewEvent};
+use crate::exchange::{self, ImportedEvent};
 use crate::health::Health;
 use crate::outbox::{self, insert, settle};
 use crate::pause_book;
@@ -469,6 +470,43 @@ impl Postbox {
     /// rowids, which the application may have noted. [`Error::InMemory`]; [`Error::Busy`]; [`Error::Reentrant`].
     pub fn compact(&self) -> Result<Compaction> {
         self.core.db.compact("compact")
+    }
+
+    // ---- events of other boxes ------------------------------------------------------------------------------------
+
+    /// Takes over events that other boxes have published, under their ids, in one transaction: all or none. How many were new:
+    /// an event whose id is there already is left alone, whatever has become of it, so that a call can be made again.
+    ///
+    /// They are delivered like events that are published now, behind all that are there: every consumer that subscribes receives
+    /// them, whoever has received them where they come from. [`ImportedEvent::processed`] takes them over as history instead.
+    /// Attempts, inbox rows, errors and history stay where they were.
+    ///
+    /// ```
+    /// # use postbox::{ImportedEvent, NewEvent, Postbox};
+    /// # fn main() -> postbox::Result<()> {
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// let id = "0198c0de-0000-7000-8000-000000000000".parse()?;
+    /// let event = ImportedEvent::new(id, NewEvent::new("invoice.created", "finance", "Invoice", "inv-1"));
+    /// assert_eq!(postbox.import([event.clone()])?, 1);
+    /// assert_eq!(postbox.import([event])?, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`check_import`](Postbox::check_import), before anything is written; [`Error::Busy`] and others as
+    /// [`publish`](Postbox::publish).
+    pub fn import(&self, events: impl IntoIterator<Item = ImportedEvent>) -> Result<usize> {
+        exchange::import(&self.core, events)
+    }
+
+    /// Whether [`import`](Postbox::import) would take this event.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the field `id` for one that no box makes, and with `idempotency_key` for an event that has one;
+    /// otherwise [`Error::Invalid`] and [`Error::PayloadTooLarge`] as [`publish`](Postbox::publish).
+    pub fn check_import(&self, event: &ImportedEvent) -> Result<()> {
+        event.check(self.core.payload_bytes_max)
     }
 
     // ---- copies and the end ----------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ mod support;
 
 #[path = "publishing/follow_ups.rs"]
 mod follow_ups;
+#[path = "publishing/imported.rs"]
+mod imported;
 #[path = "publishing/keys.rs"]
 mod keys;
 #[path = "publishing/limits.rs"]

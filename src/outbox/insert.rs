@@ -114,14 +114,26 @@ pub(crate) fn prepare(
     Ok((prepared, content))
 }
 
+/// The same for one that another box has published under this id.
+pub(crate) fn prepare_imported(
+    id: EventId,
+    event: NewEvent,
+    causation_id: Option<EventId>,
+    payload_bytes_max: usize,
+) -> Result<PreparedEvent> {
+    let (prepared, _) = prepare(event, payload_bytes_max, None, || id.0)?;
+    // As with a key: who has been there before stays.
+    Ok(PreparedEvent { keyed: true, causation_id, ..prepared })
+}
+
 /// What checking has made already.
-struct Checked {
+pub(crate) struct Checked {
     payload: String,
     metadata: Option<String>,
     keyed_id: Option<Uuid>,
 }
 
-fn check(event: &NewEvent, payload_bytes_max: usize) -> Result<Checked> {
+pub(crate) fn check(event: &NewEvent, payload_bytes_max: usize) -> Result<Checked> {
     validate::event_name(&event.event_name)?;
     validate::name("source_module", &event.source_module, validate::MODULE_MAX)?;
     validate::name("aggregate_type", &event.aggregate_type, validate::TYPE_MAX)?;
@@ -230,7 +242,12 @@ pub(crate) fn insert(conn: &Connection, event: &PreparedEvent, now: i64) -> Resu
     insert_next(conn, event, now, None, &mut None).map(|inserted| inserted.id)
 }
 
-/// The same, claimed where there is a lease for it. `next` is the number of the next row where it is known, as it is after
+/// The number of its row; `None`: it was there already.
+pub(crate) fn insert_once(conn: &Connection, event: &PreparedEvent, now: i64) -> Result<Option<i64>> {
+    insert_next(conn, event, now, None, &mut None).map(|inserted| inserted.seq)
+}
+
+/// As [`insert`], claimed where there is a lease for it. `next` is the number of the next row where it is known, as it is after
 /// every insert in a transaction that has the write lock.
 fn insert_next(
     conn: &Connection,

@@ -5,6 +5,7 @@ mod counts;
 mod cursor;
 pub(crate) mod decided;
 pub(crate) mod filter;
+pub(crate) mod imported;
 pub(crate) mod insert;
 pub(crate) mod list;
 pub(crate) mod parked;

@@ -15,6 +15,8 @@ mod events;
 mod incident;
 #[path = "program/looking.rs"]
 mod looking;
+#[path = "program/operating.rs"]
+mod operating;
 #[path = "program/pausing.rs"]
 mod pausing;
 #[path = "program/refused.rs"]

@@ -17,7 +17,7 @@ use crate::support::raw;
 fn shop() -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("shop.db");
-    let clock = ManualClock::new(OffsetDateTime::UNIX_EPOCH + Duration::from_secs(1_700_304_000));
+    let clock = ManualClock::new(OffsetDateTime::UNIX_EPOCH + Duration::from_mins(28_338_400));
     let bus = Postbox::builder().clock(clock.clone()).open(&path).unwrap();
     subscribe(&bus, |event: &Event, _: &Context<'_>| match event.aggregate_id() {
         "inv-2" | "inv-3" => Err(HandlerError::retry("mail.example:25: connection refused")),

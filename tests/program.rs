@@ -11,6 +11,8 @@ mod changing;
 mod deciding;
 #[path = "program/events.rs"]
 mod events;
+#[path = "program/exchange.rs"]
+mod exchange;
 #[path = "program/incident.rs"]
 mod incident;
 #[path = "program/looking.rs"]

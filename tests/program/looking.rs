@@ -117,6 +117,8 @@ fn help_has_examples_for_each_command() {
         "pauses",
         "prune",
         "compact",
+        "export",
+        "import",
         "consumers",
         "links",
         "settings get",

@@ -7,6 +7,8 @@ mod completions;
 mod consumers;
 mod dead_letters;
 mod discard;
+mod export;
+mod import;
 mod links;
 mod list;
 mod pause;
@@ -46,6 +48,8 @@ pub(crate) enum Command {
     Compact(compact::Args),
     Consumers(consumers::Args),
     Links(links::Args),
+    Export(export::Args),
+    Import(import::Args),
     Settings(settings::Args),
     Backup(backup::Args),
     Restore(restore::Args),
@@ -73,6 +77,8 @@ impl Command {
             Command::Compact(args) => compact::run(&args, context),
             Command::Consumers(args) => consumers::run(&args, context),
             Command::Links(args) => links::run(&args, context),
+            Command::Export(args) => export::run(&args, context),
+            Command::Import(args) => import::run(&args, context),
             Command::Settings(args) => settings::run(args, context),
             Command::Backup(args) => backup::run(&args, context),
             Command::Restore(args) => restore::run(&args, context),

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, IsTerminal};
 use std::path::Path;
 use std::time::Duration;
 
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 use postbox::Postbox;
 use serde_json::Value;
 
@@ -67,7 +67,24 @@ pub(crate) fn progress(what: String) -> Progress {
     Progress(bar)
 }
 
+/// The same with how far it is; `total`, where that is known.
+pub(crate) fn bar(what: &'static str, total: Option<u64>) -> Progress {
+    let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+    let template = if total.is_some() { "{msg} {wide_bar} {pos}/{len}" } else { "{spinner} {msg} {pos}" };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.set_message(what);
+    Progress(bar)
+}
+
 pub(crate) struct Progress(ProgressBar);
+
+impl Progress {
+    pub(crate) fn at(&self, position: u64) {
+        self.0.set_position(position);
+    }
+}
 
 impl Drop for Progress {
     fn drop(&mut self) {

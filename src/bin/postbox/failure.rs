@@ -17,6 +17,10 @@ pub(crate) enum Failure {
     ClosedPipe,
     /// `verify` has shown what. Exit code 3.
     Problems,
+    /// `export` could not read them. Exit code 3.
+    LeftOut { events: u64 },
+    /// Of what is to be imported. Exit code 1.
+    Line { input: PathBuf, number: u64, reason: String },
     /// What clap cannot see. Exit code 2.
     Usage(&'static str),
     /// Exit code 4.
@@ -41,6 +45,21 @@ impl Failure {
             Failure::NotConfirmed { question } => {
                 show::tell(&format!("postbox: not confirmed: {question}\n  next: give --yes\n"));
                 ExitCode::from(4)
+            }
+            Failure::LeftOut { events } => {
+                let events = show::count_of(events, "event");
+                show::tell(&format!(
+                    "postbox: {events} left out, since another program has spoilt what stands in the file\n  \
+                     next: `postbox verify` says what is wrong\n"
+                ));
+                ExitCode::from(3)
+            }
+            Failure::Line { input, number, reason } => {
+                let (input, reason) = (show::path(&input), show::printable(&reason));
+                show::tell(&format!(
+                    "postbox: {input}: line {number}: {reason}\n  next: set it right or take it out, and import all again\n"
+                ));
+                ExitCode::FAILURE
             }
             Failure::Usage(what) => {
                 show::tell(&format!("postbox: {what}\n  next: `postbox COMMAND --help` has examples\n"));

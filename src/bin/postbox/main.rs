@@ -1,14 +1,15 @@
 //! The program `postbox`: a look at a box's file, and a hand on it, from the command line.
 //!
 //! Every command is a file in `commands`: its arguments, its text and its JSON. What they share is in `context` (opening,
-//! confirming), `decide` (decisions about events), `filter` and `when` (which events, and times), `events` (how they are shown), `show` (tables, JSON, a pipe that
-//! is closed) and `failure` (what goes wrong, and the exit codes).
+//! confirming), `decide` (decisions about events), `filter` and `when` (which events, and times), `events` and `envelope` (how
+//! they are shown, and exchanged), `show` (tables, JSON, a pipe that is closed) and `failure` (what goes wrong, and the exit codes).
 
 #![forbid(unsafe_code)]
 
 mod commands;
 mod context;
 mod decide;
+mod envelope;
 mod events;
 mod failure;
 mod filter;
@@ -41,7 +42,7 @@ Exit codes:
   0  it is done
   1  it failed: the reason is on stderr, with the next step
   2  the command line is wrong
-  3  `verify` found problems
+  3  `verify` found problems, or `export` rows that it could not read
   4  it was not confirmed: answer the question, or give --yes"
 )]
 struct Program {

@@ -108,10 +108,15 @@ pub(crate) fn or_dash(value: Option<String>) -> String {
     value.unwrap_or_else(|| "-".to_owned())
 }
 
-/// Over several lines. What a terminal obeys and JSON does not escape by itself is escaped as well: it stands in strings alone.
+/// Over several lines.
 pub(crate) fn json(value: &Value) -> String {
-    let mut text = String::new();
-    for c in format!("{value:#}\n").chars() {
+    inert(&format!("{value:#}\n"))
+}
+
+/// What a terminal obeys and JSON does not escape by itself is escaped as well: it stands in strings alone.
+pub(crate) fn inert(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
         if ('\u{7f}'..='\u{9f}').contains(&c) {
             let _ = write!(text, "\\u{:04x}", u32::from(c));
         } else {

@@ -25,6 +25,8 @@ mod pausing;
 mod refused;
 #[path = "program/space.rs"]
 mod space;
+#[path = "program/watching.rs"]
+mod watching;
 
 use std::env;
 use std::fs;

@@ -104,6 +104,7 @@ fn help_has_examples_for_each_command() {
     expect("help.txt", &run(dir.path(), &["--help"]).ok());
     for command in [
         "stats",
+        "watch",
         "list",
         "show",
         "tree",

@@ -24,6 +24,7 @@ mod stats;
 mod tree;
 mod upgrade;
 mod verify;
+mod watch;
 
 use clap::Subcommand;
 
@@ -33,6 +34,7 @@ use crate::failure::Failure;
 #[derive(Subcommand)]
 pub(crate) enum Command {
     Stats(stats::Args),
+    Watch(watch::Args),
     List(list::Args),
     Show(show::Args),
     Tree(tree::Args),
@@ -62,6 +64,7 @@ impl Command {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Command::Stats(args) => stats::run(&args, context),
+            Command::Watch(args) => watch::run(&args, context),
             Command::List(args) => list::run(&args, context),
             Command::Show(args) => show::run(&args, context),
             Command::Tree(args) => tree::run(&args, context),

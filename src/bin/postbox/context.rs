@@ -20,6 +20,11 @@ impl Context {
         Context { json }
     }
 
+    /// For what is printed again and again, each time in a line.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// Prints the one or the other.
     pub(crate) fn show(
         &self,

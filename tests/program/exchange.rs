@@ -69,6 +69,12 @@ fn an_output_file_is_whole_private_and_replaces_nothing_without_a_yes() {
         assert_eq!((refused.code, refused.out.as_str()), (1, ""), "{output}");
         assert!(refused.err.contains("invalid output: is the database itself"), "{}", refused.err);
     }
+    let refused = run(dir.path(), &["export", "app.db", "--yes", "--output", "/dev/null"]);
+    assert!(
+        refused.code == 1 && refused.err.contains("is no file that could be replaced"),
+        "{}",
+        refused.err
+    );
     let refused = run(dir.path(), &["export", "app.db", "--output", "nowhere/events.jsonl"]);
     assert!(
         refused.code == 1 && refused.err.contains("cannot write nowhere/events.jsonl"),

@@ -55,9 +55,14 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         out.flush()?;
         return done.ended();
     };
+    let refused = |reason: &str| {
+        Err(Failure::of(output)(Error::Invalid { field: "output", reason: reason.to_owned() }))
+    };
     if is_part_of(&args.file, output) {
-        let reason = "is the database itself, or belongs to it".to_owned();
-        return Err(Failure::of(output)(Error::Invalid { field: "output", reason }));
+        return refused("is the database itself, or belongs to it");
+    }
+    if output.exists() && !output.is_file() {
+        return refused("is no file that could be replaced: without --output it goes to the standard output");
     }
     if output.exists() {
         context::confirm(args.yes, &format!("{} will be replaced.", output.display()))?;

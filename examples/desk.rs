@@ -37,13 +37,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     for number in 1..=5 {
         order(&desk, number)?;
     }
-    let paused = || Ok(desk.pauses()?.len() == 1 && pieces(&desk)? == 95);
+    let paused = || Ok(desk.pauses()?.len() == 1 && pieces(&desk)? == 95 && desk.stats()?.pending == 5);
     wait_until("the stock is kept and sending pauses", paused)?;
     let pause = &desk.pauses()?[0];
     println!("offline    5 orders taken, {} pens left", pieces(&desk)?);
     println!("paused     {:?}: {}", pause.target, pause.reason.as_deref().unwrap_or("for no reason"));
-    let waiting = desk.stats()?;
-    assert_eq!((waiting.pending, waiting.dead_letter), (5, 0), "waiting spends no attempt");
+    assert_eq!(desk.stats()?.dead_letter, 0, "waiting spends no attempt");
 
     // Online: the application has noticed, and need not wait until the pause is over.
     let arrived = open_office(office)?;

@@ -10,6 +10,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::core::{Core, Options};
 use crate::db::Database;
 use crate::error::{Error, Result};
+use crate::observer::Observer;
 use crate::postbox::Postbox;
 use crate::settings::Settings;
 
@@ -30,6 +31,7 @@ impl Builder {
                 payload_bytes_max: 1 << 20,
                 wait_max: Duration::from_secs(5),
                 synced_acks: false,
+                observers: Vec::new(),
             },
         }
     }
@@ -75,6 +77,13 @@ impl Builder {
     /// transactional handler loses effect and acknowledgement together and stays exactly once.
     pub fn synced_acks(mut self, synced: bool) -> Self {
         self.options.synced_acks = synced;
+        self
+    }
+
+    /// Somebody who is told what the box does, as it does it. Called again, it adds another; they are told in that order. Defaults to
+    /// nobody.
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.options.observers.push(Box::new(observer));
         self
     }
 

@@ -14,10 +14,14 @@ use crate::db::owner::{self, OwnerLock};
 use crate::db::{Database, Synchronous};
 use crate::error::{Error, Result};
 use crate::event::{Event, NewEvent};
+use crate::failures::FailureBook;
 use crate::health::HealthBook;
 use crate::ids::Ids;
+use crate::observer::Observer;
+use crate::observing::Observing;
 use crate::outbox;
 use crate::outbox::claim::{Claim, LeaseId, Leases};
+use crate::outbox::dead::{self, Dead};
 use crate::outbox::insert::{self, Content, InsertJob, Inserted, PreparedEvent};
 use crate::outbox::settle;
 use crate::outbox::strays::{self, Stray};
@@ -36,6 +40,7 @@ pub(crate) struct Options {
     pub(crate) payload_bytes_max: usize,
     pub(crate) wait_max: Duration,
     pub(crate) synced_acks: bool,
+    pub(crate) observers: Vec<Box<dyn Observer>>,
 }
 
 pub(crate) struct Core {
@@ -49,6 +54,9 @@ pub(crate) struct Core {
     pub(crate) unsettled: Unsettled,
     pub(crate) health: HealthBook,
     pub(crate) pauses: PauseBook,
+    pub(crate) failures: FailureBook,
+    /// `None`: nobody is to be told anything.
+    pub(crate) observing: Option<Observing>,
     pub(crate) handler_threads: usize,
     pub(crate) payload_bytes_max: usize,
     /// How settles and transactional handlers commit.
@@ -107,6 +115,8 @@ impl Core {
             unsettled: Unsettled::default(),
             health: HealthBook::default(),
             pauses: PauseBook::new(),
+            failures: FailureBook::default(),
+            observing: Observing::by(options.observers),
             handler_threads: options.handler_threads,
             payload_bytes_max: options.payload_bytes_max,
             acks: if options.synced_acks { Synchronous::Full } else { Synchronous::Normal },
@@ -156,6 +166,10 @@ impl Core {
                 self.db.write_each(operation, &found, |conn, row| strays::set_aside(conn, row, to, now))?;
             for (Stray { seq, id, .. }, done) in found.iter().zip(done) {
                 if done.is_ok_and(|done| done) {
+                    if self.is_observed() {
+                        let dead = self.db.read(operation, |conn| dead::read(conn, *seq))?;
+                        self.tell_dead(dead.as_slice());
+                    }
                     log::warn!(
                         target: "postbox::delivery",
                         "event {id} (row {seq}) would never have been claimed and is set aside: its last_error says why"
@@ -260,13 +274,36 @@ impl Core {
     ) -> Result<Vec<Inserted>> {
         let reserved = self.handoff.reserve(self, &events);
         let lease = reserved.as_ref().map(Reserved::lease);
+        let observed = self.observing.as_ref().map(|observing| (observing, Arc::clone(&events)));
         let inserted = self.db.submit(operation, InsertJob { events, clock: Arc::clone(&self.clock), lease });
         match (reserved, &inserted) {
             (Some(reserved), Ok(inserted)) => reserved.hand_over(inserted, content),
             (Some(reserved), Err(error)) => reserved.failed(error),
             (None, _) => self.bell.ring(),
         }
+        // Last, so that no delivery waits for an observer.
+        if let (Some((observing, events)), Ok(inserted)) = (observed, &inserted) {
+            observing.tell_inserted(&self.db, &events, inserted);
+        }
         inserted
+    }
+
+    pub(crate) fn is_observed(&self) -> bool {
+        self.observing.is_some()
+    }
+
+    /// Never while anything is locked, but for the gate where it cannot be helped.
+    pub(crate) fn tell(&self, what: impl Fn(&dyn Observer)) {
+        if let Some(observing) = &self.observing {
+            observing.tell(&self.db, what);
+        }
+    }
+
+    /// After the commit.
+    pub(crate) fn tell_dead(&self, dead: &[Dead]) {
+        if let Some(observing) = &self.observing {
+            observing.tell_dead(&self.db, dead);
+        }
     }
 
     pub(crate) fn settings(&self) -> Settings {

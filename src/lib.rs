@@ -48,7 +48,9 @@
 //!   Subscribe first, then start: what is due and wanted by nobody is processed without a handler
 //!   ([`UnhandledEvents`]).
 //! - **Process** with [`Postbox::start`], or by hand with [`Postbox::process_batch`] and [`Postbox::drain`].
-//! - **Link** entities of different modules with [`Links`]; look at [`Outbox`], [`Inbox`], [`Stats`] and [`Health`].
+//! - **Link** entities of different modules with [`Links`]; look at [`Outbox`], [`Inbox`], [`Stats`] and [`Health`],
+//!   and at how far behind each consumer is: [`Postbox::lag`].
+//! - **Watch** what it does, as it does it, with an [`Observer`].
 //! - **Look** at events with [`Outbox::list`] and an [`EventFilter`], at all that became of one with [`Outbox::story`], and at
 //!   what it came from with [`Outbox::causation_tree`].
 //! - **Pause** a consumer or an event name with [`Postbox::pause`], or from a handler with [`HandlerError::pause_consumer`].
@@ -97,7 +99,7 @@
 //! | `postbox::worker` | error | a thread of the library panicked |
 //! | | warn | processing pauses after a fault of the file (once a fault); the last outcomes cannot be recorded yet; events wait for a lease to run out |
 //! | | info | started, ended, took over from a process that died; processing goes on after a fault |
-//! | `postbox::delivery` | error | an event can be neither settled nor set aside, or neither claimed nor set aside |
+//! | `postbox::delivery` | error | an event can be neither settled nor set aside, or neither claimed nor set aside; an observer panicked (once a box) |
 //! | | warn | a dead letter; failed for good; a handler or a breaker pauses a consumer; a pause that cannot be stored or ended; a lost lease; nobody subscribes (once a name); a row that cannot be read; a shared transaction failed; an outcome cannot be recorded |
 //! | | info | an attempt failed and will be retried |
 //! | `postbox::settings` | warn | a setting in the file cannot be used (once a key) |
@@ -151,6 +153,7 @@ mod decisions;
 mod error;
 mod event;
 mod exchange;
+mod failures;
 mod fault;
 mod handler;
 mod health;
@@ -158,7 +161,10 @@ mod history;
 mod ids;
 mod inbox;
 mod json;
+mod lag;
 mod links;
+mod observer;
+mod observing;
 mod outbox;
 mod pause_book;
 mod pauses;
@@ -186,12 +192,15 @@ pub use crate::db::compact::Compaction;
 pub use crate::error::{Error, Result};
 pub use crate::event::{Event, EventId, NewEvent};
 pub use crate::exchange::ImportedEvent;
+pub use crate::failures::LastFailure;
 pub use crate::fault::Fault;
 pub use crate::handler::{Context, Handler, HandlerError, HandlerResult, TransactionalHandler};
 pub use crate::health::Health;
 pub use crate::history::{HistoryEntry, HistoryKind};
 pub use crate::inbox::{ConsumerSummary, InboxEvent, InboxId, InboxStatus};
+pub use crate::lag::ConsumerLag;
 pub use crate::links::{EntityRef, IntegrationLink, LinkType, NewLink};
+pub use crate::observer::{DeadLettered, Drained, Failed, Finished, Observer, Published, Started};
 pub use crate::outbox::{
     CausationNode, CausationTree, Cursor, EventFilter, EventPage, EventSummary, OutboxEvent, OutboxStatus,
     Page,

@@ -1,6 +1,6 @@
 //! Who subscribes to what.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -230,6 +230,12 @@ impl Registry {
         // The application's destructors run here, outside the locks.
         drop(forgotten);
         removed.len()
+    }
+
+    /// Those that have a subscription, each once, by name.
+    pub(crate) fn consumer_names(&self) -> BTreeSet<String> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.iter().map(|subscription| subscription.consumer_name.clone()).collect()
     }
 
     /// With the write lock held.

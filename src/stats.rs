@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::core::Core;
 use crate::error::Result;
+use crate::failures::LastFailure;
 use crate::health::Health;
 use crate::outbox;
 
@@ -39,6 +40,16 @@ pub struct Stats {
     /// hung or the process was stopped for longer than its lease, and somebody else took the event over. More than a few say
     /// that `processing_lease_ms` is too short. Counted in memory, each claim once; its handler may have run.
     pub lost_leases: u64,
+    /// How many attempts of this box's handlers have failed since it was opened: retries are what they lead to, or dead letters.
+    /// Counted in memory, when [`Observer::failed`](crate::Observer::failed) is told.
+    pub retries: u64,
+    /// The last of them.
+    pub last_failure: Option<LastFailure>,
+    /// The size of the file in bytes, without its -wal; `None` in memory, or where it cannot be looked at.
+    pub file_bytes: Option<u64>,
+    /// The size of the file's -wal in bytes: 0 where there is none, `None` in memory. It is used again from its beginning, and keeps
+    /// its size meanwhile; one that grows and grows has a reader that never ends.
+    pub wal_bytes: Option<u64>,
     /// How this box's worker fares.
     pub health: Health,
 }
@@ -53,6 +64,8 @@ pub(crate) fn stats(core: &Core) -> Result<Stats> {
     })?;
     let now = core.clock.now();
     let age_ms = |at: i64| u64::try_from(now.saturating_sub(at) / 1_000).unwrap_or(0);
+    let (retries, last_failure) = core.failures.get();
+    let (file_bytes, wal_bytes) = core.db.sizes();
     Ok(Stats {
         pending: counts.pending,
         processing: counts.processing,
@@ -64,6 +77,10 @@ pub(crate) fn stats(core: &Core) -> Result<Stats> {
         worker_running: core.worker.is_running(),
         oldest_pending_age_ms: oldest.map(age_ms),
         lost_leases: core.lost_leases(),
+        retries,
+        last_failure,
+        file_bytes,
+        wal_bytes,
         health: core.health.get(),
     })
 }

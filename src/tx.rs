@@ -43,7 +43,11 @@ impl<'a> Tx<'a> {
         let (event, _) = self.core.prepare(event, self.cause)?;
         self.writer.refuse_ended()?;
         self.writer.note_event_written();
-        insert::insert(self.writer.conn(), &event, self.core.clock.now())
+        let inserted = insert::insert(self.writer.conn(), &event, self.core.clock.now())?;
+        if let Some(observing) = &self.core.observing {
+            observing.note_published(&event, inserted);
+        }
+        Ok(inserted.id)
     }
 
     /// Creates a link in this transaction.

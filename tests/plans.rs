@@ -9,14 +9,16 @@ use postbox::rusqlite::Connection;
 use postbox::rusqlite::config::DbConfig;
 
 /// verify/audit.rs is not among them: it reads everything, on purpose.
-const SOURCES: [(&str, &str); 18] = [
+const SOURCES: [(&str, &str); 20] = [
     ("outbox/mod.rs", include_str!("../src/outbox/mod.rs")),
     ("outbox/counts.rs", include_str!("../src/outbox/counts.rs")),
     ("outbox/claim.rs", include_str!("../src/outbox/claim.rs")),
+    ("outbox/dead.rs", include_str!("../src/outbox/dead.rs")),
     ("outbox/decided.rs", include_str!("../src/outbox/decided.rs")),
     ("outbox/imported.rs", include_str!("../src/outbox/imported.rs")),
     ("outbox/insert.rs", include_str!("../src/outbox/insert.rs")),
     ("outbox/list.rs", include_str!("../src/outbox/list.rs")),
+    ("outbox/live.rs", include_str!("../src/outbox/live.rs")),
     ("outbox/prune.rs", include_str!("../src/outbox/prune.rs")),
     ("outbox/parked.rs", include_str!("../src/outbox/parked.rs")),
     ("outbox/settle.rs", include_str!("../src/outbox/settle.rs")),
@@ -386,6 +388,27 @@ fn settling_and_renewing_go_by_rowid() {
             let plan = planner.plan(sql);
             assert_eq!(plan, ["SEARCH outbox_event USING INTEGER PRIMARY KEY (rowid=?)"], "{sql}");
         }
+    }
+}
+
+#[test]
+fn lag_reads_the_live_rows_and_looks_up_their_inbox_rows() {
+    let parts = ["SELECT seq, event_name, created_at, deliver_to"];
+    let sql = statement(&parts);
+    for planner in planners() {
+        let plan = planner.plan(&sql);
+        let scans: Vec<_> = plan.iter().filter(|step| step.starts_with("SCAN")).collect();
+        assert_eq!(
+            scans,
+            [
+                "SCAN outbox_event USING INDEX outbox_event_due",
+                "SCAN outbox_event USING INDEX outbox_event_claimed"
+            ],
+            "{plan:#?}"
+        );
+        let looks =
+            |step: &&String| *step == "SEARCH inbox_event USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)";
+        assert_eq!(plan.iter().filter(looks).count(), 2, "{plan:#?}");
     }
 }
 

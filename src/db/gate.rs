@@ -45,6 +45,8 @@ struct Held {
 thread_local! {
     /// The gates that this thread holds, so that a call inside one is an error and not a deadlock.
     static HELD: RefCell<Vec<Held>> = const { RefCell::new(Vec::new()) };
+    /// The gates through which this thread may not write for now.
+    static BARRED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
 /// `None` while the thread ends and has no such list any more: then it is in nobody's transaction.
@@ -75,9 +77,15 @@ impl<J: Job> Gate<J> {
 
     /// Takes the gate for this thread alone.
     pub(crate) fn lock(&self, operation: &'static str) -> Result<WriteGuard<'_, J>> {
+        self.refuse_barred(operation)?;
+        self.lock_to_read(operation)
+    }
+
+    /// The same for what only reads, in memory.
+    pub(crate) fn lock_to_read(&self, operation: &'static str) -> Result<WriteGuard<'_, J>> {
         self.opened_by.refuse_forked(operation)?;
         self.refuse_read_only(operation)?;
-        self.refuse_reentry(operation)?;
+        self.refuse_held(operation)?;
         if let Some(ticket) = self.join(operation, &mut Stage::Alone)? {
             self.wait(&ticket, operation)?;
         }
@@ -107,7 +115,29 @@ impl<J: Job> Gate<J> {
         with_held(|held| held.iter().find(|h| h.gate == self.id).map(|h| Rc::clone(&h.writer))).flatten()
     }
 
+    /// Until the bar is dropped this thread writes nothing: it is lent to an observer, who is not to set off what he is told of.
+    pub(crate) fn bar(&self) -> Bar {
+        let _ = BARRED.try_with(|barred| barred.borrow_mut().push(self.id));
+        Bar
+    }
+
     pub(crate) fn refuse_reentry(&self, operation: &'static str) -> Result<()> {
+        self.refuse_held(operation)?;
+        self.refuse_barred(operation)
+    }
+
+    fn refuse_barred(&self, operation: &'static str) -> Result<()> {
+        if BARRED.try_with(|barred| barred.borrow().contains(&self.id)) == Ok(true) {
+            return Err(Error::Reentrant {
+                operation,
+                inside: "an observer",
+                instead: "let another thread do it",
+            });
+        }
+        Ok(())
+    }
+
+    fn refuse_held(&self, operation: &'static str) -> Result<()> {
         if with_held(|held| held.iter().any(|h| h.gate == self.id)) == Some(true) {
             return Err(Error::Reentrant {
                 operation,
@@ -318,6 +348,15 @@ impl<J: Job> Drop for Gate<J> {
         if let Some(writer) = writer {
             writer.leave();
         }
+    }
+}
+
+/// A thread that may not write. Dropping it ends that.
+pub(crate) struct Bar;
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        let _ = BARRED.try_with(|barred| barred.borrow_mut().pop());
     }
 }
 

@@ -26,7 +26,7 @@ use rusqlite::{Connection, ErrorCode};
 use self::access::Access;
 use self::connection::Source;
 use self::fork::Opened;
-pub(crate) use self::gate::{Gate, Job, WriteGuard};
+pub(crate) use self::gate::{Bar, Gate, Job, WriteGuard};
 use self::identity::FileIdentity;
 use self::owner::OwnerState;
 use self::readers::Readers;
@@ -147,6 +147,16 @@ impl<J: Job> Database<J> {
         self.path().map(|path| identity::beside(path, suffix))
     }
 
+    /// Of the file and its -wal in bytes, as far as they can be looked at; neither in memory.
+    pub(crate) fn sizes(&self) -> (Option<u64>, Option<u64>) {
+        let size = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.len());
+        let wal = self.beside("-wal").and_then(|wal| match size(&wal) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some(0),
+            size => size.ok(),
+        });
+        (self.path().and_then(|path| size(path).ok()), wal)
+    }
+
     /// Whether the box that has this number lives. In memory there is only this one.
     pub(crate) fn owner_state(&self, owner: u32) -> OwnerState {
         self.path().map_or(OwnerState::Alive, |path| owner::state_of(path, owner))
@@ -173,6 +183,11 @@ impl<J: Job> Database<J> {
 
     pub(crate) fn refuse_reentry(&self, operation: &'static str) -> Result<()> {
         self.gate.refuse_reentry(operation)
+    }
+
+    /// Until what this returns is dropped, this thread writes nothing.
+    pub(crate) fn bar_writes(&self) -> Bar {
+        self.gate.bar()
     }
 
     /// Writes in a synced transaction of its own.
@@ -228,7 +243,7 @@ impl<J: Job> Database<J> {
         let Some(file) = &self.file else {
             return match self.gate.held_here() {
                 Some(writer) => f(writer.conn()),
-                None => f(self.lock(operation)?.conn()),
+                None => f(self.gate.lock_to_read(operation)?.conn()),
             };
         };
         // Held until the end: `close` waits for those who read.
@@ -265,16 +280,21 @@ impl<J: Job> Database<J> {
                 }
                 read
             }
-            None => f(self.lock(operation)?.conn()),
+            None => f(self.gate.lock_to_read(operation)?.conn()),
         }
     }
 
     /// Whether the connection's main database is this one. A transaction of the box's own always is.
     pub(crate) fn is_main_of(&self, conn: &Connection) -> bool {
-        if self.gate.held_here().is_some_and(|writer| std::ptr::eq(writer.conn(), conn)) {
+        if self.is_own_transaction(conn) {
             return true;
         }
         self.file.as_ref().is_some_and(|file| file.identity.is_main_of(conn))
+    }
+
+    /// Whether the connection is lent out of a transaction of the box's own, on this thread.
+    pub(crate) fn is_own_transaction(&self, conn: &Connection) -> bool {
+        self.gate.held_here().is_some_and(|writer| std::ptr::eq(writer.conn(), conn))
     }
 
     /// An event is about to be written through this connection.

@@ -238,8 +238,8 @@ static INSERT_ROWS: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Inserts the event inside the caller's transaction. One that its key has published already stays as it is.
-pub(crate) fn insert(conn: &Connection, event: &PreparedEvent, now: i64) -> Result<EventId> {
-    insert_next(conn, event, now, None, &mut None).map(|inserted| inserted.id)
+pub(crate) fn insert(conn: &Connection, event: &PreparedEvent, now: i64) -> Result<Inserted> {
+    insert_next(conn, event, now, None, &mut None)
 }
 
 /// The number of its row; `None`: it was there already.
@@ -394,7 +394,7 @@ fn bind(
 }
 
 /// Inserts the event in the transaction of a connection that is the application's own.
-pub(crate) fn insert_in(conn: &Connection, event: &PreparedEvent, now: i64) -> Result<EventId> {
+pub(crate) fn insert_in(conn: &Connection, event: &PreparedEvent, now: i64) -> Result<Inserted> {
     insert(conn, event, now).map_err(|error| match error {
         Error::Sqlite(error) if error.sqlite_error().map(|e| e.extended_code) == Some(BUSY_SNAPSHOT) => Error::invalid(
             "conn",

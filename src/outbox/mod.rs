@@ -3,11 +3,13 @@
 pub(crate) mod claim;
 mod counts;
 mod cursor;
+pub(crate) mod dead;
 pub(crate) mod decided;
 pub(crate) mod filter;
 pub(crate) mod imported;
 pub(crate) mod insert;
 pub(crate) mod list;
+pub(crate) mod live;
 pub(crate) mod parked;
 pub(crate) mod prune;
 pub(crate) mod run;

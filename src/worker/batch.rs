@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use super::delivery::{Delivery, Report};
 use super::settling::log_settlement;
 use super::shared::{self, End, Shared, Step};
+use super::telling::{self, Told};
 use crate::core::Core;
 use crate::error::Error;
 use crate::fault::Fault;
+use crate::observing::{Observing, Publication};
 use crate::outbox::settle::Settlement;
 use crate::postbox::Postbox;
 use crate::settings::Settings;
@@ -54,7 +56,6 @@ pub(crate) fn run(
             Ok(done) => {
                 faults = 0;
                 with_caution = with_caution.saturating_sub(done.len());
-                core.bell.ring(); // follow-ups may be among what was committed
                 done.into_iter().for_each(&mut *report);
             }
             Err(Failure::Refused { consumer, why }) => refuse(&mut waiting, consumer, why, report),
@@ -142,7 +143,7 @@ fn excuse(waiting: &mut VecDeque<Delivery>, consumer: usize, error: Error, repor
     }
 }
 
-/// One shared transaction.
+/// One shared transaction. What came of it is told once it is committed, and nothing is locked any more.
 fn commit_some(
     core: &Core,
     settings: &Settings,
@@ -152,7 +153,13 @@ fn commit_some(
 ) -> std::result::Result<Vec<Report>, Failure> {
     let mut stepped: Vec<(Delivery, Step)> = Vec::new();
     match fill_and_commit(core, settings, waiting, &mut stepped, slot, caution) {
-        Ok(()) => Ok(stepped.into_iter().map(|(delivery, step)| conclude(delivery, step)).collect()),
+        Ok(published) => {
+            core.bell.ring(); // follow-ups may be among what was committed
+            if let Some(observing) = &core.observing {
+                observing.tell_publications(&core.db, &published);
+            }
+            Ok(stepped.into_iter().map(|(delivery, step)| conclude(core, delivery, step)).collect())
+        }
         Err(fault) => {
             let tried = stepped.len();
             // What failed is first in the line: it is what the caller looks at.
@@ -182,9 +189,10 @@ fn fill_and_commit(
     stepped: &mut Vec<(Delivery, Step)>,
     slot: u64,
     caution: Caution,
-) -> std::result::Result<(), shared::Fault> {
+) -> std::result::Result<Vec<Publication>, shared::Fault> {
     let writer = core.db.lock("deliver")?;
     let open = writer.begin(core.acks, "deliver")?;
+    core.observing.iter().for_each(Observing::transaction_begins);
     let begun = Instant::now();
     let pauses = RefCell::new(core.pauses.within(writer.conn())?);
     let shared = Shared { core, settings, writer: &writer, caution, pauses, in_a_row: RefCell::default() };
@@ -208,19 +216,27 @@ fn fill_and_commit(
     shared.settle_processed(stepped)?;
     let processed = |step: &Step| matches!(step.end, End::Processed | End::Settled(Settlement::Processed));
     core.count_processed(writer.conn(), stepped.iter().filter(|(_, step)| processed(step)).count())?;
+    let published = core.observing.as_ref().map(|observing| observing.take_published(writer.conn()));
     open.commit()?;
     shared.note_committed();
-    Ok(())
+    Ok(published.unwrap_or_default())
 }
 
 /// After the commit.
-fn conclude(mut delivery: Delivery, step: Step) -> Report {
+fn conclude(core: &Core, mut delivery: Delivery, step: Step) -> Report {
     let claim = delivery.claim;
+    if !matches!(step.end, End::Lost) {
+        for Told { consumer, mark, duration } in &step.told {
+            let name = &delivery.consumers[*consumer].consumer_name;
+            telling::outcome(core, &delivery.event, name, mark, *duration);
+        }
+    }
     match step.end {
         End::Lost => Report::Lost { claim },
         End::Processed => Report::Settled { claim, processed: true },
         End::Settled(settlement) => {
             log_settlement(claim.id, &settlement);
+            telling::settled(core, &delivery, &settlement);
             Report::Settled { claim, processed: settlement == Settlement::Processed }
         }
         End::Continues => {

@@ -7,6 +7,7 @@ use super::delivery::Report;
 use super::dispatch::{self, Unit};
 use super::left_alone::LeftAlone;
 use super::scope;
+use super::telling::Spell;
 use super::turn::{Outcome, Turn};
 use crate::core::Core;
 use crate::error::{Error, Result};
@@ -35,10 +36,14 @@ pub(crate) fn process_batch(postbox: &Postbox) -> Result<usize> {
 
 pub(crate) fn drain(postbox: &Postbox) -> Result<usize> {
     let Some(mut by_hand) = ByHand::begin(postbox, "drain")? else { return Ok(0) };
+    let mut spell = Spell::begin();
     for round in 1_usize.. {
         let mut claimed = by_hand.settle_and_claim()?;
         if claimed.claimed == 0 && claimed.refused.is_none() && !claimed.is_cut {
-            break;
+            let processed = by_hand.end()?;
+            spell.note(processed);
+            spell.end(postbox.core());
+            return Ok(processed);
         }
         by_hand.refused = by_hand.refused.take().or(claimed.refused.take());
         by_hand.deliver(claimed);

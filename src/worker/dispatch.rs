@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::batch;
 use super::delivery::{Delivery, Report};
 use super::scope::HandlerScope;
+use super::telling;
 use crate::core::Core;
 use crate::handler::{Context, HandlerError, HandlerResult};
 use crate::outbox::claim::Claim;
@@ -111,8 +112,9 @@ fn run_one(
             delivery.next += 1;
             continue;
         }
+        telling::started(postbox.core(), &delivery.event, &subscription.consumer_name);
         let begun = Instant::now();
-        let result = caught(|| {
+        let handle = || {
             let _inside = HandlerScope::enter(postbox.core());
             let context = Context {
                 postbox,
@@ -121,7 +123,8 @@ fn run_one(
                 cancellation: &delivery.cancellation,
             };
             handler.handle(&delivery.event, &context)
-        });
+        };
+        let result = caught(handle);
         let duration = begun.elapsed();
         note_result(postbox.core(), subscription, &result);
         let place = delivery.next;
@@ -132,6 +135,8 @@ fn run_one(
         };
         delivery.next += 1;
         let Some(mark) = mark else { continue };
+        let consumer = &subscription.consumer_name;
+        telling::outcome(postbox.core(), &delivery.event, consumer, &mark, Some(duration));
         if delivery.next < delivery.consumers.len() && !delivery.has_transactional_ahead() {
             // Written at once: its neighbours may be slow, and it must not run again for their sake.
             delivery.is_fresh = false;

@@ -16,6 +16,7 @@ mod scope;
 mod settling;
 mod shared;
 mod startup;
+mod telling;
 mod turn;
 mod unsettled;
 mod watch;

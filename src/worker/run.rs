@@ -16,6 +16,7 @@ use super::in_flight::InFlight;
 use super::left_alone::LeftAlone;
 use super::pool::Pool;
 use super::startup::Startup;
+use super::telling::Spell;
 use super::turn::{Outcome, Turn};
 use super::watch::Watch;
 use crate::bell::Woken;
@@ -73,6 +74,7 @@ pub(crate) struct Run {
     postponed: HashMap<i64, Instant>,
     /// Why handlers' work was given back.
     fault: Option<Error>,
+    spell: Spell,
 }
 
 impl Run {
@@ -98,6 +100,7 @@ impl Run {
             faults: 0,
             postponed: HashMap::new(),
             fault: None,
+            spell: Spell::default(),
         })
     }
 
@@ -266,10 +269,14 @@ impl Run {
             }
             if self.in_flight.is_empty() {
                 self.note_success();
+                if free > 0 && reserved == 0 {
+                    self.spell.end(self.postbox.core());
+                }
             }
             return Ok(());
         }
 
+        let had_reports = !self.reports.is_empty();
         // A claim alone proves little: what is claimed may be given back for the same fault as before.
         let proves_success = !renew.is_empty() || self.reports.iter().any(Report::is_of_handlers);
         let suspects = match self.is_patient() {
@@ -291,6 +298,9 @@ impl Run {
             suspects,
         }
         .run(core)?;
+        if had_reports || outcome.claimed > 0 {
+            self.spell.note(outcome.processed);
+        }
         if proves_success {
             self.note_success();
         }

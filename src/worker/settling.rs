@@ -23,7 +23,9 @@ use crate::validate;
 pub(super) enum Recorded {
     /// The event reached `processed`.
     Processed,
-    /// It goes on, waits, or ended otherwise.
+    /// It has ended without success.
+    Dead,
+    /// It goes on, or waits.
     Otherwise,
     /// The lease was lost: nothing was written.
     Refused,
@@ -95,7 +97,7 @@ pub(super) fn settle_report(
         }
         Report::Broken { claim, error } => {
             let is_set_aside = set_aside(conn, *claim, error, settings, now)?;
-            Ok(if is_set_aside { Recorded::Otherwise } else { Recorded::Refused })
+            Ok(if is_set_aside { Recorded::Dead } else { Recorded::Refused })
         }
         Report::GivenBack { claim, .. } => {
             settle::settle(conn, claim.seq, claim.lease, &Settlement::GivenBack, now)?;
@@ -122,7 +124,11 @@ fn settle_marked(
         record(conn, claim.seq, &consumers[*place].consumer_name, mark, now)?;
     }
     log_settlement(claim.id, settlement);
-    Ok(if *settlement == Settlement::Processed { Recorded::Processed } else { Recorded::Otherwise })
+    Ok(match settlement {
+        Settlement::Processed => Recorded::Processed,
+        Settlement::DeadLetter { .. } | Settlement::Failed { .. } => Recorded::Dead,
+        _ => Recorded::Otherwise,
+    })
 }
 
 /// Settles events that every consumer has processed, neighbours as one; how many. `lost` is told of each alone that is not its

@@ -9,6 +9,7 @@ use super::delivery::{Attempt, Delivery};
 use super::dispatch::caught;
 use super::scope::HandlerScope;
 use super::settling::{record, settle_alike};
+use super::telling::{self, Told};
 use crate::breaker::Breaker;
 use crate::core::Core;
 use crate::db::Writer;
@@ -40,6 +41,8 @@ pub(super) struct Step {
     pub(super) next: usize,
     pub(super) attempt: Attempt,
     pub(super) end: End,
+    /// What is told once it is committed.
+    pub(super) told: Vec<Told>,
 }
 
 pub(super) enum End {
@@ -90,7 +93,12 @@ impl Shared<'_> {
 
     /// Runs the delivery's next consumers, as long as they are transactional.
     pub(super) fn deliver(&self, delivery: &Delivery) -> Result<Step> {
-        let mut step = Step { next: delivery.next, attempt: delivery.attempt.clone(), end: End::Continues };
+        let mut step = Step {
+            next: delivery.next,
+            attempt: delivery.attempt.clone(),
+            end: End::Continues,
+            told: Vec::new(),
+        };
         if delivery.is_lost() || (self.caution != Caution::None && !self.holds(delivery)?) {
             step.end = End::Lost;
             return Ok(step);
@@ -150,6 +158,7 @@ impl Shared<'_> {
             (Kind::Plain(_), _) => Err(HandlerError::retry("it is not transactional")), // the caller has looked
             (Kind::Transactional(handler), None) => {
                 self.execute("SAVEPOINT postbox_handler")?;
+                telling::started(self.core, &delivery.event, &subscription.consumer_name);
                 let begun = Instant::now();
                 let result = {
                     let _inside = HandlerScope::enter(self.core);
@@ -179,7 +188,11 @@ impl Shared<'_> {
                 result
             }
         };
-        Ok(step.attempt.note(subscription, failures_before, result, duration, self.settings))
+        let mark = step.attempt.note(subscription, failures_before, result, duration, self.settings);
+        if let Some(mark) = mark.as_ref().filter(|mark| telling::is_wanted(self.core, mark)) {
+            step.told.push(Told { consumer, mark: mark.clone(), duration });
+        }
+        Ok(mark)
     }
 
     /// Writes the pause that the handler, or its breaker, asks for.

@@ -15,6 +15,7 @@ use crate::core::Core;
 use crate::db::{Synchronous, Writer};
 use crate::error::{Error, Result};
 use crate::outbox::claim::{Claim, LeaseId, Suspects};
+use crate::outbox::dead::Dead;
 use crate::pause_book::Done;
 use crate::settings::Settings;
 use crate::sync::atomic::AtomicBool;
@@ -74,6 +75,8 @@ pub(crate) struct Outcome {
     held: Vec<Claim>,
     /// Claims whose outcome was refused: their lease was lost.
     too_late: Vec<Claim>,
+    /// Events that have ended without success, where somebody is to be told.
+    dead: Vec<Dead>,
     /// How many of the reports have been dealt with.
     recorded: usize,
     /// The rows that were claimed.
@@ -121,9 +124,9 @@ impl Turn<'_> {
                 }
             }
         };
-        self.conclude(core, &mut outcome);
         outcome.held.iter().for_each(|claim| core.note_held(*claim));
         core.in_flight().extend(outcome.deliveries.iter().map(|d| (d.claim.seq, d.claim.lease)));
+        self.conclude(core, &mut outcome);
         Ok(outcome)
     }
 
@@ -254,6 +257,7 @@ impl Turn<'_> {
         }
         core.count_lost_leases(outcome.too_late.len());
         outcome.too_late.drain(..).for_each(log_lost);
+        core.tell_dead(&std::mem::take(&mut outcome.dead));
     }
 }
 
@@ -293,6 +297,7 @@ impl Outcome {
         self.processed += one.processed;
         self.alone |= one.alone;
         self.held.extend(one.held);
+        self.dead.extend(one.dead);
         self.refused = self.refused.take().or(one.refused);
     }
 }

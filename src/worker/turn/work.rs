@@ -14,6 +14,7 @@ use crate::fault::Fault;
 use crate::inbox;
 use crate::outbox::OutboxStatus;
 use crate::outbox::claim::{self, Claim, ClaimRequest, Claimed, Due, LeaseId, Suspects, Unreadable};
+use crate::outbox::dead;
 use crate::outbox::settle::{self, Settlement};
 use crate::registry::Consumers;
 use crate::validate;
@@ -112,9 +113,14 @@ impl Turn<'_> {
             match pieces.with(conn, || settle_report(core, conn, report, self.settings, now))? {
                 Ok(Recorded::Processed) => outcome.processed += 1,
                 Ok(Recorded::Refused) => outcome.too_late.extend(report.ends()),
+                Ok(Recorded::Dead) => note_dead(core, conn, report.claim().seq, outcome)?,
                 Ok(Recorded::Otherwise) => {}
                 // Where one consumer's mark cannot be recorded, what others say of the event comes too late.
-                Err(error) => self.set_aside_or_leave(conn, pieces, report.claim(), &error, now)?,
+                Err(error) => {
+                    if self.set_aside_or_leave(conn, pieces, report.claim(), &error, now)? {
+                        note_dead(core, conn, report.claim().seq, outcome)?;
+                    }
+                }
             }
             outcome.recorded += 1;
         }
@@ -161,7 +167,9 @@ impl Turn<'_> {
         self.left_alone.pass(passed, rows.is_empty() && unreadable.is_empty() && !alone);
         outcome.alone = alone;
         for row in unreadable {
-            self.set_unreadable_aside(conn, &row, now, outcome)?;
+            if self.set_unreadable_aside(conn, &row, now, outcome)? {
+                note_dead(core, conn, row.seq, outcome)?;
+            }
         }
         let rows = self.take(conn, pieces, rows, &request, outcome)?;
         outcome.claimed += rows.len();
@@ -185,11 +193,19 @@ impl Turn<'_> {
                         outcome.held.push(claim);
                     }
                     log_settlement(id, &settlement);
+                    if matches!(settlement, Settlement::DeadLetter { .. } | Settlement::Failed { .. }) {
+                        note_dead(core, conn, claim.seq, outcome)?;
+                    }
                     outcome.processed += usize::from(settlement == Settlement::Processed);
                 }
-                Err(error) => self
-                    .set_aside_or_leave(conn, pieces, claim, &error, now)
-                    .map_err(|obstacle| self.leave_alone(claim.seq, obstacle))?,
+                Err(error) => {
+                    let is_set_aside = self
+                        .set_aside_or_leave(conn, pieces, claim, &error, now)
+                        .map_err(|obstacle| self.leave_alone(claim.seq, obstacle))?;
+                    if is_set_aside {
+                        note_dead(core, conn, claim.seq, outcome)?;
+                    }
+                }
             }
         }
         Ok(())
@@ -208,7 +224,7 @@ impl Turn<'_> {
         row: &Unreadable,
         now: i64,
         outcome: &mut Outcome,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let why = validate::error_text(&row.why);
         let to = self.settings.dead_status();
         match settle::set_unreadable_aside(conn, row.seq, to, &why, now) {
@@ -221,6 +237,7 @@ impl Turn<'_> {
                     "event {} (row {}) cannot be delivered to anybody and {ends_as}: {why}", row.id, row.seq
                 );
                 outcome.claimed += 1;
+                return Ok(true);
             }
             // But for one that is larger than the memory.
             Err(error) if error.is_fault_of_file() && error.fault() != Some(Fault::Other) => {
@@ -234,7 +251,7 @@ impl Turn<'_> {
                 outcome.refused.get_or_insert(error);
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Claims the rows, and returns those that could be.
@@ -265,7 +282,7 @@ impl Turn<'_> {
         Ok(taken)
     }
 
-    /// Where even that is forbidden the row stays claimed, and is tried again when its lease has run out.
+    /// Where even that is forbidden the row stays claimed, and is tried again when its lease has run out: false.
     fn set_aside_or_leave(
         &self,
         conn: &Connection,
@@ -273,11 +290,19 @@ impl Turn<'_> {
         claim: Claim,
         error: &Error,
         now: i64,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let why = format!("its outcome cannot be recorded: {error}");
-        if let Err(error) = pieces.with(conn, || set_aside(conn, claim, &why, self.settings, now))? {
+        Ok(pieces.with(conn, || set_aside(conn, claim, &why, self.settings, now))?.unwrap_or_else(|error| {
             log::error!(target: "postbox::delivery", "event {} can be neither settled nor set aside: {error}", claim.id);
-        }
-        Ok(())
+            false
+        }))
     }
+}
+
+/// For whoever is to be told of it once it is committed.
+fn note_dead(core: &Core, conn: &Connection, seq: i64, outcome: &mut Outcome) -> Result<()> {
+    if core.is_observed() {
+        outcome.dead.extend(dead::read(conn, seq)?);
+    }
+    Ok(())
 }

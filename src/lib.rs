@@ -136,6 +136,8 @@
 //!
 //! `cli`: builds the program `postbox`, which looks at a file and works on it from the command line
 //! (`cargo install postbox --features cli`). The library does not change.
+//!
+//! `metrics`: the module `metrics`, with an [`Observer`] that counts through the [`metrics`](https://docs.rs/metrics) crate.
 
 #![forbid(unsafe_code)]
 
@@ -163,6 +165,8 @@ mod inbox;
 mod json;
 mod lag;
 mod links;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod observer;
 mod observing;
 mod outbox;

@@ -107,6 +107,18 @@
 //! Threads are named `postbox-worker`, `postbox-handler-1`, `-2`, and so on, and `postbox-checkpoint`, which is there once a
 //! thousand pages have been written.
 //!
+//! # Tracing
+//!
+//! With the feature `tracing` each run of a handler is inside a span of the [`tracing`](https://docs.rs/tracing) crate:
+//! `postbox.deliver`, target `postbox`, level info. What the handler logs through `tracing` belongs to it.
+//!
+//! | field | says |
+//! |---|---|
+//! | `event_id`, `event_name`, `consumer`, `attempt` | what is delivered, to whom |
+//! | `correlation_id` | [`Event::correlation_id`], where it has one |
+//! | `trace_id`, `parent_id`, `trace_flags` | the parts of [`Event::trace_parent`], where it has one: hexadecimal, as the W3C writes them. A layer for OpenTelemetry makes them the span's remote parent |
+//! | `outcome` | once it has returned: `processed`, `skipped`, `failed` or `paused` |
+//!
 //! # Testing
 //!
 //! A box in memory, a clock that a test moves, and [`drain`](Postbox::drain):
@@ -138,6 +150,8 @@
 //! (`cargo install postbox --features cli`). The library does not change.
 //!
 //! `metrics`: the module `metrics`, with an [`Observer`] that counts through the [`metrics`](https://docs.rs/metrics) crate.
+//!
+//! `tracing`: a span for each delivery, as above.
 
 #![forbid(unsafe_code)]
 
@@ -180,6 +194,7 @@ mod rfc3339;
 mod schedules;
 mod services;
 mod settings;
+mod span;
 mod stats;
 mod story;
 mod sync;

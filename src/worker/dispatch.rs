@@ -16,6 +16,7 @@ use crate::pause_book::Asked;
 use crate::postbox::Postbox;
 use crate::registry::{Kind, Subscription};
 use crate::settings::Settings;
+use crate::span;
 
 /// What one thread takes at a time.
 pub(crate) enum Unit {
@@ -124,7 +125,7 @@ fn run_one(
             };
             handler.handle(&delivery.event, &context)
         };
-        let result = caught(handle);
+        let result = span::deliver(&delivery.event, &subscription.consumer_name, || caught(handle));
         let duration = begun.elapsed();
         note_result(postbox.core(), subscription, &result);
         let place = delivery.next;

@@ -22,6 +22,7 @@ use crate::pause_book::Asked;
 use crate::pauses::{self, Pauses};
 use crate::registry::{Kind, Subscription};
 use crate::settings::Settings;
+use crate::span;
 use crate::tx::Tx;
 
 /// The open transaction, and how it is used.
@@ -163,7 +164,8 @@ impl Shared<'_> {
                 let result = {
                     let _inside = HandlerScope::enter(self.core);
                     let tx = Tx::new(self.writer, self.core, Some(&delivery.event));
-                    self.writer.lend(|| caught(|| handler.handle(&delivery.event, &tx)))
+                    let handle = || self.writer.lend(|| caught(|| handler.handle(&delivery.event, &tx)));
+                    span::deliver(&delivery.event, &subscription.consumer_name, handle)
                 };
                 duration = Some(begun.elapsed());
                 if let Err(HandlerError { fault: Some(fault), message, .. }) = result {

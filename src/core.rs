@@ -359,8 +359,8 @@ impl Core {
         if done.is_some_and(|done| done.generation == release.generation && done.newest >= release.newest) {
             return Ok(None);
         }
-        let wanted = |name: &str| self.registry.has_handlers(name);
-        if release.newest > 0 && !settle::held_names(conn, 1, wanted)?.is_empty() {
+        let wanted = |name: &str, to: Option<&str>| self.registry.is_wanted(name, to);
+        if release.newest > 0 && !settle::held_groups(conn, 1, wanted)?.is_empty() {
             return Ok(Some(release));
         }
         self.held_are_released(release);

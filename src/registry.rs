@@ -186,6 +186,15 @@ impl Registry {
         !self.consumers_of(event_name).is_empty()
     }
 
+    /// Whether anybody subscribes to events of this name who may receive this one. `deliver_to`: as its row says it. What is no
+    /// such text is the planner's to deal with.
+    pub(crate) fn is_wanted(&self, event_name: &str, deliver_to: Option<&str>) -> bool {
+        let consumers = self.consumers_of(event_name);
+        let Some(deliver_to) = deliver_to else { return !consumers.is_empty() };
+        let Ok(names) = serde_json::from_str::<Vec<String>>(deliver_to) else { return true };
+        consumers.iter().any(|consumer| names.contains(&consumer.consumer_name))
+    }
+
     /// The names and patterns that are subscribed to, each once, in order of registration.
     pub fn event_names(&self) -> Vec<String> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);

@@ -40,9 +40,9 @@ pub(crate) fn count(conn: &Connection) -> Result<Counts> {
         |sql: &str| -> Result<i64> { Ok(conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?) };
     // Rows whose number no box could have given are few: they are counted.
     let total = number(
-        "SELECT max(coalesce((SELECT max(last_deleted) FROM main.postbox_counter), 0),
+        "SELECT max(coalesce((SELECT max(min(last_deleted, 8796093022207)) FROM main.postbox_counter), 0),
                     coalesce((SELECT max(seq) FROM main.outbox_event WHERE seq <= 8796093022207), 0))
-                - coalesce((SELECT max(deleted) FROM main.postbox_counter), 0)
+                - coalesce((SELECT max(min(max(deleted, 0), 8796093022207)) FROM main.postbox_counter), 0)
                 + (SELECT count(*) FROM main.outbox_event NOT INDEXED WHERE seq < 1)
                 + (SELECT count(*) FROM main.outbox_event NOT INDEXED WHERE seq > 8796093022207)",
     )?;

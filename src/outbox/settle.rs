@@ -199,23 +199,30 @@ pub(crate) fn renew(conn: &Connection, seq: i64, lease: LeaseId, until: i64) -> 
     Ok(changed == 1)
 }
 
-/// Lets events that were held go, where somebody subscribes to them now: at most `limit` at a time. How many.
+/// Held events that wait for the same: of a name, and for the consumers that `deliver_to` names, if any.
+pub(crate) struct HeldGroup {
+    event_name: String,
+    deliver_to: Option<String>,
+}
+
+/// Lets events that were held go, where somebody who is to receive them subscribes now: at most `limit` at a time. How many.
 pub(crate) fn release_held(
     conn: &Connection,
     now: i64,
     limit: usize,
-    is_wanted: impl Fn(&str) -> bool,
+    is_wanted: impl Fn(&str, Option<&str>) -> bool,
 ) -> Result<usize> {
     let mut released = 0;
-    for name in held_names(conn, limit, is_wanted)? {
+    for HeldGroup { event_name, deliver_to } in held_groups(conn, limit, is_wanted)? {
+        let left = i64::try_from(limit - released).unwrap_or(i64::MAX);
         released += conn
             .prepare_cached(
                 "UPDATE main.outbox_event SET available_at = ?1, changed_at = ?1
                  WHERE seq IN (SELECT seq FROM main.outbox_event INDEXED BY outbox_event_due
-                               WHERE status = 'pending' AND available_at = ?2 AND event_name = ?3
-                               LIMIT ?4)",
+                               WHERE status = 'pending' AND available_at = ?2 AND event_name = ?3 AND deliver_to IS ?4
+                               LIMIT ?5)",
             )?
-            .execute(params![now, HELD_UNTIL, &name, i64::try_from(limit - released).unwrap_or(i64::MAX)])?;
+            .execute(params![now, HELD_UNTIL, event_name, deliver_to, left])?;
         if released >= limit {
             break;
         }
@@ -223,14 +230,14 @@ pub(crate) fn release_held(
     Ok(released)
 }
 
-/// Held events of this name (their `seq`), so many at the most.
-pub(crate) fn held_of(conn: &Connection, name: &str, limit: usize) -> Result<Vec<i64>> {
+/// Held events of this group (their `seq`), so many at the most.
+pub(crate) fn held_of(conn: &Connection, group: &HeldGroup, limit: usize) -> Result<Vec<i64>> {
     Ok(conn
         .prepare_cached(
             "SELECT seq FROM main.outbox_event INDEXED BY outbox_event_due
-             WHERE status = 'pending' AND available_at = ?1 AND event_name = ?2 LIMIT ?3",
+             WHERE status = 'pending' AND available_at = ?1 AND event_name = ?2 AND deliver_to IS ?3 LIMIT ?4",
         )?
-        .query_map(params![HELD_UNTIL, name, limit], |row| row.get(0))?
+        .query_map(params![HELD_UNTIL, group.event_name, group.deliver_to, limit], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?)
 }
 
@@ -255,28 +262,28 @@ pub(crate) fn newest_held(conn: &Connection) -> Result<Option<i64>> {
         .optional()?)
 }
 
-/// Names of events that are held and wanted, so many at the most. Reads each of them, and keeps none that nobody wants:
-/// there may be as many names as events.
-pub(crate) fn held_names(
+/// What held events wait for and is there, so many at the most. Reads each of them, and keeps none that nobody wants: there may be
+/// as many names as events.
+pub(crate) fn held_groups(
     conn: &Connection,
     limit: usize,
-    is_wanted: impl Fn(&str) -> bool,
-) -> Result<Vec<String>> {
+    is_wanted: impl Fn(&str, Option<&str>) -> bool,
+) -> Result<Vec<HeldGroup>> {
     let mut select = conn.prepare_cached(
-        "SELECT DISTINCT event_name FROM main.outbox_event INDEXED BY outbox_event_due
+        "SELECT DISTINCT event_name, deliver_to FROM main.outbox_event INDEXED BY outbox_event_due
          WHERE status = 'pending' AND available_at = ?1",
     )?;
     let mut rows = select.query([HELD_UNTIL])?;
-    let mut names = Vec::new();
-    while names.len() < limit
+    let mut groups = Vec::new();
+    while groups.len() < limit
         && let Some(row) = rows.next()?
     {
-        let name: String = row.get(0)?;
-        if is_wanted(&name) {
-            names.push(name);
+        let group = HeldGroup { event_name: row.get(0)?, deliver_to: row.get(1)? };
+        if is_wanted(&group.event_name, group.deliver_to.as_deref()) {
+            groups.push(group);
         }
     }
-    Ok(names)
+    Ok(groups)
 }
 
 /// What a box has claimed: the rows, and its leases on them.

@@ -177,11 +177,12 @@ impl Outbox<'_> {
     }
 
     /// Delivers the filter's processed events again, to this one consumer and to no other, in order of publishing: as if it had
-    /// never heard of them. How many. Events that are pending, processing or dead letters are left alone: those are delivered
-    /// anyway, or wait for a decision.
+    /// never heard of them. How many. Events that are pending, processing or dead letters are left alone: also those
+    /// that are being replayed to another consumer.
     ///
-    /// The consumer need not be subscribed yet, nor in this process; until it is, its events are held. A consumer is asked for
-    /// events to which it subscribes, and for no others: name them in the filter. [`count`](Outbox::count) with
+    /// The consumer need not be subscribed yet, nor in this process; until it is, its events are held: **a wrong name, or events to
+    /// which it never subscribes, stay pending**, and another replay leaves them alone. So look at
+    /// [`Inbox::consumers`](crate::Inbox::consumers), and name the events in the filter. [`count`](Outbox::count) with
     /// [`OutboxStatus::Processed`] says how many it would be.
     ///
     /// ```
@@ -224,6 +225,10 @@ impl Outbox<'_> {
         statuses: &[OutboxStatus],
         decide: impl Fn(&Connection, i64, i64) -> Result<bool>,
     ) -> Result<usize> {
+        if let Access::Apart(core) = self.access {
+            core.db.refuse_read_only(operation)?;
+            core.db.refuse_reentry(operation)?;
+        }
         filter.validate()?;
         let Some(filter) = filter.within(statuses) else { return Ok(0) };
         let mut after = None;

@@ -78,7 +78,7 @@ impl Findings {
             );
             self.add(Severity::Warning, "counters", what, ADVICE);
         }
-        let total = counter.last_deleted.max(events.newest) - counter.deleted;
+        let total = counter.last_deleted.max(events.newest).saturating_sub(counter.deleted);
         if total != events.numbered {
             let what = format!("events: {total} by the counter, {} by counting", events.numbered);
             let advice = "statistics may be off, and deliveries are not: another program has inserted or deleted rows; set \

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use crate::core::Core;
-use crate::error::Result;
 use crate::pruning::Pass;
 use crate::settings::Settings;
 
@@ -33,16 +32,25 @@ impl Housekeeping {
         settings.shortest_retention().is_some().then_some(self.next_step)
     }
 
-    /// One short step, if it is time.
-    pub(super) fn work(&mut self, core: &Core, settings: &Settings) -> Result<()> {
+    /// One short step, if it is time. What keeps it from that keeps nobody from delivering: it waits for the next pass.
+    pub(super) fn work(&mut self, core: &Core, settings: &Settings) {
         if self.due(settings).is_none_or(|due| due > Instant::now()) {
-            return Ok(());
+            return;
         }
-        let step = self.pass.step(core, settings)?;
+        let step = match self.pass.step(core, settings) {
+            Ok(step) => step,
+            Err(error) => {
+                if core.first_warning_of("pruning") {
+                    log::warn!(target: "postbox::worker", "processed events that are past their retention cannot be pruned: {error}");
+                }
+                self.pass = Pass::default();
+                self.next_step = Instant::now() + BETWEEN_PASSES;
+                return;
+            }
+        };
         if step.deleted > 0 {
             log::debug!(target: "postbox::worker", "pruned {} processed events", step.deleted);
         }
         self.next_step = Instant::now() + if step.is_over { BETWEEN_PASSES } else { BETWEEN_STEPS };
-        Ok(())
     }
 }

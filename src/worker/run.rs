@@ -136,7 +136,8 @@ impl Run {
     fn work_until_stopped(&mut self) {
         while !self.signals.control.stopping.load(Ordering::Acquire) {
             self.take_reports();
-            let turn = self.look_and_turn().and_then(|()| self.keep_house());
+            let turn = self.look_and_turn();
+            self.keep_house();
             if let Some(error) = turn.err().or_else(|| self.fault.take()) {
                 self.pause_after(&error);
             }
@@ -228,11 +229,11 @@ impl Run {
         }
     }
 
-    fn keep_house(&mut self) -> Result<()> {
+    fn keep_house(&mut self) {
         if !self.postponed.is_empty() {
             self.look_at_handlers();
         }
-        self.housekeeping.work(self.postbox.core(), &self.settings)
+        self.housekeeping.work(self.postbox.core(), &self.settings);
     }
 
     /// One turn, if there is anything to do in one.

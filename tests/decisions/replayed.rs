@@ -156,3 +156,29 @@ fn a_running_worker_takes_up_what_is_replayed_while_it_works() {
         assert!(worker.shutdown(std::time::Duration::from_secs(10)).unwrap().clean);
     }
 }
+
+/// Each poll let them go and claimed them again; with large batches a drain never ended.
+#[test]
+fn what_waits_for_a_consumer_that_is_not_there_is_left_alone() {
+    for batch_size in [10, 5_000] {
+        for test in boxes_with(|b| b.settings(Settings { batch_size, ..Settings::default() })) {
+            let bus = &test.bus;
+            bus.subscribe(Subscription::new("*", "there", |_: &Event, _: &Context<'_>| Ok(()))).unwrap();
+            bus.publish_all((0..1_500).map(|_| event("a"))).unwrap();
+            bus.drain().unwrap();
+            assert_eq!(bus.outbox().replay(&EventFilter::new(), "absent").unwrap(), 1_500);
+            assert_eq!(bus.drain().unwrap(), 0);
+            sql(bus, |tx| {
+                tx.execute_batch(
+                    "CREATE TABLE touched (n); CREATE TRIGGER touches AFTER UPDATE ON outbox_event BEGIN INSERT INTO touched VALUES (1); END",
+                )
+            });
+            test.clock.advance(crate::support::SECOND);
+            bus.subscribe(Subscription::new("*", "another", |_: &Event, _: &Context<'_>| Ok(()))).unwrap();
+            assert_eq!(bus.drain().unwrap(), 0);
+            let touched: i64 =
+                sql(bus, |tx| tx.query_row("SELECT count(*) FROM touched", [], |row| row.get(0)));
+            assert_eq!(touched, 0, "{}", test.kind);
+        }
+    }
+}

@@ -83,6 +83,9 @@ fn about_each(
             would_be_dead(&postbox, *id).map_err(Failure::of(file))?;
         }
     } else {
+        if ids.len() > 1 {
+            context::confirm(chosen.sure.yes, &format!("{} dead letters {}.", ids.len(), decision.says[1]))?;
+        }
         let postbox = context::write(file)?;
         let decided = postbox.transaction(|tx| -> postbox::Result<()> {
             ids.iter().try_for_each(|id| (decision.about_one)(&tx.outbox(), *id))

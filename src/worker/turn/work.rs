@@ -58,7 +58,7 @@ impl Turn<'_> {
             }
         }
         if self.release_held {
-            let wanted = |name: &str| core.registry.has_handlers(name);
+            let wanted = |name: &str, to: Option<&str>| core.registry.is_wanted(name, to);
             match pieces.with(conn, || settle::release_held(conn, now, RELEASE_MAX, wanted))? {
                 Ok(released) => outcome.more_held = released >= RELEASE_MAX,
                 Err(_) => self.release_each(conn, pieces, now, wanted)?,
@@ -76,10 +76,10 @@ impl Turn<'_> {
         conn: &Connection,
         pieces: Pieces<'_>,
         now: i64,
-        wanted: impl Fn(&str) -> bool,
+        wanted: impl Fn(&str, Option<&str>) -> bool,
     ) -> Result<()> {
-        for name in settle::held_names(conn, RELEASE_MAX, wanted)? {
-            for seq in settle::held_of(conn, &name, RELEASE_MAX)? {
+        for group in settle::held_groups(conn, RELEASE_MAX, wanted)? {
+            for seq in settle::held_of(conn, &group, RELEASE_MAX)? {
                 if let Err(error) = pieces.with(conn, || settle::release_one(conn, seq, now))? {
                     self.left_alone.note(seq, &error);
                 }

@@ -22,7 +22,7 @@ use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest};
 
 use crate::model::Model;
-use crate::steps::{Consumer, NAMES, New, Outcome, Outcomes, RealBox, Step};
+use crate::steps::{Consumer, Decision, NAMES, New, Outcome, Outcomes, RealBox, Step};
 
 /// Without `POSTBOX_SEQUENCES`: some seconds.
 const SEQUENCES: u32 = 200;
@@ -51,6 +51,9 @@ impl ReferenceStateMachine for Model {
             2 => (0_usize..8).prop_map(Step::LoseAnAttempt),
             5 => moves().prop_map(Step::MoveClock),
             1 => any::<bool>().prop_map(Step::DeadLetters),
+            2 => (0_usize..8, any::<bool>()).prop_map(|(at, retry)| {
+                Step::Decide(at, if retry { Decision::Retry } else { Decision::Discard })
+            }),
             1 => Just(Step::CloseAndOpen),
             1 => Just(Step::Backup),
             1 => Just(Step::Restore),

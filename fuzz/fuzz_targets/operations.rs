@@ -14,7 +14,7 @@ use arbitrary::{Result, Unstructured};
 use libfuzzer_sys::{Corpus, fuzz_target};
 
 use crate::model::Model;
-use crate::steps::{Consumer, NAMES, New, Outcome, Outcomes, RealBox, Step};
+use crate::steps::{Consumer, Decision, NAMES, New, Outcome, Outcomes, RealBox, Step};
 
 /// Each costs some milliseconds.
 const STEPS_MAX: usize = 48;
@@ -54,7 +54,7 @@ fn consumer(bytes: &mut Unstructured<'_>) -> Result<Consumer> {
 }
 
 fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
-    Ok(match bytes.int_in_range(0..=15)? {
+    Ok(match bytes.int_in_range(0..=16)? {
         0..=3 => Step::Publish(new(bytes)?),
         4 => {
             let events = (0..bytes.int_in_range(0..=12)?).map(|_| new(bytes)).collect::<Result<_>>()?;
@@ -65,6 +65,10 @@ fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
         10 | 11 => Step::LoseAnAttempt(bytes.int_in_range(0..=7)?),
         12 | 13 => Step::MoveClock(i64::from(bytes.int_in_range(0..=60_u8)?) * 1_000_000),
         14 => Step::MoveClock(bytes.int_in_range(-100_000_000..=100_000_000)?),
+        15 => {
+            let decision = if bytes.arbitrary()? { Decision::Retry } else { Decision::Discard };
+            Step::Decide(bytes.int_in_range(0..=7)?, decision)
+        }
         _ => Step::DeadLetters(bytes.arbitrary()?),
     })
 }

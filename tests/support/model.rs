@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postbox::{InboxStatus, OutboxStatus};
 
-use super::steps::{Consumer, New, Outcome, Outcomes, Step};
+use super::steps::{Consumer, Decision, New, Outcome, Outcomes, Step};
 
 /// In Unix microseconds, as all times here.
 pub(crate) const START: i64 = 1_700_000_000_000_000;
@@ -33,6 +33,7 @@ pub(crate) struct Row {
     pub(crate) updated_at: i64,
     /// Of each consumer.
     pub(crate) standings: Vec<Standing>,
+    pub(crate) is_discarded: bool,
 }
 
 /// What stands in the file.
@@ -64,17 +65,33 @@ pub(crate) struct Model {
     pub(crate) published: Vec<usize>,
     pub(crate) ran: Vec<(usize, usize)>,
     pub(crate) processed: usize,
+    /// The event that was decided about.
+    pub(crate) decided: Option<usize>,
 }
 
 impl Model {
     pub(crate) fn new(consumers: Vec<Consumer>, in_memory: bool) -> Self {
         let (file, backup, published, ran) = (File::default(), None, Vec::new(), Vec::new());
         let (wall, now, behind, given_out, processed) = (START, START, 0, 0, 0);
-        Model { in_memory, consumers, file, backup, wall, behind, now, given_out, published, ran, processed }
+        let decided = None;
+        Model {
+            in_memory,
+            consumers,
+            file,
+            backup,
+            wall,
+            behind,
+            now,
+            given_out,
+            published,
+            ran,
+            processed,
+            decided,
+        }
     }
 
     pub(crate) fn apply(&mut self, step: &Step) {
-        (self.published, self.ran, self.processed) = (Vec::new(), Vec::new(), 0);
+        (self.published, self.ran, self.processed, self.decided) = (Vec::new(), Vec::new(), 0, None);
         match step {
             Step::Publish(new) => self.publish(*new),
             Step::PublishInTransaction(events, true) => {
@@ -95,6 +112,15 @@ impl Model {
             }
             Step::MoveClock(by) => self.wall = (self.wall + by).max(0),
             Step::DeadLetters(on) => self.file.dead_letters_off = !on,
+            Step::Decide(at, decision) => {
+                let is_dead =
+                    |row: &&mut Row| matches!(row.status, OutboxStatus::DeadLetter | OutboxStatus::Failed);
+                let mut dead: Vec<_> = self.file.rows.iter_mut().filter(is_dead).collect();
+                if let Some(row) = at.checked_rem(dead.len()).map(|at| &mut dead[at]) {
+                    self.decided = Some(row.number);
+                    row.decide(*decision, self.now);
+                }
+            }
             Step::CloseAndOpen | Step::Backup | Step::Restore if self.in_memory => {}
             Step::CloseAndOpen => {
                 self.file.closed_at = self.now;
@@ -142,6 +168,7 @@ impl Model {
                 created_at: self.now,
                 updated_at: self.now,
                 standings: vec![nothing; self.consumers.len()],
+                is_discarded: false,
             });
         }
         self.given_out += 1;
@@ -175,6 +202,27 @@ impl Model {
 impl Row {
     pub(crate) fn is_pending(&self) -> bool {
         self.status == OutboxStatus::Pending
+    }
+
+    /// Of those who had not finished: they begin again, or skip it.
+    fn decide(&mut self, decision: Decision, now: i64) {
+        for standing in self.standings.iter_mut().filter(|standing| standing.status == InboxStatus::Failed) {
+            match decision {
+                Decision::Retry => {
+                    (standing.status, standing.failures, standing.gave_up) =
+                        (InboxStatus::Received, 0, false);
+                }
+                Decision::Discard => {
+                    (standing.status, standing.gave_up) = (InboxStatus::Skipped, false);
+                    standing.error = Some("discarded: of no use");
+                }
+            }
+        }
+        (self.available_at, self.updated_at) = (now, now);
+        match decision {
+            Decision::Retry => (self.status, self.attempts) = (OutboxStatus::Pending, 0),
+            Decision::Discard => (self.status, self.is_discarded) = (OutboxStatus::Processed, true),
+        }
     }
 
     fn attempt(
@@ -231,6 +279,15 @@ impl Standing {
     /// Whether the consumer is asked again.
     fn is_open(&self) -> bool {
         !self.gave_up && !matches!(self.status, InboxStatus::Processed | InboxStatus::Skipped)
+    }
+
+    /// Whether it has an inbox row that is not done; one that begins again keeps its error.
+    pub(crate) fn is_known_and_open(&self) -> bool {
+        match self.status {
+            InboxStatus::Failed => true,
+            InboxStatus::Received => self.error.is_some(),
+            _ => false,
+        }
     }
 
     fn fails(&mut self, error: &'static str, attempts_max: u32) {

@@ -14,7 +14,7 @@ use rusqlite::params;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::model::{LOST, Model, START};
+use super::model::{LOST, Model, START, Standing};
 
 /// What a handler does. Transactional ones leave an effect in the file before they do it.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +57,12 @@ pub(crate) struct New {
     pub(crate) delay: Duration,
 }
 
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Decision {
+    Retry,
+    Discard,
+}
+
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
     Publish(New),
@@ -69,6 +75,8 @@ pub(crate) enum Step {
     /// By so many microseconds, forward or back.
     MoveClock(i64),
     DeadLetters(bool),
+    /// Of the dead letters and failed events, counted round and round: tried again, or discarded.
+    Decide(usize, Decision),
     // The rest does nothing to a box in memory.
     CloseAndOpen,
     Backup,
@@ -163,6 +171,15 @@ impl RealBox {
             Step::DeadLetters(on) => {
                 self.bus().update_settings(|settings| settings.dead_letter_enabled = *on).unwrap();
             }
+            Step::Decide(_, decision) => {
+                if let Some(number) = model.decided {
+                    let (outbox, id) = (self.bus().outbox(), self.ids[&number]);
+                    match decision {
+                        Decision::Retry => outbox.retry(id).unwrap(),
+                        Decision::Discard => outbox.discard(id, "of no use").unwrap(),
+                    }
+                }
+            }
             Step::CloseAndOpen | Step::Backup | Step::Restore if model.in_memory => {}
             Step::CloseAndOpen => {
                 self.close();
@@ -230,8 +247,8 @@ impl RealBox {
             assert_eq!(is.processed_at.map(micros), processed_at, "event {number}");
             assert_eq!((is.event_name.as_str(), is.aggregate_id), (NAMES[row.new.name], number.to_string()));
             assert_eq!(is.payload, json!({ "number": number }));
-            let failed = row.standings.iter().any(|standing| standing.status == InboxStatus::Failed);
-            assert_eq!(is.last_error.is_some(), failed, "event {number}");
+            let failed = row.standings.iter().any(Standing::is_known_and_open);
+            assert_eq!(is.last_error.is_some(), failed || row.is_discarded, "event {number}");
         }
         assert_eq!(self.inbox(), inbox_of(model));
         let mut effects = model.file.effects.clone();
@@ -262,8 +279,7 @@ impl RealBox {
         let age_ms = oldest.map(|at| u64::try_from((model.now - at) / 1_000).unwrap());
         assert_eq!(stats.oldest_pending_age_ms, age_ms);
         for consumer in 0..model.consumers.len() {
-            let open =
-                rows.iter().filter(|row| row.standings[consumer].status == InboxStatus::Failed).count();
+            let open = rows.iter().filter(|row| row.standings[consumer].is_known_and_open()).count();
             let is = self.bus().inbox().count_unprocessed(&consumer_name(consumer)).unwrap();
             assert_eq!(is, open as u64, "open work of consumer {consumer}");
         }
@@ -293,7 +309,7 @@ fn inbox_of(model: &Model) -> Inbox {
     let mut inbox = Inbox::new();
     for row in &model.file.rows {
         for (index, standing) in row.standings.iter().enumerate() {
-            if standing.status != InboxStatus::Received {
+            if standing.status != InboxStatus::Received || standing.is_known_and_open() {
                 let said = (standing.status, standing.failures, standing.error.map(str::to_owned));
                 inbox.insert((row.number, consumer_name(index)), said);
             }

@@ -167,8 +167,8 @@ impl Core {
             for (Stray { seq, id, .. }, done) in found.iter().zip(done) {
                 if done.is_ok_and(|done| done) {
                     if self.is_observed() {
-                        let dead = self.db.read(operation, |conn| dead::read(conn, *seq))?;
-                        self.tell_dead(dead.as_slice());
+                        let dead = self.db.read(operation, |conn| dead::read(conn, *seq));
+                        self.tell_dead(dead.ok().flatten().as_slice());
                     }
                     log::warn!(
                         target: "postbox::delivery",

@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use postbox::{
-    Backoff, Context, DeadLettered, Drained, Event, Failed, Finished, Handler, HandlerResult, Observer,
-    Postbox, Published, Started, Subscription, TransactionalHandler, Tx,
+    Backoff, Context, DeadLettered, Drained, Event, EventId, Failed, Finished, Handler, HandlerResult,
+    Observer, Postbox, Published, Started, Subscription, TransactionalHandler, Tx,
 };
 
 use crate::support::{Calls, TestBox, boxes_with};
@@ -36,6 +36,8 @@ pub(crate) struct Notes {
     pub(crate) shown: Calls,
     /// What `error()` said.
     pub(crate) errors: Calls,
+    /// What the row says meanwhile, where there is a box to ask.
+    pub(crate) statuses: Calls,
     pub(crate) durations: Arc<Mutex<Vec<Duration>>>,
     /// For tests in which the observer looks at its own box while it is told.
     pub(crate) bus: Arc<OnceLock<Postbox>>,
@@ -62,6 +64,7 @@ impl Observer for Notes {
         self.shown.add(format!("{finished:?}"));
         let Finished { event_name, consumer_name, attempt, duration, skipped, .. } = finished;
         self.durations.lock().unwrap().push(*duration);
+        self.look(finished.event_id);
         let what = if *skipped { "skipped" } else { "finished" };
         self.lines.add(format!("{what} {event_name} by {consumer_name}, {attempt}"));
     }
@@ -77,6 +80,7 @@ impl Observer for Notes {
     fn dead_lettered(&self, dead: &DeadLettered<'_>) {
         self.shown.add(format!("{dead:?}"));
         self.errors.add(dead.error());
+        self.look(dead.event_id);
         self.lines.add(format!("{} {}, {}", dead.status, dead.event_name, dead.attempt));
     }
 
@@ -87,6 +91,13 @@ impl Observer for Notes {
 }
 
 impl Notes {
+    fn look(&self, id: EventId) {
+        if let Some(bus) = self.bus.get() {
+            let row = bus.outbox().get(id).unwrap().unwrap();
+            self.statuses.add(format!("{} is {}", row.event_name, row.status));
+        }
+    }
+
     pub(crate) fn take(&self) -> Vec<String> {
         self.lines.take()
     }

@@ -114,3 +114,30 @@ fn a_row_that_is_set_aside_is_told() {
     assert_eq!(notes.take(), ["dead_letter a, 0"]);
     assert_eq!(notes.errors.take(), ["its status was `lost`, which nobody knows"]);
 }
+
+/// A trigger of the application's ends the transaction that claims one row: the others are claimed apart.
+#[test]
+fn a_dead_letter_beside_a_row_that_cannot_be_claimed_is_told() {
+    for (TestBox { kind, bus, .. }, notes) in observed() {
+        sql(&bus, |tx| {
+            tx.execute_batch(
+                "CREATE TRIGGER stuck BEFORE UPDATE ON outbox_event
+                 WHEN new.event_name = 'stuck' AND new.status = 'processing'
+                 BEGIN SELECT RAISE(ROLLBACK, 'no'); END",
+            )
+        });
+        let [(_, plain), _] = both_kinds("*", "c", |_| Ok(()));
+        bus.subscribe(plain).unwrap();
+        bus.publish_all([event("stuck"), event("spoilt"), event("good")]).unwrap();
+        sql(&bus, |tx| {
+            tx.execute("UPDATE outbox_event SET deliver_to = '{' WHERE event_name = 'spoilt'", [])
+        });
+        notes.take();
+        assert!(bus.drain().is_err());
+        assert_eq!(
+            notes.take(),
+            ["dead_letter spoilt, 1", "started good by c, 1", "finished good by c, 1"],
+            "{kind}"
+        );
+    }
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use postbox::{Event, HandlerError, HandlerResult, Tx};
 
-use crate::support::{SECOND, TestBox, event, sql};
+use crate::support::{SECOND, TestBox, event, sql, wait_until};
 use crate::{CANARY, both_kinds, observed, transactional_subscription};
 
 #[test]
@@ -152,6 +152,35 @@ fn transactional_handlers_are_told_after_the_commit_that_they_share() {
             ],
             "{kind}"
         );
+    }
+}
+
+/// As another connection reads it, which sees what is committed and nothing else.
+#[test]
+fn what_ends_in_the_file_is_told_when_it_is_there() {
+    for by_worker in [false, true] {
+        for of_kind in 0..2 {
+            let (test, notes) = observed().remove(0);
+            let bus = test.bus.clone();
+            let _ = notes.bus.set(bus.clone());
+            let [plain, transactional] = both_kinds("bad", "c", |_| Err(HandlerError::dead_letter("never")));
+            let (handler, subscription) = if of_kind == 0 { plain } else { transactional };
+            let [_, (_, good)] = both_kinds("good", "d", |_| Ok(()));
+            bus.subscribe_many([subscription, good]).unwrap();
+            bus.publish_all([event("bad"), event("good")]).unwrap();
+            if by_worker {
+                let worker = bus.start().unwrap();
+                wait_until(SECOND * 5, || notes.lines.count("drained 1") > 0);
+                drop(worker);
+            } else {
+                bus.drain().unwrap();
+            }
+            let statuses = notes.statuses.take();
+            let expected = ["bad is dead_letter", "good is processed"];
+            for line in expected {
+                assert!(statuses.contains(&line.to_owned()), "{handler}, worker {by_worker}: {statuses:?}");
+            }
+        }
     }
 }
 

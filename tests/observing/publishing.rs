@@ -61,6 +61,7 @@ fn what_is_rolled_back_is_never_told() {
     for (TestBox { kind, bus, .. }, notes) in observed() {
         let rolled_back: postbox::Result<()> = bus.transaction(|tx| {
             tx.publish(event("gone"))?;
+            tx.publish(event("keyed").idempotency_key("k"))?;
             Err(Error::Closed { operation: "test" })
         });
         assert!(rolled_back.is_err());
@@ -71,9 +72,10 @@ fn what_is_rolled_back_is_never_told() {
             })
         }));
         assert!(panicked.is_err());
-        // The next transaction does not find them.
+        // The next transaction does not find them, nor what is published under the same id since.
+        bus.publish(event("keyed").idempotency_key("k")).unwrap();
         bus.transaction(|tx| tx.publish(event("a"))).unwrap();
-        assert_eq!(notes.take(), ["published a"], "{kind}");
+        assert_eq!(notes.take(), ["published keyed", "published a"], "{kind}");
     }
 }
 

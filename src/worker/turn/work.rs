@@ -113,12 +113,12 @@ impl Turn<'_> {
             match pieces.with(conn, || settle_report(core, conn, report, self.settings, now))? {
                 Ok(Recorded::Processed) => outcome.processed += 1,
                 Ok(Recorded::Refused) => outcome.too_late.extend(report.ends()),
-                Ok(Recorded::Dead) => note_dead(core, conn, report.claim().seq, outcome)?,
+                Ok(Recorded::Dead) => note_dead(core, conn, report.claim().seq, outcome),
                 Ok(Recorded::Otherwise) => {}
                 // Where one consumer's mark cannot be recorded, what others say of the event comes too late.
                 Err(error) => {
                     if self.set_aside_or_leave(conn, pieces, report.claim(), &error, now)? {
-                        note_dead(core, conn, report.claim().seq, outcome)?;
+                        note_dead(core, conn, report.claim().seq, outcome);
                     }
                 }
             }
@@ -168,7 +168,7 @@ impl Turn<'_> {
         outcome.alone = alone;
         for row in unreadable {
             if self.set_unreadable_aside(conn, &row, now, outcome)? {
-                note_dead(core, conn, row.seq, outcome)?;
+                note_dead(core, conn, row.seq, outcome);
             }
         }
         let rows = self.take(conn, pieces, rows, &request, outcome)?;
@@ -194,7 +194,7 @@ impl Turn<'_> {
                     }
                     log_settlement(id, &settlement);
                     if matches!(settlement, Settlement::DeadLetter { .. } | Settlement::Failed { .. }) {
-                        note_dead(core, conn, claim.seq, outcome)?;
+                        note_dead(core, conn, claim.seq, outcome);
                     }
                     outcome.processed += usize::from(settlement == Settlement::Processed);
                 }
@@ -203,7 +203,7 @@ impl Turn<'_> {
                         .set_aside_or_leave(conn, pieces, claim, &error, now)
                         .map_err(|obstacle| self.leave_alone(claim.seq, obstacle))?;
                     if is_set_aside {
-                        note_dead(core, conn, claim.seq, outcome)?;
+                        note_dead(core, conn, claim.seq, outcome);
                     }
                 }
             }
@@ -300,9 +300,9 @@ impl Turn<'_> {
 }
 
 /// For whoever is to be told of it once it is committed.
-fn note_dead(core: &Core, conn: &Connection, seq: i64, outcome: &mut Outcome) -> Result<()> {
+fn note_dead(core: &Core, conn: &Connection, seq: i64, outcome: &mut Outcome) {
     if core.is_observed() {
-        outcome.dead.extend(dead::read(conn, seq)?);
+        // One that cannot be read is told to nobody: it is no reason to do anything else differently.
+        outcome.dead.extend(dead::read(conn, seq).ok().flatten());
     }
-    Ok(())
 }

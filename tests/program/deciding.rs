@@ -70,14 +70,18 @@ fn dead_letters_are_retried_by_id_all_or_none() {
         (&order, "is processed, not a dead letter\n  next: `postbox show app.db 0198c0de"),
         (&missing, "no event with id 0198c0de-0000-7000-8000-000000000099\n  next: `postbox list app.db`"),
     ] {
-        for dry in [&[][..], &["--dry-run"]] {
+        for dry in [&["--yes"][..], &["--dry-run"]] {
             let refused = run(dir.path(), &[&["retry", "app.db", &mail, wrong], dry].concat());
             assert_eq!((refused.code, refused.out.as_str()), (1, ""));
             assert!(refused.err.contains(said), "{}", refused.err);
         }
     }
     assert_eq!(statuses(&path)[3..5], [DEAD, DEAD], "none");
-    let out = run(dir.path(), &["retry", "app.db", &mail, &queued, &mail]).ok();
+    let asked = run(dir.path(), &["retry", "app.db", &mail, &queued]);
+    assert_eq!((asked.code, asked.out.as_str()), (4, ""));
+    assert!(asked.err.contains("2 dead letters get new attempts."), "{}", asked.err);
+    assert_eq!(statuses(&path)[3..5], [DEAD, DEAD], "it was not confirmed");
+    let out = run(dir.path(), &["retry", "app.db", &mail, &queued, &mail, "--yes"]).ok();
     assert_eq!(out, "2 dead letters get new attempts\n");
     assert_eq!(statuses(&path)[3..5], [PENDING, PENDING]);
     assert_eq!(received(&path, "mail"), ["mail.sent", "mail.queued", "stock.counted"]);

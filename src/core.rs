@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::bell::Bell;
 use crate::clock::{BoxClock, Clock};
 use crate::db::owner::{self, OwnerLock};
-use crate::db::{Database, Synchronous};
+use crate::db::{Database, Synchronous, WriteEach};
 use crate::error::{Error, Result};
 use crate::event::{Event, NewEvent};
 use crate::failures::FailureBook;
@@ -162,8 +162,9 @@ impl Core {
                 break;
             }
             let now = self.clock.now();
-            let done =
-                self.db.write_each(operation, &found, |conn, row| strays::set_aside(conn, row, to, now))?;
+            let done = self.db.write_each(operation, WriteEach::ALL, &found, |conn, row| {
+                strays::set_aside(conn, row, to, now)
+            })?;
             for (Stray { seq, id, .. }, done) in found.iter().zip(done) {
                 if done.is_ok_and(|done| done) {
                     if self.is_observed() {
@@ -195,7 +196,7 @@ impl Core {
         for dead in owner::find_dead(path) {
             let now = self.clock.now();
             let claims = self.db.read("take over", |conn| settle::claims_of(conn, dead.owner))?;
-            let done = self.db.write_each("take over", &claims, |conn, (seq, lease)| {
+            let done = self.db.write_each("take over", WriteEach::ALL, &claims, |conn, (seq, lease)| {
                 settle::take_from_the_dead(conn, *seq, *lease, dead.begun.contains(seq), now)
             })?;
             // Where a trigger is in the way, it is due when its lease runs out.

@@ -1,9 +1,9 @@
 //! Retention: processed events are deleted after a time, a few at a time.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::core::Core;
-use crate::db::Synchronous;
+use crate::db::{Synchronous, WriteEach};
 use crate::error::{Error, Result};
 use crate::outbox::prune::{self, Passed};
 use crate::settings::Settings;
@@ -71,43 +71,21 @@ fn micros(millis: u64) -> i64 {
 
 /// How many were deleted, and the last that was tried where others are left.
 fn delete_some(core: &Core, due: &[(i64, i64)]) -> Result<(usize, Option<i64>)> {
-    if due.is_empty() {
-        return Ok((0, None));
-    }
-    let begun = Instant::now();
     // Not synced: what a power cut brings back is deleted again.
-    let together = core.db.lock("prune")?.transaction(Synchronous::Normal, "prune", |conn| {
-        let mut deleted = 0;
-        for (seq, processed_at) in due {
-            match prune::delete(conn, *seq, *processed_at) {
-                Ok(done) => deleted += usize::from(done),
-                Err(error) if error.is_fault_of_file() || conn.is_autocommit() => return Err(error),
-                Err(error) => warn_once(core, &error),
-            }
-            if begun.elapsed() >= HELD_MAX {
-                return Ok((deleted, Some(*seq)));
-            }
+    let how = WriteEach { synchronous: Synchronous::Normal, held_max: Some(HELD_MAX) };
+    let done = core.db.write_each("prune", how, due, |conn, (seq, processed_at)| {
+        prune::delete(conn, *seq, *processed_at)
+    })?;
+    let stopped_at =
+        if done.len() < due.len() { done.len().checked_sub(1).map(|at| due[at].0) } else { None };
+    let mut deleted = 0;
+    for done in done {
+        match done {
+            Ok(done) => deleted += usize::from(done),
+            Err(error) => warn_once(core, &error),
         }
-        Ok((deleted, None))
-    });
-    match together {
-        // One of them takes the others with it: each by itself, then.
-        Err(error) if !error.is_fault_of_file() => {
-            let mut deleted = 0;
-            for (seq, processed_at) in due {
-                let alone = core.db.lock("prune")?.transaction(Synchronous::Normal, "prune", |conn| {
-                    prune::delete(conn, *seq, *processed_at)
-                });
-                match alone {
-                    Ok(done) => deleted += usize::from(done),
-                    Err(error) if error.is_fault_of_file() => return Err(error),
-                    Err(error) => warn_once(core, &error),
-                }
-            }
-            Ok((deleted, None))
-        }
-        together => together,
     }
+    Ok((deleted, stopped_at))
 }
 
 /// A trigger or a foreign key of the application's keeps the row: it stays, and others go.

@@ -53,6 +53,19 @@ struct OpenFile {
     traces: Mutex<Option<Traces>>,
 }
 
+/// How [`Database::write_each`] writes.
+#[derive(Clone, Copy)]
+pub(crate) struct WriteEach {
+    pub(crate) synchronous: Synchronous,
+    /// The write lock is held for so long, and what is left is for another call.
+    pub(crate) held_max: Option<Duration>,
+}
+
+impl WriteEach {
+    /// All of them, synced.
+    pub(crate) const ALL: Self = WriteEach { synchronous: Synchronous::Full, held_max: None };
+}
+
 impl OpenFile {
     fn new(identity: FileIdentity, access: Access, opened: Opened, wait_max: Duration) -> Result<Self> {
         let readers = RwLock::new(Some(Readers::open(&identity, access, wait_max)?));
@@ -200,37 +213,52 @@ impl<J: Job> Database<J> {
     }
 
     /// Writes each of the items: all in one transaction, or, where something of the application's in the file rolls that back,
-    /// each in one of its own. What came of them, in their order; the outer error is a fault of the file.
+    /// each in one of its own. What came of them, in their order, as far as it got; the outer error is a fault of the file.
     pub(crate) fn write_each<I, T>(
         &self,
         operation: &'static str,
+        how: WriteEach,
         items: &[I],
         write: impl Fn(&Connection, &I) -> Result<T>,
     ) -> Result<Vec<Result<T>>> {
         if items.is_empty() {
             return Ok(Vec::new());
         }
-        let together = self.write(operation, |conn| {
-            let mut done = Vec::with_capacity(items.len());
+        let transaction = |work: &mut dyn FnMut(&Connection) -> Result<()>| {
+            self.lock(operation)?.transaction(how.synchronous, operation, work)
+        };
+        let mut done = Vec::with_capacity(items.len());
+        let together = transaction(&mut |conn| {
+            let begun = Instant::now();
             for item in items {
                 match write(conn, item) {
                     Err(error) if error.is_fault_of_file() || conn.is_autocommit() => return Err(error),
                     written => done.push(written),
                 }
+                if how.held_max.is_some_and(|max| begun.elapsed() >= max) {
+                    break;
+                }
             }
-            Ok(done)
+            Ok(())
         });
         match together {
-            Err(error) if !error.is_fault_of_file() => {}
-            together => return together,
+            Err(error) if !error.is_fault_of_file() => done.clear(),
+            together => return together.map(|()| done),
         }
-        items
-            .iter()
-            .map(|item| match self.write(operation, |conn| write(conn, item)) {
-                Err(error) if error.is_fault_of_file() => Err(error),
-                written => Ok(written),
-            })
-            .collect()
+        for item in items {
+            let mut written = None;
+            let alone = transaction(&mut |conn| {
+                written = Some(write(conn, item)?);
+                Ok(())
+            });
+            match (alone, written) {
+                (Ok(()), Some(written)) => done.push(Ok(written)),
+                (Err(error), _) if error.is_fault_of_file() => return Err(error),
+                (Err(error), _) => done.push(Err(error)),
+                (Ok(()), None) => {} // never: the work has run
+            }
+        }
+        Ok(done)
     }
 
     /// Reads what is committed. In memory, on a thread that is inside a transaction, what it has written so far as well.

@@ -472,6 +472,16 @@ impl Postbox {
     /// many. A running worker does so by itself, in steps; this is the whole of it, now. The write lock is held for a few
     /// milliseconds at a time. The file keeps its size, and the space is used again: see [`compact`](Postbox::compact).
     ///
+    /// ```
+    /// # use postbox::Postbox;
+    /// # fn main() -> postbox::Result<()> {
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// postbox.update_settings(|settings| settings.retention_ms = 90 * 86_400_000)?; // 90 days
+    /// assert_eq!(postbox.prune()?, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Busy`] and other errors of the file; what was deleted by then is. [`Error::Reentrant`] inside a transaction.
     pub fn prune(&self) -> Result<usize> {

@@ -158,6 +158,23 @@ impl Outbox<'_> {
 
     /// Gives all the filter's dead letters (and those that `failed`) new attempts, as [`retry`](Outbox::retry) does. How many.
     ///
+    /// ```
+    /// # use postbox::{Context, Event, EventFilter, HandlerError, NewEvent, Postbox, Subscription};
+    /// # fn main() -> postbox::Result<()> {
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// # let mail = |_: &Event, _: &Context<'_>| Err(HandlerError::dead_letter("550 no such address"));
+    /// # postbox.subscribe(Subscription::new("mail.*", "mail", mail))?;
+    /// # let id = postbox.publish(NewEvent::new("mail.queued", "office", "Mail", "m-1"))?;
+    /// # postbox.drain()?;
+    /// assert_eq!(postbox.outbox().retry_all(&EventFilter::new().error_contains("550"))?, 1);
+    /// postbox.drain()?; // in vain
+    /// postbox.outbox().discard(id, "the customer has no address")?;
+    /// let story = postbox.outbox().story(id)?.expect("it is kept");
+    /// assert_eq!(story.history.len(), 4); // failed, retried, failed, discarded
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Invalid`](crate::Error::Invalid) for the filter, before anything is changed; [`Error::Busy`](crate::Error::Busy)
     /// and other errors of the file.

@@ -1,4 +1,5 @@
--- The whole schema of postbox, version 4. Every object that the library owns in the application's file stands here.
+-- The whole schema of postbox, version 5. Every object that the library owns in the application's file stands here, but for one index that
+-- src/outbox/order.sql makes where somebody asks for order.
 --
 -- Times are Unix microseconds of the box's own clock. Ids are 16 bytes. The views at the end show both to people.
 
@@ -55,7 +56,8 @@ CREATE TABLE outbox_event (
     status          TEXT    NOT NULL DEFAULT 'pending'
                     CHECK (status = 'pending' OR status = 'processing' OR status = 'processed' OR status = 'failed' OR status = 'dead_letter'),
     attempt_count   INTEGER NOT NULL DEFAULT 0 CHECK (attempt_count >= 0),
-    -- The one clock column: publish delay, backoff and lease end. 253402300799999999 (the year 9999) while it is held for a first subscriber.
+    -- The one clock column: publish delay, backoff and lease end. 253402300799999999 (the year 9999) while it is held for a first subscriber,
+    -- a microsecond before while it waits for what is paused, and another one before while it waits for its turn.
     available_at    INTEGER NOT NULL,
     -- The claim that owns the row while it is processing, in 6 bytes: the open box, and in the low 24 bits the count of its claims.
     -- -32768 (2 bytes) while it is pending, 0 (no byte) when it is finished: no claim is either.
@@ -163,6 +165,7 @@ SELECT seq,
        event_name, source_module, aggregate_type, aggregate_id, status, attempt_count, last_error,
        CASE available_at WHEN 253402300799999999 THEN 'held until somebody subscribes'
                          WHEN 253402300799999998 THEN 'paused'
+                         WHEN 253402300799999997 THEN 'waits for its turn'
                          ELSE strftime('%Y-%m-%dT%H:%M:%fZ', available_at / 1000000.0, 'unixepoch') END AS available_at,
        strftime('%Y-%m-%dT%H:%M:%fZ', processed_at / 1000000.0, 'unixepoch') AS processed_at,
        strftime('%Y-%m-%dT%H:%M:%fZ', created_at / 1000000.0, 'unixepoch') AS created_at,
@@ -194,5 +197,5 @@ SELECT lower(substr(hex(id), 1, 8) || '-' || substr(hex(id), 9, 4) || '-' || sub
        strftime('%Y-%m-%dT%H:%M:%fZ', updated_at / 1000000.0, 'unixepoch') AS updated_at
 FROM integration_link;
 
-INSERT INTO postbox_schema (singleton, version) VALUES (1, 4);
+INSERT INTO postbox_schema (singleton, version) VALUES (1, 5);
 INSERT INTO postbox_counter (singleton) VALUES (1);

@@ -19,14 +19,16 @@ use crate::health::HealthBook;
 use crate::ids::Ids;
 use crate::observer::Observer;
 use crate::observing::Observing;
+use crate::ordering::OrderBook;
 use crate::outbox;
 use crate::outbox::claim::{Claim, LeaseId, Leases};
 use crate::outbox::dead::{self, Dead};
 use crate::outbox::insert::{self, Content, InsertJob, Inserted, PreparedEvent};
+use crate::outbox::order;
 use crate::outbox::settle;
 use crate::outbox::strays::{self, Stray};
 use crate::pause_book::PauseBook;
-use crate::registry::Registry;
+use crate::registry::{Registry, Subscription};
 use crate::settings::{self, Settings};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, RwLock};
@@ -54,6 +56,7 @@ pub(crate) struct Core {
     pub(crate) unsettled: Unsettled,
     pub(crate) health: HealthBook,
     pub(crate) pauses: PauseBook,
+    pub(crate) order: OrderBook,
     pub(crate) failures: FailureBook,
     /// `None`: nobody is to be told anything.
     pub(crate) observing: Option<Observing>,
@@ -115,6 +118,7 @@ impl Core {
             unsettled: Unsettled::default(),
             health: HealthBook::default(),
             pauses: PauseBook::new(),
+            order: OrderBook::default(),
             failures: FailureBook::default(),
             observing: Observing::by(options.observers),
             handler_threads: options.handler_threads,
@@ -264,6 +268,17 @@ impl Core {
 
     pub(crate) fn prepare(&self, event: NewEvent, cause: Option<&Event>) -> Result<(PreparedEvent, Content)> {
         insert::prepare(event, self.payload_bytes_max, cause, || self.new_id())
+    }
+
+    /// All or none.
+    pub(crate) fn subscribe(&self, subscriptions: Vec<Subscription>) -> Result<()> {
+        const OPERATION: &str = "subscribe";
+        self.registry.check(&subscriptions)?;
+        let asks_for_order = subscriptions.iter().any(|subscription| subscription.order.is_some());
+        if asks_for_order && !self.db.is_read_only() && !self.db.read(OPERATION, order::has_index)? {
+            self.db.write(OPERATION, order::make_index)?;
+        }
+        self.registry.subscribe(subscriptions)
     }
 
     /// Publishes together, in a synced commit. `content` is that of the first event, where it is at hand.

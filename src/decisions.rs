@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::event::EventId;
 use crate::history::{self, HistoryKind, NewEntry};
 use crate::outbox::{self, OutboxStatus, decided, settle};
-use crate::{inbox, validate};
+use crate::{inbox, ordering, validate};
 
 /// In characters: so that it fits where errors are kept.
 const REASON_MAX: usize = 1_000;
@@ -45,6 +45,7 @@ pub(crate) fn discard_row(conn: &Connection, seq: i64, reason: &str, now: i64) -
     decided::discard(conn, seq, &why, now)?;
     inbox::skip_open(conn, seq, &why, now)?;
     settle::count_processed(conn, 1)?;
+    ordering::let_look_again(conn, seq, now)?;
     history::add(conn, seq, &decision(HistoryKind::Discarded, None, Some(reason)), now)?;
     Ok(true)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
-use rusqlite::{Connection, ErrorCode, Row, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -82,6 +82,13 @@ impl FromSql for InboxStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct InboxId(i64);
+
+impl InboxId {
+    /// The `seq` of its event.
+    pub(crate) fn event(self) -> i64 {
+        self.0 >> 20
+    }
+}
 
 impl From<i64> for InboxId {
     fn from(id: i64) -> Self {
@@ -364,6 +371,35 @@ pub(crate) fn standings(conn: &Connection, seq: i64) -> Result<Vec<Standing>> {
         });
     }
     Ok(standings)
+}
+
+/// How far one consumer is with an event, and whether it has given up. `None`: it has not begun, or no box wrote its row so.
+pub(crate) fn standing_of(
+    conn: &Connection,
+    seq: i64,
+    consumer: &str,
+) -> Result<Option<(InboxStatus, bool)>> {
+    let Some(number) = consumers::known_number_of(conn, consumer)? else { return Ok(None) };
+    let standing = conn
+        .prepare_cached("SELECT status, gave_up FROM main.inbox_event WHERE id = ?1")?
+        .query_row([id_of(seq, number).0], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional();
+    match standing {
+        Err(error) if error.sqlite_error_code().is_none() => Ok(None),
+        standing => Ok(standing?),
+    }
+}
+
+/// Consumers that have failed for an event and have not finished, by name.
+pub(crate) fn failing(conn: &Connection, seq: i64) -> Result<Vec<String>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT consumer_name FROM main.inbox_event NOT INDEXED
+         WHERE id BETWEEN ?1 << 20 AND (?1 << 20) + 1048575 AND status = 'failed'",
+    )?;
+    let mut names: Vec<String> =
+        statement.query_map([seq], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    names.sort_unstable();
+    Ok(names)
 }
 
 fn is_done(conn: &Connection, seq: i64, consumer: &str) -> Result<bool> {

@@ -159,6 +159,7 @@ pub use {rusqlite, serde_json, time, uuid};
 
 mod backoff;
 mod bell;
+mod blocked;
 mod breaker;
 mod builder;
 mod clock;
@@ -183,6 +184,7 @@ mod links;
 pub mod metrics;
 mod observer;
 mod observing;
+mod ordering;
 mod outbox;
 mod pause_book;
 mod pauses;
@@ -205,6 +207,7 @@ mod verify;
 mod worker;
 
 pub use crate::backoff::Backoff;
+pub use crate::blocked::BlockedAggregate;
 pub use crate::builder::Builder;
 pub use crate::clock::Clock;
 pub use crate::db::compact::Compaction;

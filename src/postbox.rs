@@ -226,7 +226,8 @@ impl Postbox {
     /// Adds a subscription, also while the worker runs. Events that were held for want of a subscriber are let go.
     ///
     /// # Errors
-    /// [`Error::DuplicateSubscription`] when the consumer has this event name or pattern already; [`Error::Invalid`].
+    /// [`Error::DuplicateSubscription`] when the consumer has this event name or pattern already; [`Error::Invalid`]. The first
+    /// [`ordered`](Subscription::ordered) one in a file also writes to it, and fails where that does.
     pub fn subscribe(&self, subscription: Subscription) -> Result<()> {
         self.subscribe_many([subscription])
     }
@@ -237,7 +238,7 @@ impl Postbox {
     /// As [`subscribe`](Postbox::subscribe).
     pub fn subscribe_many(&self, subscriptions: impl IntoIterator<Item = Subscription>) -> Result<()> {
         self.core.refuse_closed("subscribe")?;
-        self.core.registry.subscribe(subscriptions.into_iter().collect())?;
+        self.core.subscribe(subscriptions.into_iter().collect())?;
         self.core.bell.ring();
         Ok(())
     }

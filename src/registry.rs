@@ -9,7 +9,7 @@ use crate::backoff::Backoff;
 use crate::breaker::Breaker;
 use crate::error::{Error, Result};
 use crate::handler::{Handler, TransactionalHandler};
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
 use crate::validate;
 
@@ -29,6 +29,16 @@ pub struct Subscription {
     pub(crate) max_attempts: Option<u32>,
     pub(crate) backoff: Option<Backoff>,
     pub(crate) breaker: Option<Breaker>,
+    pub(crate) order: Option<Order>,
+}
+
+/// What happens behind an event that an ordered consumer cannot process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Nothing until it is processed, or somebody has decided about it.
+    Block,
+    /// Once it is a dead letter, it is passed over.
+    PassDeadLetters,
 }
 
 pub(crate) enum Kind {
@@ -65,6 +75,7 @@ impl Subscription {
             max_attempts: None,
             backoff: None,
             breaker: None,
+            order: None,
         }
     }
 
@@ -95,6 +106,54 @@ impl Subscription {
     /// the last error. The count is kept in memory: a restart begins at none.
     pub fn circuit_breaker(self, failures: u32, pause: Duration) -> Self {
         Subscription { breaker: Some(Breaker::new(failures, pause)), ..self }
+    }
+
+    /// Events of one aggregate reach this consumer strictly in the order in which they were published, one at a time; events of
+    /// other aggregates, and other consumers, go on beside them. An aggregate is its source module, its type and its id.
+    ///
+    /// Behind an event that fails, this consumer receives nothing of that aggregate until the event has been processed or
+    /// skipped: when it becomes a dead letter, until somebody has tried it again with success
+    /// ([`Outbox::retry`](crate::Outbox::retry)) or discarded it. [`Outbox::blocked`](crate::Outbox::blocked) lists such
+    /// aggregates; [`pass_dead_letters`](Subscription::pass_dead_letters) is the other choice.
+    ///
+    /// ```
+    /// # use postbox::{Context, Event, HandlerError, NewEvent, Postbox, Subscription};
+    /// # fn main() -> postbox::Result<()> {
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// let send = |event: &Event, _: &Context<'_>| match event.name() {
+    ///     "order.placed" => Err(HandlerError::dead_letter("no such customer")),
+    ///     _ => Ok(()),
+    /// };
+    /// postbox.subscribe(Subscription::new("order.*", "shop.sync", send).ordered())?;
+    /// let placed = postbox.publish(NewEvent::new("order.placed", "sales", "Order", "o-1"))?;
+    /// let shipped = postbox.publish(NewEvent::new("order.shipped", "sales", "Order", "o-1"))?;
+    /// assert_eq!(postbox.drain()?, 0); // the second waits behind the first, which is a dead letter
+    /// assert_eq!(postbox.outbox().blocked(10)?[0].event.id, placed);
+    ///
+    /// postbox.outbox().discard(placed, "the customer is gone")?;
+    /// assert_eq!(postbox.drain()?, 1);
+    /// # let _ = shipped;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// - Events that wait for their turn burn no attempt, and are not claimed again before it. What their other consumers do is
+    ///   not held up.
+    /// - An event that was published with a delay takes its place when its time has come: it holds nothing up before. The same is
+    ///   true of what is retried or replayed by a person.
+    /// - All subscriptions of the consumer whose events are to be in order with each other have to say so. Every process that
+    ///   processes events of the file has to have the same subscriptions.
+    /// - One at a time holds as long as leases do: a handler that goes on after its lease was lost may meet its own event again,
+    ///   as any other handler.
+    /// - The first ordered subscription in a file makes an index there, which takes a moment where there are a million events.
+    pub fn ordered(self) -> Self {
+        Subscription { order: self.order.or(Some(Order::Block)), ..self }
+    }
+
+    /// As [`ordered`](Subscription::ordered), but an event that this consumer has failed for good does not hold up the others of
+    /// its aggregate: from then on they pass it. When somebody retries it, it is delivered after those that have passed.
+    pub fn pass_dead_letters(self) -> Self {
+        Subscription { order: Some(Order::PassDeadLetters), ..self }
     }
 
     fn validate(&self) -> Result<()> {
@@ -133,6 +192,7 @@ impl fmt::Debug for Subscription {
             .field("max_attempts", &self.max_attempts)
             .field("backoff", &self.backoff)
             .field("breaker", &self.breaker)
+            .field("order", &self.order)
             .finish_non_exhaustive()
     }
 }
@@ -148,6 +208,8 @@ pub struct Registry {
     state: RwLock<Vec<Arc<Subscription>>>,
     remembered: Mutex<HashMap<String, Consumers>>,
     generation: AtomicU64,
+    /// Whether there is, or was, an ordered consumer.
+    has_ordered: AtomicBool,
 }
 
 impl Registry {
@@ -156,29 +218,25 @@ impl Registry {
             state: RwLock::new(Vec::new()),
             remembered: Mutex::new(HashMap::new()),
             generation: AtomicU64::new(0),
+            has_ordered: AtomicBool::new(false),
         }
     }
 
     /// All or none.
     pub(crate) fn subscribe(&self, new: Vec<Subscription>) -> Result<()> {
-        for subscription in &new {
-            subscription.validate()?;
-        }
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        for (index, one) in new.iter().enumerate() {
-            let same = |other: &Subscription| {
-                other.event_name == one.event_name && other.consumer_name == one.consumer_name
-            };
-            if state.iter().any(|other| same(other)) || new[..index].iter().any(same) {
-                return Err(Error::DuplicateSubscription {
-                    event_name: one.event_name.clone(),
-                    consumer: one.consumer_name.clone(),
-                });
-            }
+        check(&state, &new)?;
+        if new.iter().any(|subscription| subscription.order.is_some()) {
+            self.has_ordered.store(true, Ordering::Release);
         }
         state.extend(new.into_iter().map(Arc::new));
         self.changed();
         Ok(())
+    }
+
+    /// Refuses what [`subscribe`](Registry::subscribe) would refuse.
+    pub(crate) fn check(&self, new: &[Subscription]) -> Result<()> {
+        check(&self.state.read().unwrap_or_else(PoisonError::into_inner), new)
     }
 
     /// Whether anybody subscribes to events of this name, exactly or by a pattern.
@@ -258,6 +316,10 @@ impl Registry {
         self.generation.load(Ordering::Acquire)
     }
 
+    pub(crate) fn has_ordered(&self) -> bool {
+        self.has_ordered.load(Ordering::Acquire)
+    }
+
     pub(crate) fn has_plain_handlers(&self) -> bool {
         self.state.read().unwrap_or_else(PoisonError::into_inner).iter().any(|s| !s.is_transactional())
     }
@@ -276,6 +338,24 @@ impl Registry {
         remembered.insert(event_name.to_owned(), Arc::clone(&consumers));
         consumers
     }
+}
+
+fn check(present: &[Arc<Subscription>], new: &[Subscription]) -> Result<()> {
+    for subscription in new {
+        subscription.validate()?;
+    }
+    for (index, one) in new.iter().enumerate() {
+        let same = |other: &Subscription| {
+            other.event_name == one.event_name && other.consumer_name == one.consumer_name
+        };
+        if present.iter().any(|other| same(other)) || new[..index].iter().any(same) {
+            return Err(Error::DuplicateSubscription {
+                event_name: one.event_name.clone(),
+                consumer: one.consumer_name.clone(),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn find(subscriptions: &[Arc<Subscription>], event_name: &str) -> Consumers {

@@ -9,7 +9,7 @@ use postbox::rusqlite::Connection;
 use postbox::rusqlite::config::DbConfig;
 
 /// verify/audit.rs is not among them: it reads everything, on purpose.
-const SOURCES: [(&str, &str); 20] = [
+const SOURCES: [(&str, &str); 21] = [
     ("outbox/mod.rs", include_str!("../src/outbox/mod.rs")),
     ("outbox/counts.rs", include_str!("../src/outbox/counts.rs")),
     ("outbox/claim.rs", include_str!("../src/outbox/claim.rs")),
@@ -19,6 +19,7 @@ const SOURCES: [(&str, &str); 20] = [
     ("outbox/insert.rs", include_str!("../src/outbox/insert.rs")),
     ("outbox/list.rs", include_str!("../src/outbox/list.rs")),
     ("outbox/live.rs", include_str!("../src/outbox/live.rs")),
+    ("outbox/order.rs", include_str!("../src/outbox/order.rs")),
     ("outbox/prune.rs", include_str!("../src/outbox/prune.rs")),
     ("outbox/parked.rs", include_str!("../src/outbox/parked.rs")),
     ("outbox/settle.rs", include_str!("../src/outbox/settle.rs")),
@@ -77,6 +78,7 @@ impl Planner {
     fn new(analyzed: bool) -> Self {
         let conn = Connection::open_in_memory().unwrap();
         conn.execute_batch(include_str!("../schema.sql")).unwrap();
+        conn.execute_batch(include_str!("../src/outbox/order.sql")).unwrap();
         conn.execute_batch(
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
              INSERT INTO outbox_event (id, status, available_at, created_at, event_name, source_module, aggregate_type,
@@ -161,6 +163,7 @@ fn the_statements_are_found_in_the_sources() {
         ("consumers.rs", 3),
         ("links.rs", 9),
         ("pauses.rs", 12),
+        ("outbox/order.rs", 10),
         ("outbox/parked.rs", 4),
     ] {
         assert!(count(file) >= least, "{file}: {}", count(file));
@@ -168,7 +171,7 @@ fn the_statements_are_found_in_the_sources() {
 }
 
 /// These may read whole tables or indexes: each with its reason.
-const MAY_SCAN: [(&str, &str); 10] = [
+const MAY_SCAN: [(&str, &str); 11] = [
     ("main.postbox_pause", "what is paused: a few rows"),
     ("main.postbox_counter", "one row"),
     ("SELECT max(max(iif(created_at <= ?1", "the newest 32 rows, at open"),
@@ -181,6 +184,7 @@ const MAY_SCAN: [(&str, &str); 10] = [
         "SELECT count(*) FROM main.outbox_event AS e NOT INDEXED",
         "a filter is counted one by one, where no index has its statuses",
     ),
+    ("FROM main.sqlite_schema", "some thirty rows"),
     ("WHERE status = 'processing'", "what is claimed, when a backup is restored or an owner has died"),
 ];
 
@@ -547,11 +551,25 @@ fn the_next_number_is_one_look_at_the_end_of_the_table() {
 }
 
 #[test]
+fn an_aggregates_unfinished_events_are_found_in_order_by_their_index() {
+    let of_aggregates: Vec<String> =
+        all().into_iter().map(|(_, sql)| sql).filter(|sql| sql.contains("processed_at IS NULL")).collect();
+    assert_eq!(of_aggregates.len(), 4, "{of_aggregates:#?}");
+    for planner in planners() {
+        for sql in &of_aggregates {
+            let plan = planner.plan(sql).join("\n");
+            assert!(plan.contains("INDEX outbox_event_order ("), "{sql}\n{plan}");
+            assert!(!plan.contains("TEMP B-TREE"), "{sql}\n{plan}");
+        }
+    }
+}
+
+#[test]
 fn events_that_are_held_or_wait_for_a_pause_are_found_among_the_live_rows() {
     let (by_number, held): (Vec<String>, Vec<String>) = all()
         .into_iter()
         .map(|(_, sql)| sql)
-        .filter(|sql| sql.contains("AND available_at = ?"))
+        .filter(|sql| sql.contains("AND available_at = ?") && !sql.contains("processed_at IS NULL"))
         .partition(|sql| sql.contains("WHERE seq = ?"));
     assert!(held.len() >= 4 && by_number.len() == 3, "{held:#?} {by_number:#?}");
     for planner in planners() {

@@ -10,13 +10,14 @@ use crate::error::{self, Error, Result};
 const SCHEMA: &str = include_str!("../../schema.sql");
 
 /// The version that schema.sql makes.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 
 /// Each step leads from the version before it to its own.
 const UPGRADES: &[Upgrade] = &[
     Upgrade { to: 2, sql: include_str!("upgrades/2.sql") },
     Upgrade { to: 3, sql: include_str!("upgrades/3.sql") },
     Upgrade { to: 4, sql: include_str!("upgrades/4.sql") },
+    Upgrade { to: 5, sql: include_str!("upgrades/5.sql") },
 ];
 
 struct Upgrade {
@@ -38,6 +39,7 @@ const NAMES: &[&str] = &[
     "outbox_event_claimed",
     "outbox_event_dead",
     "outbox_event_cause",
+    "outbox_event_order",
     "inbox_event_open",
     "outbox_event_deleted",
     "integration_link_source",

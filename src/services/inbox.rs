@@ -4,6 +4,7 @@ use super::Access;
 use crate::error::Result;
 use crate::event::EventId;
 use crate::inbox::{self, Change, ConsumerSummary, InboxEvent, InboxId};
+use crate::ordering;
 
 /// What consumers have done with events. The box keeps these rows by itself while it delivers; an application that delivers
 /// events of this outbox by other ways can use them for its own dedupe.
@@ -102,6 +103,15 @@ impl<'a> Inbox<'a> {
     }
 
     fn change(&self, operation: &'static str, id: InboxId, change: Change<'_>) -> Result<InboxEvent> {
-        self.access.write(operation, |conn, now| inbox::change(conn, id, change, now))
+        let ends = matches!(change, Change::Processed | Change::Skipped);
+        let changed = self.access.write(operation, |conn, now| {
+            let changed = inbox::change(conn, id, change, now)?;
+            if ends {
+                ordering::let_look_again(conn, id.event(), now)?;
+            }
+            Ok(changed)
+        })?;
+        self.access.core().bell.ring();
+        Ok(changed)
     }
 }

@@ -3,6 +3,7 @@
 use rusqlite::Connection;
 
 use super::Access;
+use crate::blocked::{self, BlockedAggregate};
 use crate::decisions::{self, Replay};
 use crate::error::Result;
 use crate::event::EventId;
@@ -119,6 +120,32 @@ impl<'a> Outbox<'a> {
     /// When the file cannot be read.
     pub fn story(&self, id: EventId) -> Result<Option<EventStory>> {
         self.access.read_snapshot("outbox.story", |conn| story::story(conn, id))
+    }
+
+    /// Aggregates in which events wait for an [`ordered`](crate::Subscription::ordered) consumer behind one that has failed, by
+    /// module, type and id: the first so many. [`blocked_after`](Outbox::blocked_after) goes on behind the last of them.
+    ///
+    /// It is told from the file alone, whichever process the consumers are in, and looks at the first unfinished events of each
+    /// aggregate: some hundredths of a second for 10,000 aggregates with unfinished events.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) for a limit of 0 or more than 1,000.
+    pub fn blocked(&self, limit: usize) -> Result<Vec<BlockedAggregate>> {
+        self.list_blocked(None, limit)
+    }
+
+    /// The next of them behind `last`.
+    ///
+    /// # Errors
+    /// As [`blocked`](Outbox::blocked).
+    pub fn blocked_after(&self, last: &BlockedAggregate, limit: usize) -> Result<Vec<BlockedAggregate>> {
+        self.list_blocked(Some(last), limit)
+    }
+
+    fn list_blocked(&self, after: Option<&BlockedAggregate>, limit: usize) -> Result<Vec<BlockedAggregate>> {
+        blocked::check_limit(limit)?;
+        let now = self.access.core().clock.now();
+        self.access.read_snapshot("outbox.blocked", |conn| blocked::list(conn, after, limit, now))
     }
 
     /// The event among all that came from the same first cause. `None` when there is no such event.

@@ -11,6 +11,7 @@ use super::telling::Spell;
 use super::turn::{Outcome, Turn};
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::ordering;
 use crate::outbox;
 use crate::outbox::claim::{Claim, LeaseId, Suspects};
 use crate::outbox::strays;
@@ -87,6 +88,7 @@ impl<'a> ByHand<'a> {
         core.db.refuse_read_only(operation)?;
         core.db.refuse_reentry(operation)?;
         scope::refuse_inside_handler(core, operation)?;
+        ordering::look_after(core, operation)?;
         let (settings, due, strays) = core.db.read(operation, |conn| {
             let settings = core.reload_settings(conn)?;
             // Clear, before the write lock is taken for nothing.

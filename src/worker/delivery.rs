@@ -6,7 +6,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::backoff::Backoff;
-use crate::clock;
+use crate::clock::{self, WAITING_UNTIL};
 use crate::error::Error;
 use crate::event::Event;
 use crate::handler::{Cancellation, HandlerError, HandlerResult, Verdict};
@@ -118,8 +118,17 @@ impl Delivery {
     }
 }
 
+/// What still keeps consumers from having their turn.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Obstacles<'a> {
+    /// Those in force.
+    pub(crate) pauses: Option<&'a Pauses>,
+    /// All of those whose turn it was not still have to wait.
+    pub(crate) all_wait: bool,
+}
+
 /// What is known of an attempt so far.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Attempt {
     /// Some consumer may try again: after the longest of the delays.
     retry_after: Option<Duration>,
@@ -131,6 +140,8 @@ pub(crate) struct Attempt {
     pub(crate) earlier: Vec<(String, String)>,
     /// Consumers that have not had their turn, since they are paused.
     pub(crate) paused: Vec<String>,
+    /// Consumers whose turn it was not.
+    pub(crate) waiting: Vec<Arc<Subscription>>,
 }
 
 impl Attempt {
@@ -168,35 +179,44 @@ impl Attempt {
         Some(Mark::Failed { error, gave_up, duration })
     }
 
-    /// What the attempt comes to for the event, once every consumer that is not paused has had its turn. `pauses`: what is true in
-    /// the transaction that settles it.
-    pub(crate) fn settlement(&self, settings: &Settings, now: i64, pauses: &Pauses) -> Settlement {
+    /// Whether some consumer has not had its turn, for which nobody is to blame.
+    pub(crate) fn is_to_wait(&self) -> bool {
+        !self.paused.is_empty() || !self.waiting.is_empty()
+    }
+
+    /// What the attempt comes to for the event, once every consumer that need not wait has had its turn. `obstacles`: what is true
+    /// in the transaction that settles it.
+    pub(crate) fn settlement(&self, settings: &Settings, now: i64, obstacles: Obstacles<'_>) -> Settlement {
         let error = || {
             let of = if self.failures.is_empty() { &self.earlier } else { &self.failures };
             validate::error_text(&join(of))
         };
         match self.retry_after {
             Some(delay) => Settlement::Retry { available_at: clock::add(now, delay), error: error() },
-            None if !self.paused.is_empty() => self.wait(now, pauses),
+            None if self.is_to_wait() => self.wait(now, obstacles),
             None if !self.gave_up => Settlement::Processed,
             None if settings.dead_letter_enabled => Settlement::DeadLetter { error: error() },
             None => Settlement::Failed { error: error() },
         }
     }
 
-    /// For the consumers that are paused. One that is not any more is to have its turn at once.
-    fn wait(&self, now: i64, pauses: &Pauses) -> Settlement {
-        let due: Option<Vec<i64>> = self.paused.iter().map(|name| pauses.of_consumer(name, now)).collect();
-        match due.and_then(|due| due.into_iter().min()) {
-            Some(available_at) => Settlement::Parked { available_at },
-            None => Settlement::GivenBack,
+    /// For the consumers that are paused, or behind others. One that is not any more is to have its turn at once.
+    fn wait(&self, now: i64, obstacles: Obstacles<'_>) -> Settlement {
+        let is_anybodys_turn = !self.waiting.is_empty() && !obstacles.all_wait;
+        let due: Option<Vec<i64>> =
+            self.paused.iter().map(|name| obstacles.pauses?.of_consumer(name, now)).collect();
+        match due {
+            Some(due) if !is_anybodys_turn => {
+                Settlement::Parked { available_at: due.into_iter().min().unwrap_or(WAITING_UNTIL) }
+            }
+            _ => Settlement::GivenBack,
         }
     }
 
     /// The same while some consumers have not had their turn, for which they are not to blame: no attempt is spent, unless
     /// somebody failed who has to wait.
     pub(crate) fn settlement_so_far(&self, settings: &Settings, now: i64) -> Settlement {
-        match self.settlement(settings, now, &Pauses::default()) {
+        match self.settlement(settings, now, Obstacles::default()) {
             retry @ Settlement::Retry { .. } => retry,
             _ => Settlement::GivenBack,
         }
@@ -210,7 +230,7 @@ impl Attempt {
         why: &str,
         at_once: bool,
     ) -> Settlement {
-        let settlement = self.settlement(settings, now, &Pauses::default());
+        let settlement = self.settlement(settings, now, Obstacles::default());
         if matches!(settlement, Settlement::Retry { .. }) {
             return settlement;
         }

@@ -160,7 +160,8 @@ fn consumers_of(core: &Core, events: &[PreparedEvent], is_idle: bool) -> Option<
         .map(|event| {
             let consumers = core.registry.consumers_of(event.name());
             let fits = consumers.first().is_some_and(|first| is_idle || !first.is_transactional())
-                && !is_paused(core, event.name(), &consumers);
+                && !is_paused(core, event.name(), &consumers)
+                && consumers.iter().all(|of| of.order.is_none());
             (event.is_due_at_once() && fits).then_some(consumers)
         })
         .collect()

@@ -1,17 +1,20 @@
 //! From a claimed row to a delivery: who is to receive it, and who is done with it.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::delivery::{Attempt, Delivery, max_attempts};
+use super::delivery::{Attempt, Delivery, Obstacles, max_attempts};
 use super::settling::record;
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::event::EventId;
+use crate::event::{Event, EventId};
 use crate::handler::Cancellation;
 use crate::inbox::{self, Mark, Standing};
+use crate::ordering::{self, InHands, is_behind, release_first};
 use crate::outbox::claim::{Claim, Claimed};
+use crate::outbox::order::Aggregate;
 use crate::outbox::settle::{Settlement, settle};
 use crate::pauses::Pauses;
 use crate::registry::{Consumers, Subscription};
@@ -28,91 +31,125 @@ pub(crate) enum Plan {
     },
 }
 
-/// Inside the transaction that claimed the row, which has these `pauses`. `may_have_standings`: there may be inbox rows of the
-/// event.
-#[expect(clippy::too_many_arguments, reason = "all of it is the turn's, which calls this in one place")]
-pub(crate) fn plan(
-    core: &Core,
-    conn: &Connection,
-    row: Claimed,
-    settings: &Settings,
-    pauses: &Pauses,
-    stopping: &Arc<AtomicBool>,
-    now: i64,
-    may_have_standings: bool,
-) -> Result<Plan> {
-    let claim = row.claim;
-    let settle_now = |settlement: Settlement| {
-        settle(conn, claim.seq, claim.lease, &settlement, now)?;
-        Ok(Plan::Settled { id: claim.id, settlement })
-    };
-    let poisoned = |error: String| {
-        let error = crate::validate::error_text(&error);
-        log::warn!(target: "postbox::delivery", "event {} (row {}) cannot be delivered to anybody: {error}", claim.id, claim.seq);
-        settle_now(if settings.dead_letter_enabled {
-            Settlement::DeadLetter { error }
-        } else {
-            Settlement::Failed { error }
-        })
-    };
+/// What a turn plans by, inside the transaction that claimed the rows.
+pub(crate) struct Planner<'a> {
+    pub(crate) core: &'a Core,
+    pub(crate) conn: &'a Connection,
+    pub(crate) settings: &'a Settings,
+    /// Those of the transaction.
+    pub(crate) pauses: Pauses,
+    pub(crate) in_hands: InHands,
+    pub(crate) stopping: &'a Arc<AtomicBool>,
+    pub(crate) now: i64,
+    /// Events that waited for their turn are due now.
+    pub(crate) has_released: Cell<bool>,
+}
 
-    let Claimed { event, unparsed, .. } = row;
-    let consumers = match wanted(&core.registry.consumers_of(&event.name), row.deliver_to.as_deref()) {
-        Ok(consumers) => consumers,
-        Err(error) => return poisoned(error),
-    };
-    let of_name = pauses.of_event_name(&event.name, now);
-    if consumers.is_empty() {
-        // What is replayed for one consumer waits for that one.
-        let is_replayed = row.deliver_to.is_some();
-        return settle_now(match of_name {
-            Some(available_at) => Settlement::Parked { available_at },
-            None if is_replayed => Settlement::Held,
-            None => unhandled(core, &event.name, settings),
-        });
-    }
-    let standings = if may_have_standings { inbox::standings(conn, claim.seq) } else { Ok(Vec::new()) };
-    let standings = match standings {
-        Ok(standings) => standings,
-        // No code of SQLite's: a value in the row is not one of ours.
-        Err(Error::Sqlite(error)) if error.sqlite_error_code().is_none() => {
-            return poisoned(
-                "an inbox row of the event cannot be read: it was not written by postbox".to_owned(),
-            );
+impl Planner<'_> {
+    /// `may_have_standings`: there may be inbox rows of the event.
+    pub(crate) fn plan(&self, row: Claimed, may_have_standings: bool) -> Result<Plan> {
+        let Planner { core, conn, settings, pauses, now, .. } = self;
+        let (conn, now, claim) = (*conn, *now, row.claim);
+        let settle_now = |settlement: Settlement| {
+            settle(conn, claim.seq, claim.lease, &settlement, now)?;
+            if matches!(settlement, Settlement::DeadLetter { .. } | Settlement::Failed { .. }) {
+                ordering::release_next(core, conn, claim.seq, now)?;
+            }
+            Ok(Plan::Settled { id: claim.id, settlement })
+        };
+        let poisoned = |error: String| {
+            let error = crate::validate::error_text(&error);
+            log::warn!(target: "postbox::delivery", "event {} (row {}) cannot be delivered to anybody: {error}", claim.id, claim.seq);
+            settle_now(if settings.dead_letter_enabled {
+                Settlement::DeadLetter { error }
+            } else {
+                Settlement::Failed { error }
+            })
+        };
+
+        let Claimed { event, unparsed, .. } = row;
+        let consumers = match wanted(&core.registry.consumers_of(&event.name), row.deliver_to.as_deref()) {
+            Ok(consumers) => consumers,
+            Err(error) => return poisoned(error),
+        };
+        let of_name = pauses.of_event_name(&event.name, now);
+        if consumers.is_empty() {
+            // What is replayed for one consumer waits for that one.
+            let is_replayed = row.deliver_to.is_some();
+            return settle_now(match of_name {
+                Some(available_at) => Settlement::Parked { available_at },
+                None if is_replayed => Settlement::Held,
+                None => unhandled(core, &event.name, settings),
+            });
         }
-        Err(error) => return Err(error),
-    };
+        let standings = if may_have_standings { inbox::standings(conn, claim.seq) } else { Ok(Vec::new()) };
+        let standings = match standings {
+            Ok(standings) => standings,
+            // No code of SQLite's: a value in the row is not one of ours.
+            Err(Error::Sqlite(error)) if error.sqlite_error_code().is_none() => {
+                return poisoned(
+                    "an inbox row of the event cannot be read: it was not written by postbox".to_owned(),
+                );
+            }
+            Err(error) => return Err(error),
+        };
 
-    let is_fresh = standings.is_empty() && !row.taken_over;
-    let mut open = if is_fresh {
-        Open { consumers, ..Open::default() }
-    } else {
-        let lost = row.taken_over.then(|| lost_attempt(event.attempt));
-        still_open(conn, claim, &consumers, &standings, lost.as_deref(), settings, pauses, now)?
-    };
-    if let Some(available_at) = of_name {
-        return settle_now(Settlement::Parked { available_at });
+        let is_fresh = standings.is_empty() && !row.taken_over;
+        let mut open = if is_fresh {
+            Open { consumers, ..Open::default() }
+        } else {
+            let lost = row.taken_over.then(|| lost_attempt(event.attempt));
+            still_open(conn, claim, &consumers, &standings, lost.as_deref(), settings, pauses, now)?
+        };
+        if let Some(available_at) = of_name {
+            return settle_now(Settlement::Parked { available_at });
+        }
+        open.leave_paused(pauses, now);
+        self.leave_waiting(&mut open, claim.seq, &event)?;
+        let Open { consumers, failures_before, attempt } = open;
+        if consumers.is_empty() {
+            let obstacles = Obstacles { pauses: Some(pauses), all_wait: true };
+            return settle_now(attempt.settlement(settings, now, obstacles));
+        }
+        let is_fresh = is_fresh && !attempt.is_to_wait();
+        let stopping = Arc::clone(self.stopping);
+        Ok(Plan::Deliver(Box::new(Delivery {
+            claim,
+            event,
+            unparsed: Some(unparsed),
+            consumers,
+            failures_before,
+            is_fresh,
+            next: 0,
+            attempt,
+            marks: Vec::new(),
+            cancellation: Arc::new(Cancellation { stopping, lost: AtomicBool::new(false) }),
+            refused: Vec::new(),
+            damage_met: 0,
+        })))
     }
-    open.leave_paused(pauses, now);
-    let Open { consumers, failures_before, attempt } = open;
-    if consumers.is_empty() {
-        return settle_now(attempt.settlement(settings, now, pauses));
+
+    /// Those whose turn it is not have it later.
+    fn leave_waiting(&self, open: &mut Open, seq: i64, event: &Event) -> Result<()> {
+        if !open.consumers.iter().any(|of| of.order.is_some()) {
+            return Ok(());
+        }
+        let aggregate = Aggregate::of(event);
+        let mut behind = Vec::new();
+        for consumer in open.consumers.iter().filter(|of| of.order.is_some()) {
+            let registry = &self.core.registry;
+            if is_behind(registry, self.conn, &aggregate, seq, consumer, &self.in_hands, self.now)? {
+                behind.push(Arc::clone(consumer));
+            }
+        }
+        let consumers = behind.iter().map(|of| &**of);
+        if release_first(self.core, self.conn, &aggregate, seq, consumers, self.now)? {
+            self.has_released.set(true);
+        }
+        open.leave(|of| behind.iter().any(|other| Arc::ptr_eq(of, other)));
+        open.attempt.waiting = behind;
+        Ok(())
     }
-    let is_fresh = is_fresh && attempt.paused.is_empty();
-    Ok(Plan::Deliver(Box::new(Delivery {
-        claim,
-        event,
-        unparsed: Some(unparsed),
-        consumers,
-        failures_before,
-        is_fresh,
-        next: 0,
-        attempt,
-        marks: Vec::new(),
-        cancellation: Arc::new(Cancellation { stopping: Arc::clone(stopping), lost: AtomicBool::new(false) }),
-        refused: Vec::new(),
-        damage_met: 0,
-    })))
 }
 
 /// Whom an attempt still has to reach.
@@ -131,12 +168,16 @@ impl Open {
         if pauses.is_empty() || !self.consumers.iter().any(is_paused) {
             return;
         }
+        let names = self.consumers.iter().filter(|of| is_paused(of)).map(|of| of.consumer_name.clone());
+        self.attempt.paused.extend(names);
+        self.leave(is_paused);
+    }
+
+    fn leave(&mut self, which: impl Fn(&Arc<Subscription>) -> bool) {
         let mut failures_before = Vec::new();
         let mut consumers = Vec::new();
         for (place, subscription) in self.consumers.iter().enumerate() {
-            if is_paused(subscription) {
-                self.attempt.paused.push(subscription.consumer_name.clone());
-            } else {
+            if !which(subscription) {
                 consumers.push(Arc::clone(subscription));
                 failures_before.extend(self.failures_before.get(place));
             }

@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::delivery::Report;
+use super::delivery::{Attempt, Obstacles, Report};
 use crate::core::Core;
 use crate::error::Result;
 use crate::event::EventId;
 use crate::history::{self, HistoryKind, NewEntry};
 use crate::inbox::{self, Mark};
-use crate::outbox::claim::Claim;
+use crate::ordering::{self, InHands};
+use crate::outbox::claim::{Claim, LeaseId};
+use crate::outbox::order;
 use crate::outbox::run::runs;
 use crate::outbox::settle::{self, Settlement};
-use crate::pauses::Pauses;
 use crate::registry::Consumers;
 use crate::settings::Settings;
 use crate::validate;
@@ -33,6 +34,7 @@ pub(super) enum Recorded {
 
 /// A dead letter whose consumers' outcomes are not recorded. False: the lease was lost.
 pub(super) fn set_aside(
+    core: &Core,
     conn: &Connection,
     claim: Claim,
     why: &str,
@@ -47,6 +49,7 @@ pub(super) fn set_aside(
     };
     let is_settled = settle::settle(conn, claim.seq, claim.lease, &settlement, now)?;
     if is_settled {
+        ordering::release_next(core, conn, claim.seq, now)?;
         log_settlement(claim.id, &settlement);
     }
     Ok(is_settled)
@@ -75,32 +78,36 @@ pub(super) fn settle_report(
         Report::Marked { claim, consumer, mark } => {
             if settle::holds_lease(conn, claim.seq, claim.lease)? {
                 record(conn, claim.seq, consumer, mark, now)?;
+                ordering::release_next(core, conn, claim.seq, now)?;
             }
             Ok(Recorded::Otherwise) // the event's end is still to come, and tells of a lost lease
         }
         Report::Processed { claim, consumers } => {
-            let settled = settle_processed(conn, *claim, consumers, now)?;
+            let settled = settle_processed(core, conn, *claim, consumers, now)?;
             Ok(if settled { Recorded::Processed } else { Recorded::Refused })
         }
         Report::Finished { claim, consumers, marks, attempt } => {
-            let pauses =
-                if attempt.paused.is_empty() { Pauses::default() } else { core.pauses.within(conn)? };
-            let settlement = attempt.settlement(settings, now, &pauses);
-            settle_marked(conn, *claim, consumers, marks, &settlement, now)
+            let pauses = if attempt.paused.is_empty() { None } else { Some(core.pauses.within(conn)?) };
+            let all_wait = all_wait(core, conn, claim.seq, attempt, now)?;
+            let obstacles = Obstacles { pauses: pauses.as_ref(), all_wait };
+            let settlement = attempt.settlement(settings, now, obstacles);
+            settle_marked(core, conn, *claim, consumers, marks, &settlement, now)
         }
         Report::Interrupted { claim, consumers, marks, attempt, .. } => {
-            settle_marked(conn, *claim, consumers, marks, &attempt.settlement_so_far(settings, now), now)
+            let settlement = attempt.settlement_so_far(settings, now);
+            settle_marked(core, conn, *claim, consumers, marks, &settlement, now)
         }
         Report::Postponed { claim, consumers, marks, attempt, why, at_once, .. } => {
             let settlement = attempt.settlement_later(settings, now, why, *at_once);
-            settle_marked(conn, *claim, consumers, marks, &settlement, now)
+            settle_marked(core, conn, *claim, consumers, marks, &settlement, now)
         }
         Report::Broken { claim, error } => {
-            let is_set_aside = set_aside(conn, *claim, error, settings, now)?;
+            let is_set_aside = set_aside(core, conn, *claim, error, settings, now)?;
             Ok(if is_set_aside { Recorded::Dead } else { Recorded::Refused })
         }
         Report::GivenBack { claim, .. } => {
             settle::settle(conn, claim.seq, claim.lease, &Settlement::GivenBack, now)?;
+            ordering::release_next(core, conn, claim.seq, now)?;
             Ok(Recorded::Otherwise)
         }
         Report::Lost { .. } => Ok(Recorded::Refused),
@@ -108,7 +115,29 @@ pub(super) fn settle_report(
     }
 }
 
+/// Whether those whose turn it was not have to wait still.
+pub(super) fn all_wait(
+    core: &Core,
+    conn: &Connection,
+    seq: i64,
+    attempt: &Attempt,
+    now: i64,
+) -> Result<bool> {
+    if attempt.waiting.is_empty() {
+        return Ok(false);
+    }
+    let Some((_, aggregate)) = order::of_event(conn, seq)? else { return Ok(false) };
+    let in_hands = InHands::but(LeaseId(0));
+    for subscription in &attempt.waiting {
+        if !ordering::is_behind(&core.registry, conn, &aggregate, seq, subscription, &in_hands, now)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 fn settle_marked(
+    core: &Core,
     conn: &Connection,
     claim: Claim,
     consumers: &Consumers,
@@ -123,6 +152,7 @@ fn settle_marked(
     for (place, mark) in marks {
         record(conn, claim.seq, &consumers[*place].consumer_name, mark, now)?;
     }
+    ordering::release_next(core, conn, claim.seq, now)?;
     log_settlement(claim.id, settlement);
     Ok(match settlement {
         Settlement::Processed => Recorded::Processed,
@@ -134,6 +164,7 @@ fn settle_marked(
 /// Settles events that every consumer has processed, neighbours as one; how many. `lost` is told of each alone that is not its
 /// lease's any more. `None`: some neighbours are not, or have inbox rows already, and the transaction has to be rolled back.
 pub(super) fn settle_alike(
+    core: &Core,
     conn: &Connection,
     mut done: Vec<(Claim, &Consumers)>,
     now: i64,
@@ -147,7 +178,7 @@ pub(super) fn settle_alike(
     for (run, rows) in runs(&done, |(claim, _)| claim.seq, alike) {
         let (claim, consumers) = rows[0];
         if rows.len() == 1 {
-            let is_settled = settle_processed(conn, claim, consumers, now)?;
+            let is_settled = settle_processed(core, conn, claim, consumers, now)?;
             if !is_settled {
                 lost(claim);
             }
@@ -161,18 +192,32 @@ pub(super) fn settle_alike(
         if !whole {
             return Ok(None);
         }
+        if consumers.iter().any(|of| of.order.is_some()) {
+            for (claim, _) in rows {
+                ordering::release_next(core, conn, claim.seq, now)?;
+            }
+        }
         settled += rows.len();
     }
     Ok(Some(settled))
 }
 
 /// False: the lease was lost. The fence comes first: what is written after that is refused whole.
-fn settle_processed(conn: &Connection, claim: Claim, consumers: &Consumers, now: i64) -> Result<bool> {
+fn settle_processed(
+    core: &Core,
+    conn: &Connection,
+    claim: Claim,
+    consumers: &Consumers,
+    now: i64,
+) -> Result<bool> {
     if !settle::settle(conn, claim.seq, claim.lease, &Settlement::Processed, now)? {
         return Ok(false);
     }
     for consumer in consumers.iter() {
         record(conn, claim.seq, &consumer.consumer_name, &Mark::Processed, now)?;
+    }
+    if consumers.iter().any(|of| of.order.is_some()) {
+        ordering::release_next(core, conn, claim.seq, now)?;
     }
     Ok(true)
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::batch::Caution;
-use super::delivery::{Attempt, Delivery};
+use super::delivery::{Attempt, Delivery, Obstacles};
 use super::dispatch::caught;
 use super::scope::HandlerScope;
-use super::settling::{record, settle_alike};
+use super::settling::{all_wait, record, settle_alike};
 use super::telling::{self, Told};
 use crate::breaker::Breaker;
 use crate::core::Core;
@@ -16,6 +16,7 @@ use crate::db::Writer;
 use crate::error::Error;
 use crate::handler::{HandlerError, HandlerResult};
 use crate::inbox::Mark;
+use crate::ordering;
 use crate::outbox::run::runs;
 use crate::outbox::settle::{self, Settlement};
 use crate::pause_book::Asked;
@@ -258,12 +259,17 @@ impl Shared<'_> {
                 .map_err(refused((*place).max(delivery.next)))?;
         }
         if step.next < delivery.consumers.len() {
-            return Ok(());
+            return Ok(ordering::release_next(self.core, conn, delivery.claim.seq, now)?);
         }
-        let settlement = step.attempt.settlement(self.settings, now, &self.pauses.borrow());
+        let all_wait = all_wait(self.core, conn, delivery.claim.seq, &step.attempt, now)?;
+        let settlement = {
+            let pauses = self.pauses.borrow();
+            step.attempt.settlement(self.settings, now, Obstacles { pauses: Some(&pauses), all_wait })
+        };
         let settled = settle::settle(conn, delivery.claim.seq, delivery.claim.lease, &settlement, now)
             .map_err(refused(step.next - 1))?;
         step.end = if settled {
+            ordering::release_next(self.core, conn, delivery.claim.seq, now)?;
             End::Settled(settlement)
         } else if self.caution == Caution::None {
             return Err(Fault::Run);
@@ -285,7 +291,7 @@ impl Shared<'_> {
             .map(|(delivery, _)| (delivery.claim, &delivery.consumers))
             .collect();
         let expected = done.len();
-        match settle_alike(self.writer.conn(), done, self.core.clock.now(), |_| {}) {
+        match settle_alike(self.core, self.writer.conn(), done, self.core.clock.now(), |_| {}) {
             Ok(Some(settled)) if settled == expected => Ok(()),
             Err(error) if error.is_fault_of_file() => Err(Fault::File(error)),
             Ok(_) | Err(_) => Err(Fault::Run),

@@ -8,6 +8,7 @@ use rusqlite::Connection;
 use super::left_alone::LeftAlone;
 use crate::core::{Core, Release};
 use crate::error::Result;
+use crate::ordering;
 use crate::outbox::{self, strays};
 use crate::settings::Settings;
 
@@ -26,7 +27,8 @@ impl Watch {
             Some(conn) => core.reload_settings(conn)?,
             None => core.settings(),
         };
-        // Opening has just done what a poll does.
+        ordering::look_after(core, "start")?;
+        // Opening has just done the rest of what a poll does.
         let next_poll = Instant::now() + Duration::from_millis(settings.polling_interval_ms);
         Ok((Watch { reader, seen_version: None, next_poll }, Arc::new(settings)))
     }
@@ -57,6 +59,7 @@ impl Watch {
                 core.set_strays_aside("process")?;
             }
             self.read(core, |conn| core.pauses.look_again(conn))?;
+            ordering::look_after(core, "process")?;
             core.release_held_again(); // what another process held that knew no subscriber, for one
             let interval =
                 if idle { settings.idle_polling_interval_ms } else { settings.polling_interval_ms };

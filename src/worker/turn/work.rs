@@ -1,5 +1,6 @@
 //! What a turn does inside its transaction.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use crate::core::Core;
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::inbox;
+use crate::ordering::{self, InHands};
 use crate::outbox::OutboxStatus;
 use crate::outbox::claim::{self, Claim, ClaimRequest, Claimed, Due, LeaseId, Suspects, Unreadable};
 use crate::outbox::dead;
@@ -19,7 +21,7 @@ use crate::outbox::settle::{self, Settlement};
 use crate::registry::Consumers;
 use crate::validate;
 use crate::worker::delivery::Report;
-use crate::worker::plan::{Plan, plan};
+use crate::worker::plan::{Plan, Planner};
 use crate::worker::settling::{Recorded, log_settlement, set_aside, settle_alike, settle_report};
 
 /// How many held events a turn lets go at the most.
@@ -117,14 +119,14 @@ impl Turn<'_> {
                 Ok(Recorded::Otherwise) => {}
                 // Where one consumer's mark cannot be recorded, what others say of the event comes too late.
                 Err(error) => {
-                    if self.set_aside_or_leave(conn, pieces, report.claim(), &error, now)? {
+                    if self.set_aside_or_leave(core, conn, pieces, report.claim(), &error, now)? {
                         note_dead(core, conn, report.claim().seq, outcome);
                     }
                 }
             }
             outcome.recorded += 1;
         }
-        let settled = settle_alike(conn, alike, now, |lost| outcome.too_late.push(lost))?;
+        let settled = settle_alike(core, conn, alike, now, |lost| outcome.too_late.push(lost))?;
         outcome.processed += settled.ok_or(Obstacle::BrokenRun)?;
         outcome.recorded = self.reports.len();
         Ok(())
@@ -167,7 +169,7 @@ impl Turn<'_> {
         self.left_alone.pass(passed, rows.is_empty() && unreadable.is_empty() && !alone);
         outcome.alone = alone;
         for row in unreadable {
-            if self.set_unreadable_aside(conn, &row, now, outcome)? {
+            if self.set_unreadable_aside(core, conn, &row, now, outcome)? {
                 note_dead(core, conn, row.seq, outcome);
             }
         }
@@ -176,15 +178,22 @@ impl Turn<'_> {
         outcome.taken.extend(rows.iter().map(|row| row.claim.seq));
         // New events have none, as a rule: one look for all of them.
         let newest_in_inbox = if rows.is_empty() { None } else { inbox::newest_event(conn)? };
-        let pauses = core.pauses.within(conn)?;
+        let planning = Planner {
+            core,
+            conn,
+            settings: self.settings,
+            pauses: core.pauses.within(conn)?,
+            in_hands: InHands::but(lease),
+            stopping: self.stopping,
+            now,
+            has_released: Cell::new(false),
+        };
         for row in rows {
             outcome.latest_due_at = outcome.latest_due_at.max(row.due_at);
             let claim = row.claim;
             let may_have_standings = newest_in_inbox.is_some_and(|newest| claim.seq <= newest);
             let planned = pieces
-                .with(conn, || {
-                    plan(core, conn, row, self.settings, &pauses, self.stopping, now, may_have_standings)
-                })
+                .with(conn, || planning.plan(row, may_have_standings))
                 .map_err(|obstacle| self.leave_alone(claim.seq, obstacle))?;
             match planned {
                 Ok(Plan::Deliver(delivery)) => outcome.deliveries.push(*delivery),
@@ -200,7 +209,7 @@ impl Turn<'_> {
                 }
                 Err(error) => {
                     let is_set_aside = self
-                        .set_aside_or_leave(conn, pieces, claim, &error, now)
+                        .set_aside_or_leave(core, conn, pieces, claim, &error, now)
                         .map_err(|obstacle| self.leave_alone(claim.seq, obstacle))?;
                     if is_set_aside {
                         note_dead(core, conn, claim.seq, outcome);
@@ -208,6 +217,7 @@ impl Turn<'_> {
                 }
             }
         }
+        outcome.more_parked |= planning.has_released.get();
         Ok(())
     }
 
@@ -220,6 +230,7 @@ impl Turn<'_> {
 
     fn set_unreadable_aside(
         &self,
+        core: &Core,
         conn: &Connection,
         row: &Unreadable,
         now: i64,
@@ -230,6 +241,7 @@ impl Turn<'_> {
         match settle::set_unreadable_aside(conn, row.seq, to, &why, now) {
             Ok(()) => {
                 outcome.taken.push(row.seq);
+                ordering::release_next(core, conn, row.seq, now)?;
                 let ends_as =
                     if to == OutboxStatus::DeadLetter { "is a dead letter" } else { "failed for good" };
                 log::warn!(
@@ -285,6 +297,7 @@ impl Turn<'_> {
     /// Where even that is forbidden the row stays claimed, and is tried again when its lease has run out: false.
     fn set_aside_or_leave(
         &self,
+        core: &Core,
         conn: &Connection,
         pieces: Pieces<'_>,
         claim: Claim,
@@ -292,7 +305,7 @@ impl Turn<'_> {
         now: i64,
     ) -> Result<bool> {
         let why = format!("its outcome cannot be recorded: {error}");
-        Ok(pieces.with(conn, || set_aside(conn, claim, &why, self.settings, now))?.unwrap_or_else(|error| {
+        Ok(pieces.with(conn, || set_aside(core, conn, claim, &why, self.settings, now))?.unwrap_or_else(|error| {
             log::error!(target: "postbox::delivery", "event {} can be neither settled nor set aside: {error}", claim.id);
             false
         }))

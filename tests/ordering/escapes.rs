@@ -1,0 +1,111 @@
+//! No event waits for ever, whatever another program does.
+
+use std::time::Duration;
+
+use postbox::{HandlerError, OutboxStatus, Subscription};
+
+use crate::support::{Calls, TestBox, boxes, file_box, sql, status};
+use crate::{fine, publish, saying, waiting};
+
+#[test]
+fn what_waits_behind_a_row_that_another_program_deletes_goes_on() {
+    for TestBox { kind, bus, .. } in &boxes() {
+        let calls = Calls::default();
+        let fails = saying(&calls, |event, _| match event.name() {
+            "a" => Err(HandlerError::dead_letter("no")),
+            _ => Ok(()),
+        });
+        bus.subscribe(Subscription::new("*", "c", fails).ordered()).unwrap();
+        publish(bus, &[("x", "a"), ("x", "b"), ("x", "c")]);
+        assert_eq!(bus.drain().unwrap(), 0);
+        sql(bus, |tx| tx.execute("DELETE FROM outbox_event WHERE event_name = 'a'", []));
+        assert_eq!(bus.drain().unwrap(), 2, "{kind}");
+        assert_eq!(calls.all(), ["x a", "x b", "x c"], "{kind}");
+    }
+}
+
+#[test]
+fn what_waits_is_delivered_where_the_subscription_asks_for_no_order_any_more() {
+    let mut test = file_box();
+    let calls = Calls::default();
+    let fails = saying(&calls, |event, _| match event.name() {
+        "a" => Err(HandlerError::dead_letter("no")),
+        _ => Ok(()),
+    });
+    test.bus.subscribe(Subscription::new("*", "c", fails).ordered()).unwrap();
+    let mut events = vec![("x", "a")];
+    events.extend((0..1_200).map(|_| ("x", "b")));
+    publish(&test.bus, &events);
+    assert_eq!(test.bus.drain().unwrap(), 0);
+    assert_eq!(waiting(&test.bus), 1_200);
+    test = test.reopen();
+    test.bus.subscribe(Subscription::new("*", "c", fine(&calls))).unwrap();
+    assert_eq!(test.bus.drain().unwrap(), 1_200);
+}
+
+#[test]
+fn a_consumer_that_is_removed_holds_nobody_up() {
+    for TestBox { kind, bus, .. } in &boxes() {
+        let calls = Calls::default();
+        let fails = saying(&calls, |_, _| Err(HandlerError::dead_letter("no")));
+        bus.subscribe(Subscription::new("*", "c", fails).ordered()).unwrap();
+        let ids = publish(bus, &[("x", "a"), ("x", "b")]);
+        assert_eq!(bus.drain().unwrap(), 0);
+        bus.registry().clear();
+        bus.subscribe(Subscription::new("*", "d", fine(&calls))).unwrap();
+        assert_eq!(bus.drain().unwrap(), 1, "{kind}");
+        assert_eq!(status(bus, ids[1]), OutboxStatus::Processed);
+    }
+}
+
+#[test]
+fn a_trigger_that_forbids_to_let_an_event_go_holds_up_that_one_alone() {
+    for raise in ["ABORT", "FAIL", "IGNORE"] {
+        for TestBox { kind, bus, .. } in &boxes() {
+            let calls = Calls::default();
+            let fails = saying(&calls, |event, call| match (event.name(), call) {
+                ("a", 1) => Err(HandlerError::retry_after("wait", Duration::ZERO)),
+                _ => Ok(()),
+            });
+            bus.subscribe(Subscription::new("*", "c", fails).ordered()).unwrap();
+            let message = if raise == "IGNORE" { String::new() } else { ", 'mine'".to_owned() };
+            sql(bus, |tx| {
+                tx.execute_batch(&format!(
+                    "CREATE TRIGGER mine BEFORE UPDATE OF available_at ON outbox_event
+                     WHEN OLD.status = 'pending' AND NEW.status = 'pending' AND OLD.aggregate_id = 'x'
+                     BEGIN SELECT RAISE({raise}{message}); END"
+                ))
+            });
+            let ids = publish(bus, &[("x", "a"), ("x", "b"), ("y", "a"), ("y", "b")]);
+            bus.drain().unwrap();
+            assert_eq!(status(bus, ids[0]), OutboxStatus::Processed, "{kind} {raise}");
+            assert_eq!(status(bus, ids[3]), OutboxStatus::Processed, "{kind} {raise}");
+            assert_eq!(status(bus, ids[1]), OutboxStatus::Pending, "{kind} {raise}");
+            sql(bus, |tx| tx.execute_batch("DROP TRIGGER mine"));
+            assert_eq!(bus.drain().unwrap(), 1, "{kind} {raise}: it is tried again");
+        }
+    }
+}
+
+#[test]
+fn a_running_worker_finds_at_its_polls_what_was_left_behind() {
+    let test = file_box();
+    let (calls, bus) = (Calls::default(), &test.bus);
+    let fails = saying(&calls, |event, _| match event.name() {
+        "a" => Err(HandlerError::dead_letter("no")),
+        _ => Ok(()),
+    });
+    bus.subscribe(Subscription::new("*", "c", fails).ordered()).unwrap();
+    bus.update_settings(|settings| {
+        settings.polling_interval_ms = 100;
+        settings.idle_polling_interval_ms = 100;
+    })
+    .unwrap();
+    let ids = publish(bus, &[("x", "a"), ("x", "b")]);
+    bus.drain().unwrap();
+    let worker = bus.start().unwrap();
+    let app = test.app_connection();
+    app.execute("DELETE FROM outbox_event WHERE event_name = 'a'", []).unwrap();
+    crate::support::wait_until(Duration::from_secs(20), || status(bus, ids[1]) == OutboxStatus::Processed);
+    worker.shutdown(Duration::from_secs(10)).unwrap();
+}

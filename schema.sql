@@ -57,7 +57,7 @@ CREATE TABLE outbox_event (
                     CHECK (status = 'pending' OR status = 'processing' OR status = 'processed' OR status = 'failed' OR status = 'dead_letter'),
     attempt_count   INTEGER NOT NULL DEFAULT 0 CHECK (attempt_count >= 0),
     -- The one clock column: publish delay, backoff and lease end. 253402300799999999 (the year 9999) while it is held for a first subscriber,
-    -- a microsecond before while it waits for what is paused, and another one before while it waits for its turn.
+    -- and one, two and three microseconds before while it waits for what is paused, for its turn, and for room with a consumer that has limits.
     available_at    INTEGER NOT NULL,
     -- The claim that owns the row while it is processing, in 6 bytes: the open box, and in the low 24 bits the count of its claims.
     -- -32768 (2 bytes) while it is pending, 0 (no byte) when it is finished: no claim is either.
@@ -166,6 +166,7 @@ SELECT seq,
        CASE available_at WHEN 253402300799999999 THEN 'held until somebody subscribes'
                          WHEN 253402300799999998 THEN 'paused'
                          WHEN 253402300799999997 THEN 'waits for its turn'
+                         WHEN 253402300799999996 THEN 'waits for room'
                          ELSE strftime('%Y-%m-%dT%H:%M:%fZ', available_at / 1000000.0, 'unixepoch') END AS available_at,
        strftime('%Y-%m-%dT%H:%M:%fZ', processed_at / 1000000.0, 'unixepoch') AS processed_at,
        strftime('%Y-%m-%dT%H:%M:%fZ', created_at / 1000000.0, 'unixepoch') AS created_at,

@@ -17,6 +17,7 @@ use crate::event::{Event, NewEvent};
 use crate::failures::FailureBook;
 use crate::health::HealthBook;
 use crate::ids::Ids;
+use crate::limits::LimitBook;
 use crate::observer::Observer;
 use crate::observing::Observing;
 use crate::ordering::OrderBook;
@@ -57,6 +58,7 @@ pub(crate) struct Core {
     pub(crate) health: HealthBook,
     pub(crate) pauses: PauseBook,
     pub(crate) order: OrderBook,
+    pub(crate) limits: LimitBook,
     pub(crate) failures: FailureBook,
     /// `None`: nobody is to be told anything.
     pub(crate) observing: Option<Observing>,
@@ -119,6 +121,7 @@ impl Core {
             health: HealthBook::default(),
             pauses: PauseBook::new(),
             order: OrderBook::default(),
+            limits: LimitBook::default(),
             failures: FailureBook::default(),
             observing: Observing::by(options.observers),
             handler_threads: options.handler_threads,

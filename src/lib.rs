@@ -179,6 +179,8 @@ mod ids;
 mod inbox;
 mod json;
 mod lag;
+mod limiter;
+mod limits;
 mod links;
 #[cfg(feature = "metrics")]
 pub mod metrics;

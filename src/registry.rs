@@ -9,6 +9,7 @@ use crate::backoff::Backoff;
 use crate::breaker::Breaker;
 use crate::error::{Error, Result};
 use crate::handler::{Handler, TransactionalHandler};
+use crate::limiter::Limiter;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
 use crate::validate;
@@ -30,6 +31,7 @@ pub struct Subscription {
     pub(crate) backoff: Option<Backoff>,
     pub(crate) breaker: Option<Breaker>,
     pub(crate) order: Option<Order>,
+    pub(crate) limiter: Option<Limiter>,
 }
 
 /// What happens behind an event that an ordered consumer cannot process.
@@ -76,6 +78,7 @@ impl Subscription {
             backoff: None,
             breaker: None,
             order: None,
+            limiter: None,
         }
     }
 
@@ -156,6 +159,39 @@ impl Subscription {
         Subscription { order: Some(Order::PassDeadLetters), ..self }
     }
 
+    /// At most so many of this subscription's handlers run at once, in this box; at least 1. As many as the box has
+    /// [handler threads](crate::Builder::handler_threads) when not given.
+    ///
+    /// Events for which there is no room wait in the order in which they came, without an attempt spent and without being claimed
+    /// again; their other consumers go on. Transactional handlers run one at a time in any case, since they hold the file's write
+    /// lock, and this does not hold them up further.
+    ///
+    /// ```
+    /// # use postbox::{Context, Event, Subscription};
+    /// # use std::time::Duration;
+    /// # fn send(_: &Event) -> postbox::HandlerResult { Ok(()) }
+    /// // A server that takes two requests at once, and a hundred a minute.
+    /// let sync = Subscription::new("order.*", "shop.sync", |event: &Event, _: &Context<'_>| send(event))
+    ///     .max_concurrency(2)
+    ///     .rate_limit(100, Duration::from_secs(60));
+    /// # let postbox = postbox::Postbox::open_in_memory()?;
+    /// postbox.subscribe(sync)?;
+    /// # postbox::Result::Ok(())
+    /// ```
+    pub fn max_concurrency(self, n: u32) -> Self {
+        Subscription { limiter: Some(self.limiter.unwrap_or_default().with_max_concurrency(n)), ..self }
+    }
+
+    /// At most so many calls of this subscription's handler begin in any time of this length, in this box: `n` from 1 to 100,000,
+    /// `per` from 1 ms to 366 days. A repeated attempt counts like any other. No limit when not given.
+    ///
+    /// Events for which there is no room wait as for [`max_concurrency`](Subscription::max_concurrency); a worker goes on as soon as
+    /// there is. `drain` and `process_batch` leave them. Time is the box's clock. The count is kept in memory: a restart begins at none,
+    /// and each process that opens the file has its own.
+    pub fn rate_limit(self, n: u32, per: Duration) -> Self {
+        Subscription { limiter: Some(self.limiter.unwrap_or_default().with_rate(n, per)), ..self }
+    }
+
     fn validate(&self) -> Result<()> {
         validate::event_pattern(&self.event_name)?;
         validate::name("consumer_name", &self.consumer_name, validate::CONSUMER_MAX)?;
@@ -163,6 +199,7 @@ impl Subscription {
             return Err(Error::invalid("max_attempts", "must be at least 1"));
         }
         self.breaker.as_ref().map_or(Ok(()), Breaker::validate)?;
+        self.limiter.as_ref().map_or(Ok(()), Limiter::validate)?;
         self.backoff.map_or(Ok(()), |backoff| backoff.validate())
     }
 
@@ -193,6 +230,7 @@ impl fmt::Debug for Subscription {
             .field("backoff", &self.backoff)
             .field("breaker", &self.breaker)
             .field("order", &self.order)
+            .field("limiter", &self.limiter)
             .finish_non_exhaustive()
     }
 }
@@ -210,6 +248,8 @@ pub struct Registry {
     generation: AtomicU64,
     /// Whether there is, or was, an ordered consumer.
     has_ordered: AtomicBool,
+    /// The same of one with limits.
+    has_limits: AtomicBool,
 }
 
 impl Registry {
@@ -219,6 +259,7 @@ impl Registry {
             remembered: Mutex::new(HashMap::new()),
             generation: AtomicU64::new(0),
             has_ordered: AtomicBool::new(false),
+            has_limits: AtomicBool::new(false),
         }
     }
 
@@ -228,6 +269,9 @@ impl Registry {
         check(&state, &new)?;
         if new.iter().any(|subscription| subscription.order.is_some()) {
             self.has_ordered.store(true, Ordering::Release);
+        }
+        if new.iter().any(|subscription| subscription.limiter.is_some()) {
+            self.has_limits.store(true, Ordering::Release);
         }
         state.extend(new.into_iter().map(Arc::new));
         self.changed();
@@ -318,6 +362,16 @@ impl Registry {
 
     pub(crate) fn has_ordered(&self) -> bool {
         self.has_ordered.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn has_limits(&self) -> bool {
+        self.has_limits.load(Ordering::Acquire)
+    }
+
+    /// Those with limits.
+    pub(crate) fn limited(&self) -> Vec<Arc<Subscription>> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.iter().filter(|subscription| subscription.limiter.is_some()).cloned().collect()
     }
 
     pub(crate) fn has_plain_handlers(&self) -> bool {

@@ -8,6 +8,7 @@ pub(crate) mod decided;
 pub(crate) mod filter;
 pub(crate) mod imported;
 pub(crate) mod insert;
+pub(crate) mod limited;
 pub(crate) mod list;
 pub(crate) mod live;
 pub(crate) mod order;
@@ -36,7 +37,7 @@ pub use self::summary::EventSummary;
 pub(crate) use self::summary::{caused_by, content, summary};
 pub(crate) use self::tree::causation_tree;
 pub use self::tree::{CausationNode, CausationTree};
-use crate::clock::{WAITING_UNTIL, from_micros};
+use crate::clock::{LIMITED_UNTIL, from_micros};
 use crate::error::Result;
 use crate::event::EventId;
 
@@ -226,7 +227,7 @@ pub(crate) fn mark_time(conn: &Connection, now: i64) -> Result<()> {
 }
 
 /// When the next event is due that is not among those to `skip`; never for events that are held, or wait for
-/// something that is paused, or for their turn.
+/// something that is paused, for their turn, or for room.
 pub(crate) fn next_due(conn: &Connection, skip: impl Fn(i64) -> bool) -> Result<Option<i64>> {
     let mut statement = conn.prepare_cached(
         "SELECT seq, available_at FROM main.outbox_event INDEXED BY outbox_event_claimed
@@ -236,7 +237,7 @@ pub(crate) fn next_due(conn: &Connection, skip: impl Fn(i64) -> bool) -> Result<
          WHERE status = 'pending' AND available_at < ?1
          ORDER BY available_at",
     )?;
-    let mut rows = statement.query([WAITING_UNTIL])?;
+    let mut rows = statement.query([LIMITED_UNTIL])?;
     while let Some(row) = rows.next()? {
         if !skip(row.get(0)?) {
             return Ok(Some(row.get(1)?));

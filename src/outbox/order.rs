@@ -4,7 +4,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::claim::LeaseId;
-use crate::clock::{PAUSED_UNTIL, WAITING_UNTIL};
+use crate::clock::{LIMITED_UNTIL, PAUSED_UNTIL, WAITING_UNTIL};
 use crate::error::{Error, Result};
 use crate::event::Event;
 
@@ -44,7 +44,7 @@ pub(crate) enum State {
     Scheduled,
     /// It waits for its turn.
     Waiting,
-    /// It waits for something that is paused.
+    /// It waits for something that is paused, or for room.
     Parked,
     /// It has ended without success.
     Dead,
@@ -151,8 +151,8 @@ fn unfinished(row: &Row<'_>, now: i64) -> rusqlite::Result<Unfinished> {
     let state = match available_at {
         _ if !is_live => State::Dead,
         WAITING_UNTIL if is_pending => State::Waiting,
-        PAUSED_UNTIL if is_pending => State::Parked,
-        at if is_pending && at > now && at < WAITING_UNTIL && is_untouched == Some(true) => State::Scheduled,
+        PAUSED_UNTIL | LIMITED_UNTIL if is_pending => State::Parked,
+        at if is_pending && at > now && at < LIMITED_UNTIL && is_untouched == Some(true) => State::Scheduled,
         _ => State::Live,
     };
     Ok(Unfinished {
@@ -180,12 +180,12 @@ pub(crate) fn release(conn: &Connection, seq: i64, now: i64) -> Result<()> {
         "UPDATE main.outbox_event NOT INDEXED SET available_at = ?2, changed_at = ?2
          WHERE seq = ?1 AND status = 'pending' AND available_at BETWEEN ?3 AND ?4",
     )?
-    .execute([seq, now, WAITING_UNTIL, PAUSED_UNTIL])?;
+    .execute([seq, now, LIMITED_UNTIL, PAUSED_UNTIL])?;
     let is_left = conn
         .prepare_cached(
             "SELECT 1 FROM main.outbox_event NOT INDEXED WHERE seq = ?1 AND status = 'pending' AND available_at BETWEEN ?2 AND ?3",
         )?
-        .exists([seq, WAITING_UNTIL, PAUSED_UNTIL])?;
+        .exists([seq, LIMITED_UNTIL, PAUSED_UNTIL])?;
     if is_left {
         return Err(Error::NotStored { what: "that it is an event's turn", table: "outbox_event" });
     }

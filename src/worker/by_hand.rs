@@ -11,13 +11,13 @@ use super::telling::Spell;
 use super::turn::{Outcome, Turn};
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::ordering;
 use crate::outbox;
 use crate::outbox::claim::{Claim, LeaseId, Suspects};
 use crate::outbox::strays;
 use crate::postbox::Postbox;
 use crate::settings::Settings;
 use crate::sync::atomic::AtomicBool;
+use crate::{limits, ordering};
 
 pub(crate) fn process_batch(postbox: &Postbox) -> Result<usize> {
     let Some(mut by_hand) = ByHand::begin(postbox, "process_batch")? else { return Ok(0) };
@@ -89,13 +89,15 @@ impl<'a> ByHand<'a> {
         core.db.refuse_reentry(operation)?;
         scope::refuse_inside_handler(core, operation)?;
         ordering::look_after(core, operation)?;
+        limits::look_after(core, operation)?;
         let (settings, due, strays) = core.db.read(operation, |conn| {
             let settings = core.reload_settings(conn)?;
             // Clear, before the write lock is taken for nothing.
             let due = outbox::next_due(conn, |seq| core.in_flight().contains_key(&seq))?;
             let due = due.is_some_and(|due| due <= core.clock.now());
             core.pauses.look_again(conn)?;
-            let due = due || core.pauses.is_release_due(core.clock.now());
+            let now = core.clock.now();
+            let due = due || core.pauses.is_release_due(now) || limits::is_call_due(core, now);
             Ok((settings, due || core.release_held_for(conn)?.is_some(), !strays::find(conn, 1)?.is_empty()))
         })?;
         if strays {

@@ -6,11 +6,12 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::backoff::Backoff;
-use crate::clock::{self, WAITING_UNTIL};
+use crate::clock::{self, LIMITED_UNTIL, WAITING_UNTIL};
 use crate::error::Error;
 use crate::event::Event;
 use crate::handler::{Cancellation, HandlerError, HandlerResult, Verdict};
 use crate::inbox::Mark;
+use crate::limiter::Permit;
 use crate::outbox::claim::{Claim, Unparsed};
 use crate::outbox::settle::Settlement;
 use crate::pauses::Pauses;
@@ -27,6 +28,8 @@ pub(crate) struct Delivery {
     pub(crate) unparsed: Option<Unparsed>,
     /// Those that run in this attempt, in order.
     pub(crate) consumers: Consumers,
+    /// Room with those of them that have limits.
+    pub(crate) permits: Vec<Permit>,
     /// How often each of them failed for this event before; empty when none of them ever did.
     pub(crate) failures_before: Vec<u32>,
     /// The event had no inbox rows when it was claimed.
@@ -78,6 +81,13 @@ impl Delivery {
 
     pub(crate) fn next_consumer(&self) -> Option<&Arc<Subscription>> {
         self.consumers.get(self.next)
+    }
+
+    /// The handler of this consumer begins.
+    pub(crate) fn begin(&self, consumer: &Arc<Subscription>, now: i64) {
+        if let Some(permit) = self.permits.iter().find(|permit| permit.is_of(consumer)) {
+            permit.begin(now);
+        }
     }
 
     pub(crate) fn next_is_transactional(&self) -> bool {
@@ -142,6 +152,8 @@ pub(crate) struct Attempt {
     pub(crate) paused: Vec<String>,
     /// Consumers whose turn it was not.
     pub(crate) waiting: Vec<Arc<Subscription>>,
+    /// Consumers that had no room for it.
+    pub(crate) limited: Vec<Arc<Subscription>>,
 }
 
 impl Attempt {
@@ -179,9 +191,19 @@ impl Attempt {
         Some(Mark::Failed { error, gave_up, duration })
     }
 
+    /// Those that had no room remember the event, which is parked for them.
+    pub(crate) fn remember(&self, seq: i64, settlement: &Settlement) {
+        if matches!(settlement, Settlement::Parked { available_at: LIMITED_UNTIL }) {
+            self.limited
+                .iter()
+                .filter_map(|of| of.limiter.as_ref())
+                .for_each(|limiter| limiter.note_waiting(seq));
+        }
+    }
+
     /// Whether some consumer has not had its turn, for which nobody is to blame.
     pub(crate) fn is_to_wait(&self) -> bool {
-        !self.paused.is_empty() || !self.waiting.is_empty()
+        !self.paused.is_empty() || !self.waiting.is_empty() || !self.limited.is_empty()
     }
 
     /// What the attempt comes to for the event, once every consumer that need not wait has had its turn. `obstacles`: what is true
@@ -206,6 +228,10 @@ impl Attempt {
         let due: Option<Vec<i64>> =
             self.paused.iter().map(|name| obstacles.pauses?.of_consumer(name, now)).collect();
         match due {
+            // Those that have no room come first: when there is some, all is planned anew.
+            Some(_) if !is_anybodys_turn && !self.limited.is_empty() => {
+                Settlement::Parked { available_at: LIMITED_UNTIL }
+            }
             Some(due) if !is_anybodys_turn => {
                 Settlement::Parked { available_at: due.into_iter().min().unwrap_or(WAITING_UNTIL) }
             }

@@ -113,6 +113,7 @@ fn run_one(
             delivery.next += 1;
             continue;
         }
+        delivery.begin(subscription, postbox.core().clock.now());
         telling::started(postbox.core(), &delivery.event, &subscription.consumer_name);
         let begun = Instant::now();
         let handle = || {
@@ -130,6 +131,7 @@ fn run_one(
         note_result(postbox.core(), subscription, &result);
         let place = delivery.next;
         let subscription = Arc::clone(subscription);
+        delivery.permits.retain(|permit| !permit.is_of(&subscription));
         let mark = {
             let before = delivery.failures_before(place);
             delivery.attempt.note(&subscription, before, result, Some(duration), settings)

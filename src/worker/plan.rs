@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::event::{Event, EventId};
 use crate::handler::Cancellation;
 use crate::inbox::{self, Mark, Standing};
+use crate::limiter::{NoRoom, Permit};
 use crate::ordering::{self, InHands, is_behind, release_first};
 use crate::outbox::claim::{Claim, Claimed};
 use crate::outbox::order::Aggregate;
@@ -106,10 +107,13 @@ impl Planner<'_> {
         }
         open.leave_paused(pauses, now);
         self.leave_waiting(&mut open, claim.seq, &event)?;
+        let permits = open.leave_limited(claim.seq, now);
         let Open { consumers, failures_before, attempt } = open;
         if consumers.is_empty() {
             let obstacles = Obstacles { pauses: Some(pauses), all_wait: true };
-            return settle_now(attempt.settlement(settings, now, obstacles));
+            let settlement = attempt.settlement(settings, now, obstacles);
+            attempt.remember(claim.seq, &settlement);
+            return settle_now(settlement);
         }
         let is_fresh = is_fresh && !attempt.is_to_wait();
         let stopping = Arc::clone(self.stopping);
@@ -118,6 +122,7 @@ impl Planner<'_> {
             event,
             unparsed: Some(unparsed),
             consumers,
+            permits,
             failures_before,
             is_fresh,
             next: 0,
@@ -171,6 +176,24 @@ impl Open {
         let names = self.consumers.iter().filter(|of| is_paused(of)).map(|of| of.consumer_name.clone());
         self.attempt.paused.extend(names);
         self.leave(is_paused);
+    }
+
+    /// Those that have no room have their turn later. The room that the others have.
+    fn leave_limited(&mut self, seq: i64, now: i64) -> Vec<Permit> {
+        if self.consumers.iter().all(|of| of.limiter.is_none()) {
+            return Vec::new();
+        }
+        let mut permits = Vec::new();
+        let mut limited = Vec::new();
+        for subscription in self.consumers.iter() {
+            match Permit::take(subscription, seq, now) {
+                Ok(permit) => permits.extend(permit),
+                Err(NoRoom) => limited.push(Arc::clone(subscription)),
+            }
+        }
+        self.leave(|of| limited.iter().any(|other| Arc::ptr_eq(of, other)));
+        self.attempt.limited = limited;
+        permits
     }
 
     fn leave(&mut self, which: impl Fn(&Arc<Subscription>) -> bool) {

@@ -22,6 +22,7 @@ use super::watch::Watch;
 use crate::bell::Woken;
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::limits;
 use crate::outbox::claim::{LeaseId, Suspects};
 use crate::postbox::Postbox;
 use crate::settings::Settings;
@@ -255,6 +256,7 @@ impl Run {
         let claims = free > 0
             && (release_for.is_some()
                 || release_parked
+                || limits::is_call_due(core, core.clock.now())
                 || (self.expect_work && self.watch.is_due(core, &self.left_alone)?));
         let now = self.postbox.core().clock.now();
         let renew = self.in_flight.to_renew(now);
@@ -397,7 +399,8 @@ impl Run {
         }
         if self.free_slots() > 0 {
             let now = self.core().clock.now();
-            if let Some(end) = self.core().pauses.next_end(now) {
+            let others = [self.core().pauses.next_end(now), limits::next_room(self.core(), now)];
+            for end in others.into_iter().flatten() {
                 let left = Duration::from_micros(u64::try_from(end.saturating_sub(now)).unwrap_or(0));
                 until = until.min(left.max(SLEEP_LEAST));
             }

@@ -91,6 +91,7 @@ pub(super) fn settle_report(
             let all_wait = all_wait(core, conn, claim.seq, attempt, now)?;
             let obstacles = Obstacles { pauses: pauses.as_ref(), all_wait };
             let settlement = attempt.settlement(settings, now, obstacles);
+            attempt.remember(claim.seq, &settlement);
             settle_marked(core, conn, *claim, consumers, marks, &settlement, now)
         }
         Report::Interrupted { claim, consumers, marks, attempt, .. } => {

@@ -160,6 +160,7 @@ impl Shared<'_> {
             (Kind::Plain(_), _) => Err(HandlerError::retry("it is not transactional")), // the caller has looked
             (Kind::Transactional(handler), None) => {
                 self.execute("SAVEPOINT postbox_handler")?;
+                delivery.begin(subscription, self.core.clock.now());
                 telling::started(self.core, &delivery.event, &subscription.consumer_name);
                 let begun = Instant::now();
                 let result = {
@@ -266,6 +267,7 @@ impl Shared<'_> {
             let pauses = self.pauses.borrow();
             step.attempt.settlement(self.settings, now, Obstacles { pauses: Some(&pauses), all_wait })
         };
+        step.attempt.remember(delivery.claim.seq, &settlement);
         let settled = settle::settle(conn, delivery.claim.seq, delivery.claim.lease, &settlement, now)
             .map_err(refused(step.next - 1))?;
         step.end = if settled {

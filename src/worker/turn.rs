@@ -1,5 +1,6 @@
 //! One turn of processing: settle what came back, renew what runs, claim what is due, in one transaction.
 
+mod limits;
 mod pauses;
 mod pieces;
 mod work;

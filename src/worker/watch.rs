@@ -8,9 +8,9 @@ use rusqlite::Connection;
 use super::left_alone::LeftAlone;
 use crate::core::{Core, Release};
 use crate::error::Result;
-use crate::ordering;
 use crate::outbox::{self, strays};
 use crate::settings::Settings;
+use crate::{limits, ordering};
 
 pub(crate) struct Watch {
     /// A connection of the worker's own; `None` in memory, where there is one connection for all.
@@ -28,6 +28,7 @@ impl Watch {
             None => core.settings(),
         };
         ordering::look_after(core, "start")?;
+        limits::look_after(core, "start")?;
         // Opening has just done the rest of what a poll does.
         let next_poll = Instant::now() + Duration::from_millis(settings.polling_interval_ms);
         Ok((Watch { reader, seen_version: None, next_poll }, Arc::new(settings)))
@@ -60,6 +61,7 @@ impl Watch {
             }
             self.read(core, |conn| core.pauses.look_again(conn))?;
             ordering::look_after(core, "process")?;
+            limits::look_after(core, "process")?;
             core.release_held_again(); // what another process held that knew no subscriber, for one
             let interval =
                 if idle { settings.idle_polling_interval_ms } else { settings.polling_interval_ms };

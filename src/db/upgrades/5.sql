@@ -10,6 +10,7 @@ SELECT seq,
        CASE available_at WHEN 253402300799999999 THEN 'held until somebody subscribes'
                          WHEN 253402300799999998 THEN 'paused'
                          WHEN 253402300799999997 THEN 'waits for its turn'
+                         WHEN 253402300799999996 THEN 'waits for room'
                          ELSE strftime('%Y-%m-%dT%H:%M:%fZ', available_at / 1000000.0, 'unixepoch') END AS available_at,
        strftime('%Y-%m-%dT%H:%M:%fZ', processed_at / 1000000.0, 'unixepoch') AS processed_at,
        strftime('%Y-%m-%dT%H:%M:%fZ', created_at / 1000000.0, 'unixepoch') AS created_at,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::pieces::{Obstacle, Pieces};
-use super::{APART_MAX, Outcome, Turn, pauses};
+use super::{APART_MAX, Outcome, Turn, limits, pauses};
 use crate::clock;
 use crate::core::Core;
 use crate::error::Error;
@@ -68,6 +68,9 @@ impl Turn<'_> {
         }
         if self.pauses && self.claim_max > 0 && core.pauses.is_release_due(now) {
             pauses::release_parked(core, conn, pieces, now, outcome)?;
+        }
+        if self.claim_max > 0 && core.registry.has_limits() {
+            limits::call(core, conn, pieces, now)?;
         }
         Ok(())
     }

@@ -1,0 +1,114 @@
+//! Events that wait for room with a consumer that has limits: who calls them, and how none is forgotten.
+//!
+//! What a box has parked so it remembers in its order (limiter.rs), and calls when there is room. What another process parked, or this one
+//! before it was started anew, is found by a walk through all that are parked: whole when a box begins to process or its subscriptions
+//! change, some of it at each poll.
+
+use std::sync::PoisonError;
+
+use rusqlite::Connection;
+
+use crate::core::Core;
+use crate::db::{Synchronous, WriteEach};
+use crate::error::Result;
+use crate::inbox;
+use crate::limiter::Limiter;
+use crate::outbox::limited;
+use crate::sync::{Mutex, MutexGuard};
+
+/// So many are looked at in one look.
+const LOOKED_AT_MAX: usize = 500;
+
+/// What a box knows of its walk.
+#[derive(Default)]
+pub(crate) struct LimitBook {
+    walk: Mutex<Walk>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Walk {
+    /// The last event that it has looked at.
+    seq: i64,
+    /// Of the registry at the last whole walk.
+    generation: Option<u64>,
+}
+
+impl LimitBook {
+    fn walk(&self) -> MutexGuard<'_, Walk> {
+        self.walk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether there is room for an event that waits.
+pub(crate) fn is_call_due(core: &Core, now: i64) -> bool {
+    core.registry.has_limits()
+        && core.registry.limited().iter().any(|of| {
+            of.limiter
+                .as_ref()
+                .is_some_and(|limiter| limiter.next_to_call(of.is_transactional(), now).is_some())
+        })
+}
+
+/// When there will be room for an event that waits, if time alone makes it.
+pub(crate) fn next_room(core: &Core, now: i64) -> Option<i64> {
+    if !core.registry.has_limits() {
+        return None;
+    }
+    let limited = core.registry.limited();
+    limited.iter().filter_map(|of| of.limiter.as_ref()?.next_room(now)).min()
+}
+
+/// Finds what waits for room: all of it where the subscriptions are new or not all of it could be remembered, else the next some. What
+/// waits for nobody who has limits is due.
+pub(crate) fn look_after(core: &Core, operation: &'static str) -> Result<()> {
+    let generation = core.registry.generation();
+    let is_to_be_filled = core.registry.has_limits()
+        && core.registry.limited().iter().any(|of| of.limiter.as_ref().is_some_and(Limiter::is_to_be_filled));
+    let walk = *core.limits.walk();
+    let is_whole = is_to_be_filled || walk.generation != Some(generation);
+    let mut behind = if is_whole { 0 } else { walk.seq };
+    loop {
+        let (free, last) = core.db.read(operation, |conn| remember(core, conn, behind))?;
+        let now = core.clock.now();
+        let how = WriteEach { synchronous: Synchronous::Normal, ..WriteEach::ALL };
+        let done =
+            core.db.write_each(operation, how, &free, |conn, seq| limited::release(conn, *seq, now))?;
+        for (seq, error) in free.iter().zip(done).filter_map(|(seq, done)| Some((seq, done.err()?))) {
+            log::warn!(target: "postbox::delivery", "the event of row {seq} waits for the next poll, although there is room for it: {error}");
+        }
+        let Some(last) = last else { break };
+        behind = last;
+        if !is_whole {
+            core.limits.walk().seq = behind;
+            return Ok(());
+        }
+    }
+    *core.limits.walk() = Walk { seq: 0, generation: Some(generation) };
+    Ok(())
+}
+
+/// Notes the next that wait with those whom they wait for. Which of them wait for nobody, and the last, if there may be more.
+fn remember(core: &Core, conn: &Connection, behind: i64) -> Result<(Vec<i64>, Option<i64>)> {
+    let waiting = limited::behind(conn, behind, LOOKED_AT_MAX)?;
+    let last = waiting.last().map(|(seq, ..)| *seq).filter(|_| waiting.len() == LOOKED_AT_MAX);
+    let mut free = Vec::new();
+    for (seq, event_name, deliver_to) in waiting {
+        let only = deliver_to.as_deref().map(serde_json::from_str::<Vec<String>>);
+        let mut waits = false;
+        for subscription in core.registry.consumers_of(&event_name).iter() {
+            let (Some(limiter), consumer) = (&subscription.limiter, &subscription.consumer_name) else {
+                continue;
+            };
+            let is_asked = !matches!(&only, Some(Ok(only)) if !only.contains(consumer));
+            let standing = inbox::standing_of(conn, seq, consumer)?;
+            if is_asked && !standing.is_some_and(|(status, gave_up)| status.is_done() || gave_up) {
+                limiter.note_waiting(seq);
+                waits = true;
+            }
+        }
+        if !waits {
+            free.push(seq);
+        }
+    }
+    Ok((free, last))
+}

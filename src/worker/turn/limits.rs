@@ -1,0 +1,28 @@
+//! What a turn does for events that wait for room with a consumer that has limits.
+
+use rusqlite::Connection;
+
+use super::pieces::{Obstacle, Pieces};
+use crate::core::Core;
+use crate::outbox::limited;
+
+/// Calls those for which there is room: they are due. One that is never claimed after all, since the transaction comes to nothing, is
+/// found again at a poll.
+pub(super) fn call(
+    core: &Core,
+    conn: &Connection,
+    pieces: Pieces<'_>,
+    now: i64,
+) -> std::result::Result<(), Obstacle> {
+    for subscription in core.registry.limited() {
+        let Some(limiter) = &subscription.limiter else { continue };
+        while let Some(seq) = limiter.next_to_call(subscription.is_transactional(), now) {
+            let is_due = pieces.with(conn, || limited::release(conn, seq, now))?.unwrap_or_else(|error| {
+                log::warn!(target: "postbox::delivery", "the event of row {seq} waits for the next poll, although there is room for it: {error}");
+                false
+            });
+            limiter.note_called(seq, is_due);
+        }
+    }
+    Ok(())
+}

@@ -1,5 +1,7 @@
 //! The table `postbox_history`: what went wrong with each event, and what people decided about it.
 
+mod recent;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -8,6 +10,8 @@ use rusqlite::{Connection, Row, params};
 use serde::Serialize;
 use time::OffsetDateTime;
 
+pub use self::recent::RecentFailure;
+pub(crate) use self::recent::recent;
 use crate::clock::from_micros;
 use crate::error::{Error, Result};
 

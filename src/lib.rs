@@ -220,14 +220,14 @@ pub use crate::failures::LastFailure;
 pub use crate::fault::Fault;
 pub use crate::handler::{Context, Handler, HandlerError, HandlerResult, TransactionalHandler};
 pub use crate::health::Health;
-pub use crate::history::{HistoryEntry, HistoryKind};
+pub use crate::history::{HistoryEntry, HistoryKind, RecentFailure};
 pub use crate::inbox::{ConsumerSummary, InboxEvent, InboxId, InboxStatus};
 pub use crate::lag::ConsumerLag;
 pub use crate::links::{EntityRef, IntegrationLink, LinkType, NewLink};
 pub use crate::observer::{DeadLettered, Drained, Failed, Finished, Observer, Published, Started};
 pub use crate::outbox::{
-    CausationNode, CausationTree, Cursor, EventFilter, EventPage, EventSummary, OutboxEvent, OutboxStatus,
-    Page,
+    Backlog, CausationNode, CausationTree, Cursor, EventFilter, EventPage, EventSummary, OutboxEvent,
+    OutboxStatus, Page, ReplayBacklog,
 };
 pub use crate::pauses::{Pause, PauseTarget};
 pub use crate::postbox::{Postbox, check_backup, restore};

@@ -2,6 +2,10 @@
 
 mod support;
 
+#[path = "looking/backlogs.rs"]
+mod backlogs;
+#[path = "looking/failures.rs"]
+mod failures;
 #[path = "looking/filters.rs"]
 mod filters;
 #[path = "looking/pages.rs"]

@@ -9,8 +9,9 @@ use postbox::rusqlite::Connection;
 use postbox::rusqlite::config::DbConfig;
 
 /// verify/audit.rs is not among them: it reads everything, on purpose.
-const SOURCES: [(&str, &str); 22] = [
+const SOURCES: [(&str, &str); 24] = [
     ("outbox/mod.rs", include_str!("../src/outbox/mod.rs")),
+    ("outbox/backlog.rs", include_str!("../src/outbox/backlog.rs")),
     ("outbox/counts.rs", include_str!("../src/outbox/counts.rs")),
     ("outbox/claim.rs", include_str!("../src/outbox/claim.rs")),
     ("outbox/dead.rs", include_str!("../src/outbox/dead.rs")),
@@ -29,6 +30,7 @@ const SOURCES: [(&str, &str); 22] = [
     ("inbox.rs", include_str!("../src/inbox.rs")),
     ("inbox/listing.rs", include_str!("../src/inbox/listing.rs")),
     ("history.rs", include_str!("../src/history.rs")),
+    ("history/recent.rs", include_str!("../src/history/recent.rs")),
     ("consumers.rs", include_str!("../src/consumers.rs")),
     ("pauses.rs", include_str!("../src/pauses.rs")),
     ("links.rs", include_str!("../src/links.rs")),
@@ -181,6 +183,7 @@ const MAY_SCAN: [(&str, &str); 11] = [
     ("SELECT name FROM main.postbox_consumer", "one row for each consumer"),
     ("SELECT consumer_name, count(*) FROM main.inbox_event INDEXED BY inbox_event_open", "what is open"),
     ("FROM main.inbox_event NOT INDEXED ORDER BY id DESC LIMIT ?1", "the newest 10,000 rows, from the end"),
+    ("FROM main.postbox_history ORDER BY event DESC, number DESC LIMIT ?1", "10,000 rows, from the end"),
     (
         "SELECT count(*) FROM main.outbox_event AS e NOT INDEXED",
         "a filter is counted one by one, where no index has its statuses",
@@ -414,6 +417,32 @@ fn lag_reads_the_live_rows_and_looks_up_their_inbox_rows() {
         let looks =
             |step: &&String| *step == "SEARCH inbox_event USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)";
         assert_eq!(plan.iter().filter(looks).count(), 2, "{plan:#?}");
+    }
+}
+
+#[test]
+fn backlogs_read_the_indexes_of_what_is_not_finished() {
+    let parts = ["SELECT count(*), coalesce(sum(available_at <= ?1), 0)"];
+    assert_plan(&parts, &["SCAN outbox_event USING COVERING INDEX outbox_event_due"]);
+    let sql = statement(&["SELECT deliver_to, count(*) - sum(is_dead)"]);
+    for planner in planners() {
+        let plan = planner.plan(&sql);
+        let scans: Vec<_> = plan.iter().filter(|step| step.starts_with("SCAN outbox_event")).collect();
+        let scan = |index: &str| format!("SCAN outbox_event USING INDEX outbox_event_{index}");
+        assert_eq!(scans, [&scan("due"), &scan("claimed"), &scan("dead")], "{plan:#?}");
+    }
+}
+
+/// The newest rows are taken from the end of the table before anything is sorted.
+#[test]
+fn recent_failures_are_looked_for_from_the_end_of_the_history() {
+    let parts = ["FROM main.postbox_history ORDER BY event DESC, number DESC LIMIT ?1"];
+    let sql = statement(&parts);
+    for planner in planners() {
+        let plan = planner.plan(&sql);
+        let scan = plan.iter().position(|step| step == "SCAN postbox_history").unwrap();
+        assert!(plan[scan + 1].starts_with("SCAN (subquery"), "{plan:#?}");
+        assert!(plan.iter().any(|step| step == "SEARCH o USING INTEGER PRIMARY KEY (rowid=?)"), "{plan:#?}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! The table `outbox_event`: its types and all of its SQL, as functions over a connection.
 
+mod backlog;
 pub(crate) mod claim;
 mod counts;
 mod cursor;
@@ -29,6 +30,8 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+pub use self::backlog::{Backlog, ReplayBacklog};
+pub(crate) use self::backlog::{backlog, replays};
 pub(crate) use self::counts::{count, is_off, oldest_pending, repair};
 pub use self::cursor::Cursor;
 pub use self::filter::EventFilter;

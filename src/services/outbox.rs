@@ -5,11 +5,14 @@ use rusqlite::Connection;
 use super::Access;
 use crate::blocked::{self, BlockedAggregate};
 use crate::decisions::{self, Replay};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::EventId;
-use crate::history::{self, HistoryEntry};
+use crate::history::{self, HistoryEntry, RecentFailure};
 use crate::outbox::list::Order;
-use crate::outbox::{self, CausationTree, EventFilter, EventPage, OutboxEvent, OutboxStatus, Page, list};
+use crate::outbox::{
+    self, Backlog, CausationTree, EventFilter, EventPage, OutboxEvent, OutboxStatus, Page, ReplayBacklog,
+    list,
+};
 use crate::story::{self, EventStory};
 
 /// So many events are decided about in one transaction.
@@ -17,6 +20,9 @@ const SLICE: usize = 200;
 
 /// What nobody processes by itself.
 const DEAD: [OutboxStatus; 2] = [OutboxStatus::DeadLetter, OutboxStatus::Failed];
+
+/// So many failures are told at once.
+const FAILURES_MAX: usize = 1_000;
 
 const PROCESSED: [OutboxStatus; 1] = [OutboxStatus::Processed];
 
@@ -109,6 +115,90 @@ impl<'a> Outbox<'a> {
     pub fn count(&self, filter: &EventFilter) -> Result<u64> {
         filter.validate()?;
         self.access.read_snapshot("outbox.count", |conn| list::count_filtered(conn, filter))
+    }
+
+    /// What the pending events wait for: a worker, their time, the end of a pause, a subscriber. Counted in an index, some ten
+    /// milliseconds for a million.
+    ///
+    /// ```
+    /// # use postbox::{NewEvent, Postbox};
+    /// # use std::time::Duration;
+    /// # fn main() -> postbox::Result<()> {
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// postbox.publish(NewEvent::new("invoice.created", "finance", "Invoice", "inv-1"))?;
+    /// postbox.publish(NewEvent::new("invoice.due", "finance", "Invoice", "inv-1").delay(Duration::from_hours(24)))?;
+    /// let backlog = postbox.outbox().backlog()?;
+    /// assert_eq!((backlog.due, backlog.later, backlog.paused, backlog.held), (1, 1, 0, 0));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn backlog(&self) -> Result<Backlog> {
+        let now = self.access.core().clock.now();
+        self.access.read("outbox.backlog", |conn| outbox::backlog(conn, now))
+    }
+
+    /// How far each [`replay`](Outbox::replay) and [`catch_up`](Outbox::catch_up) has come: by the consumer's name, how many events
+    /// are still to be delivered to it alone. A consumer that has received them all, none of them dead letters, is not listed.
+    ///
+    /// It is also how a replay to a wrong name is found: what nobody will ever subscribe to is `held`. All that is pending is
+    /// read (some tenths of a second for 100,000; in memory, the box does nothing else meanwhile).
+    ///
+    /// ```
+    /// # use postbox::{Context, Event, EventFilter, NewEvent, Postbox, Subscription};
+    /// # fn main() -> postbox::Result<()> {
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// # postbox.subscribe(Subscription::new("invoice.*", "ledger", |_: &Event, _: &Context<'_>| Ok(())))?;
+    /// # postbox.publish_all((1..=20).map(|n| NewEvent::new("invoice.created", "finance", "Invoice", n.to_string())))?;
+    /// # postbox.drain()?;
+    /// postbox.subscribe(Subscription::new("invoice.*", "search", |_: &Event, _: &Context<'_>| Ok(())))?;
+    /// assert_eq!(postbox.outbox().catch_up(&EventFilter::new().name("invoice.*"), "search")?, 20);
+    /// let left = |postbox: &Postbox| -> postbox::Result<u64> {
+    ///     Ok(postbox.outbox().replays()?.iter().find(|r| r.consumer_name == "search").map_or(0, |r| r.waiting))
+    /// };
+    /// assert_eq!(left(&postbox)?, 20);
+    /// postbox.drain()?; // a worker does it by and by
+    /// assert_eq!(left(&postbox)?, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn replays(&self) -> Result<Vec<ReplayBacklog>> {
+        self.access.read("outbox.replays", outbox::replays)
+    }
+
+    /// The attempts that failed last, or were lost, of whatever event: at most `limit`, 1 to 1,000, the last first. Whatever process
+    /// made them, and also of events that are processed by now.
+    ///
+    /// The 10,000 entries of histories that are about the newest events are looked at: where more events than that have failed, a failure
+    /// of an older one is not among them.
+    ///
+    /// ```
+    /// # use postbox::{Context, Event, HandlerError, NewEvent, Postbox, Subscription};
+    /// # fn main() -> postbox::Result<()> {
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// # let mail = |_: &Event, _: &Context<'_>| Err(HandlerError::retry("connection refused"));
+    /// # postbox.subscribe(Subscription::new("mail.*", "mail", mail))?;
+    /// # postbox.publish(NewEvent::new("mail.queued", "office", "Mail", "m-1"))?;
+    /// # postbox.drain()?;
+    /// let failures = postbox.outbox().recent_failures(10)?;
+    /// assert_eq!(failures[0].event_name, "mail.queued");
+    /// assert_eq!(failures[0].entry.detail.as_deref(), Some("connection refused"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a limit of 0 or more than 1,000.
+    pub fn recent_failures(&self, limit: usize) -> Result<Vec<RecentFailure>> {
+        if !(1..=FAILURES_MAX).contains(&limit) {
+            return Err(Error::invalid("limit", "must be between 1 and 1000"));
+        }
+        self.access.read("outbox.recent_failures", |conn| history::recent(conn, limit))
     }
 
     /// All that the file says about the event: its row, what each consumer has done with it, what caused it and what it has
@@ -206,7 +296,7 @@ impl Outbox<'_> {
     /// [`Error::Invalid`](crate::Error::Invalid) for the filter, before anything is changed; [`Error::Busy`](crate::Error::Busy)
     /// and other errors of the file.
     pub fn retry_all(&self, filter: &EventFilter) -> Result<usize> {
-        self.decide("outbox.retry_all", filter, &DEAD, decisions::retry_row)
+        self.decide("outbox.retry_all", filter, &DEAD, decisions::retry_row, |_| ())
     }
 
     /// Gives up all the filter's dead letters (and those that `failed`), as [`discard`](Outbox::discard) does. How many.
@@ -215,9 +305,8 @@ impl Outbox<'_> {
     /// As [`retry_all`](Outbox::retry_all), and of [`discard`](Outbox::discard) for the reason.
     pub fn discard_all(&self, filter: &EventFilter, reason: &str) -> Result<usize> {
         decisions::check_reason(reason)?;
-        self.decide("outbox.discard_all", filter, &DEAD, |conn, seq, now| {
-            decisions::discard_row(conn, seq, reason, now)
-        })
+        let discard = |conn: &Connection, seq, now| decisions::discard_row(conn, seq, reason, now);
+        self.decide("outbox.discard_all", filter, &DEAD, discard, |_| ())
     }
 
     /// Delivers the filter's processed events again, to this one consumer and to no other, in order of publishing: as if it had
@@ -246,8 +335,25 @@ impl Outbox<'_> {
     /// # Errors
     /// As [`retry_all`](Outbox::retry_all); [`Error::Invalid`](crate::Error::Invalid) for the consumer's name.
     pub fn replay(&self, filter: &EventFilter, consumer: &str) -> Result<usize> {
+        self.replay_with_progress(filter, consumer, |_| ())
+    }
+
+    /// As [`replay`](Outbox::replay), and tells how far it is: after each of its transactions, how many events by then. Nothing is
+    /// locked meanwhile, unless it is called inside a transaction.
+    ///
+    /// This is how far the events are made due again; how far they are delivered is told by [`replays`](Outbox::replays).
+    ///
+    /// # Errors
+    /// As [`replay`](Outbox::replay).
+    pub fn replay_with_progress(
+        &self,
+        filter: &EventFilter,
+        consumer: &str,
+        progress: impl FnMut(usize),
+    ) -> Result<usize> {
         let to = Replay::to(consumer)?;
-        self.decide("outbox.replay", filter, &PROCESSED, |conn, seq, now| to.replay_row(conn, seq, now))
+        let replay = |conn: &Connection, seq, now| to.replay_row(conn, seq, now);
+        self.decide("outbox.replay", filter, &PROCESSED, replay, progress)
     }
 
     /// Delivers those of the filter's processed events of which this consumer has no inbox row, to it alone: for a consumer that
@@ -257,8 +363,37 @@ impl Outbox<'_> {
     /// # Errors
     /// As [`replay`](Outbox::replay).
     pub fn catch_up(&self, filter: &EventFilter, consumer: &str) -> Result<usize> {
+        self.catch_up_with_progress(filter, consumer, |_| ())
+    }
+
+    /// As [`catch_up`](Outbox::catch_up), and tells how far it is, as [`replay_with_progress`](Outbox::replay_with_progress) does.
+    ///
+    /// ```
+    /// # use postbox::{Context, Event, EventFilter, NewEvent, Postbox, Subscription};
+    /// # fn main() -> postbox::Result<()> {
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// # postbox.subscribe(Subscription::new("invoice.*", "ledger", |_: &Event, _: &Context<'_>| Ok(())))?;
+    /// # postbox.publish_all((1..=500).map(|n| NewEvent::new("invoice.created", "finance", "Invoice", n.to_string())))?;
+    /// # postbox.drain()?;
+    /// let filter = EventFilter::new().name("invoice.*");
+    /// let mut seen = Vec::new();
+    /// postbox.outbox().catch_up_with_progress(&filter, "search", |events| seen.push(events))?;
+    /// assert_eq!(seen, [200, 400, 500]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`replay`](Outbox::replay).
+    pub fn catch_up_with_progress(
+        &self,
+        filter: &EventFilter,
+        consumer: &str,
+        progress: impl FnMut(usize),
+    ) -> Result<usize> {
         let to = Replay::to(consumer)?;
-        self.decide("outbox.catch_up", filter, &PROCESSED, |conn, seq, now| to.catch_up_row(conn, seq, now))
+        let catch_up = |conn: &Connection, seq, now| to.catch_up_row(conn, seq, now);
+        self.decide("outbox.catch_up", filter, &PROCESSED, catch_up, progress)
     }
 
     /// Of all the filter's events that are in one of these statuses.
@@ -268,6 +403,7 @@ impl Outbox<'_> {
         filter: &EventFilter,
         statuses: &[OutboxStatus],
         decide: impl Fn(&Connection, i64, i64) -> Result<bool>,
+        mut progress: impl FnMut(usize),
     ) -> Result<usize> {
         if let Access::Apart(core) = self.access {
             core.db.refuse_read_only(operation)?;
@@ -288,6 +424,7 @@ impl Outbox<'_> {
                 slice.iter().try_fold(0, |count, seq| Ok(count + usize::from(decide(conn, *seq, now)?)))
             })?;
             after = slice.last().copied();
+            progress(decided);
         }
     }
 

@@ -138,7 +138,8 @@ fn customer() -> (TempDir, PathBuf) {
     bus.close().unwrap();
     raw(&path)
         .execute_batch(
-            "UPDATE integration_link SET id = x'0123456789abcdef0123456789abcd01' WHERE seq = 1;
+            "UPDATE outbox_event SET id = unhex(printf('0198c0de000070008000%012d', seq));
+             UPDATE integration_link SET id = x'0123456789abcdef0123456789abcd01' WHERE seq = 1;
              UPDATE integration_link SET id = x'0123456789abcdef0123456789abcd02' WHERE seq = 2;",
         )
         .unwrap();

@@ -1,5 +1,7 @@
 //! The attempts that failed last.
 
+use std::time::Duration;
+
 use postbox::{Context, Event, EventFilter, HandlerError, HistoryKind, Subscription};
 
 use crate::on_both;
@@ -31,7 +33,7 @@ fn failures_are_told_the_last_first_whatever_the_events_order() {
             let told = outbox.recent_failures(10).unwrap();
             let shown: Vec<_> =
                 told.iter().map(|f| (f.event_id, (f.entry.at - start_time()).unsigned_abs())).collect();
-            assert_eq!(shown, [(a, SECOND), (b, SECOND / 2), (a, SECOND * 0)], "{kind}");
+            assert_eq!(shown, [(a, SECOND), (b, SECOND / 2), (a, Duration::ZERO)], "{kind}");
             assert_eq!(told[1].event_name, "b");
             assert_eq!(told[1].entry.consumer_name.as_deref(), Some("b"));
             assert_eq!(told[1].entry.detail.as_deref(), Some("b failed"));

@@ -3,11 +3,12 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use postbox::Postbox;
+use postbox::{Context, Event, EventFilter, PauseTarget, Postbox, Subscription};
 
-use crate::support::{Process, assert_bytes, event, given, listing, raw};
+use crate::support::{Process, assert_bytes, cp, event, given, listing, raw};
 use crate::{customer, expect, program, publish, run, without_sizes};
 
 #[test]
@@ -41,6 +42,77 @@ fn the_age_of_the_oldest_pending_event_is_told() {
     let stats = run(dir.path(), &["stats", "app.db", "--json"]).json();
     assert_eq!(stats["pending"], 3);
     assert!(stats["oldest_pending_age_ms"].is_u64(), "{stats}");
+}
+
+/// A consumer that is paused, one that has yet to subscribe, and what fails: with a name that a shell would take apart.
+#[test]
+fn what_waits_is_told_with_what_to_do_about_it() {
+    let (dir, path) = crate::incident::incident();
+    let clock = crate::clock();
+    let bus = Postbox::builder().clock(clock.clone()).open(&path).unwrap();
+    let done = |_: &Event, _: &Context<'_>| Ok(());
+    bus.subscribe(Subscription::new("stock.counted", "the shelves", done)).unwrap();
+    let shelves = PauseTarget::consumer("the shelves");
+    bus.pause(&shelves, Some("in the cellar"), None).unwrap();
+    bus.pause(&PauseTarget::event_name("nobody"), None, Some(Duration::from_hours(1_000_000))).unwrap();
+    assert_eq!(bus.outbox().catch_up(&EventFilter::new().name("invoice.*"), "search").unwrap(), 1);
+    bus.publish(event("stock.counted").delay(Duration::from_hours(1_000_000))).unwrap();
+    bus.drain().unwrap();
+    bus.close().unwrap();
+    cp(&path, &dir.path().join("my app.db"));
+    let before = fs::read(&path).unwrap();
+    for args in [&["stats", "my app.db"][..], &["consumers", "my app.db"]] {
+        let name = format!("waiting-{}", args[0]);
+        expect(&format!("{name}.txt"), &without_ages(&run(dir.path(), args).ok(), &path));
+        let args = [args, &["--json"]].concat();
+        expect(&format!("{name}.json"), &without_ages(&run(dir.path(), &args).ok(), &path));
+    }
+    assert_bytes(&path, &before, "after it was looked at");
+    let next = run(dir.path(), &["stats", "my app.db", "--json"]).json()["next"].clone();
+    let resume = next[1]["command"].as_str().unwrap().to_owned();
+    assert_eq!(resume, "postbox resume 'my app.db' consumer 'the shelves'");
+    // It is what a shell takes.
+    let program = env!("CARGO_BIN_EXE_postbox");
+    let script = resume.replacen("postbox", "\"$POSTBOX\"", 1);
+    let shell = Command::new("sh")
+        .args(["-c", &script])
+        .env("POSTBOX", program)
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&shell.stdout), "consumer the shelves goes on\n");
+}
+
+#[test]
+fn events_that_nobody_takes_are_told() {
+    let (dir, _) = crate::incident::incident();
+    let shown = run(dir.path(), &["stats", "app.db", "--json"]).json();
+    assert_eq!((&shown["due"], &shown["later"]), (&1.into(), &0.into()), "{shown}");
+    let what = shown["next"][1]["what"].as_str().unwrap();
+    assert!(
+        what.starts_with("events have been due for ") && what.ends_with("start the application"),
+        "{what}"
+    );
+    let text = run(dir.path(), &["stats", "app.db"]).ok();
+    assert!(text.contains(what) && text.contains("\n  due"), "{text}");
+}
+
+/// Numbers that change with the day.
+fn without_ages(text: &str, path: &Path) -> String {
+    let text = without_sizes(text, path);
+    let mut masked = String::new();
+    for line in text.lines() {
+        let line = match line.split_once("oldest pending") {
+            Some((before, age)) if age.trim() != "-" => format!("{before}oldest pending A"),
+            _ => crate::without_number_after(line, "_ms\": "),
+        };
+        let indented = line.len() - line.trim_start().len();
+        let words = line.trim_start().split("  ").map(str::trim).filter(|word| !word.is_empty());
+        masked.push_str(&line[..indented]);
+        masked.push_str(&words.collect::<Vec<_>>().join("  "));
+        masked.push('\n');
+    }
+    masked
 }
 
 #[test]

@@ -28,6 +28,8 @@ mod watch;
 
 use clap::Subcommand;
 
+pub(crate) use self::pause::kind_and_name;
+
 use crate::context::Context;
 use crate::failure::Failure;
 

@@ -2,9 +2,10 @@
 
 use std::io::{self, BufRead, IsTerminal};
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use postbox::Postbox;
 use serde_json::Value;
 
@@ -64,9 +65,12 @@ pub(crate) fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
     }
 }
 
+/// Those that are shown at the same time stand below each other.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
 /// Shows on a terminal's stderr that something long goes on, until it is dropped.
 pub(crate) fn progress(what: String) -> Progress {
-    let bar = ProgressBar::new_spinner();
+    let bar = BARS.add(ProgressBar::new_spinner());
     bar.set_message(what);
     bar.enable_steady_tick(Duration::from_millis(120));
     Progress(bar)
@@ -74,7 +78,7 @@ pub(crate) fn progress(what: String) -> Progress {
 
 /// The same with how far it is; `total`, where that is known.
 pub(crate) fn bar(what: &'static str, total: Option<u64>) -> Progress {
-    let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+    let bar = BARS.add(total.map_or_else(ProgressBar::new_spinner, ProgressBar::new));
     let template = if total.is_some() { "{msg} {wide_bar} {pos}/{len}" } else { "{spinner} {msg} {pos}" };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);

@@ -1,11 +1,12 @@
 //! The program `postbox`: a look at a box's file, and a hand on it, from the command line.
 //!
 //! Every command is a file in `commands`: its arguments, its text and its JSON. What they share is in `context` (opening,
-//! confirming), `decide` (decisions about events), `filter` and `when` (which events, and times), `events` and `envelope` (how
+//! confirming), `advice` (what to do), `decide` (decisions about events), `filter` and `when` (which events, and times), `events` and `envelope` (how
 //! they are shown, and exchanged), `show` (tables, JSON, a pipe that is closed) and `failure` (what goes wrong, and the exit codes).
 
 #![forbid(unsafe_code)]
 
+mod advice;
 mod commands;
 mod context;
 mod decide;

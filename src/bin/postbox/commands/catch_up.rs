@@ -1,10 +1,11 @@
 //! The past, for a consumer that is new.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 
 use postbox::OutboxStatus;
 
-use crate::context::Context;
+use crate::context::{self, Context};
 use crate::decide::{self, Many, Sure};
 use crate::failure::Failure;
 use crate::filter::Which;
@@ -12,7 +13,8 @@ use crate::filter::Which;
 /// Deliver processed events to a consumer that has not heard of them
 ///
 /// In order of publishing, to it alone: for a consumer that subscribes only now. A call that was cut off is made again, and
-/// goes on with what is left. It is given events to which it subscribes, and no others: name them in the filter.
+/// goes on with what is left. It is given events to which it subscribes, and no others: name them in the filter. `postbox
+/// consumers` shows how many it has still to receive.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -37,14 +39,21 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let filter = args.which.filter();
     let processed = || args.which.filter().status(OutboxStatus::Processed);
+    // Counted before it is decided.
+    let counted = Cell::new(0);
     let many = Many {
         what: "processed event",
         says: ["is delivered to it", "are delivered to it"],
         count: &|outbox| {
             let known = outbox.count(&processed().consumer(&args.consumer))?;
-            Ok(outbox.count(&processed())?.saturating_sub(known))
+            let count = outbox.count(&processed())?.saturating_sub(known);
+            counted.set(count);
+            Ok(count)
         },
-        decide: &|outbox| outbox.catch_up(&filter, &args.consumer),
+        decide: &|outbox| {
+            let bar = context::bar("made due", Some(counted.get()));
+            outbox.catch_up_with_progress(&filter, &args.consumer, |events| bar.at(events as u64))
+        },
     };
     decide::about_many(&args.file, &args.sure, &many, context)
 }

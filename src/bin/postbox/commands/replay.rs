@@ -1,10 +1,11 @@
 //! The past, once more, for one consumer.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 
 use postbox::OutboxStatus;
 
-use crate::context::Context;
+use crate::context::{self, Context};
 use crate::decide::{self, Many, Sure};
 use crate::failure::Failure;
 use crate::filter::Which;
@@ -12,7 +13,8 @@ use crate::filter::Which;
 /// Deliver processed events again, to one consumer and no other
 ///
 /// In order of publishing, as if it had never heard of them: for a consumer whose own data was lost. It is given events to
-/// which it subscribes, and no others: name them in the filter. Until it subscribes they are held.
+/// which it subscribes, and no others: name them in the filter. Until it subscribes they are held. `postbox consumers` shows
+/// how many it has still to receive.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -36,11 +38,20 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let filter = args.which.filter();
+    // Counted before it is decided.
+    let counted = Cell::new(0);
     let many = Many {
         what: "processed event",
         says: ["is delivered again", "are delivered again"],
-        count: &|outbox| outbox.count(&args.which.filter().status(OutboxStatus::Processed)),
-        decide: &|outbox| outbox.replay(&filter, &args.consumer),
+        count: &|outbox| {
+            let count = outbox.count(&args.which.filter().status(OutboxStatus::Processed))?;
+            counted.set(count);
+            Ok(count)
+        },
+        decide: &|outbox| {
+            let bar = context::bar("made due", Some(counted.get()));
+            outbox.replay_with_progress(&filter, &args.consumer, |events| bar.at(events as u64))
+        },
     };
     decide::about_many(&args.file, &args.sure, &many, context)
 }

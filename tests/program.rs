@@ -13,6 +13,9 @@ mod deciding;
 mod events;
 #[path = "program/exchange.rs"]
 mod exchange;
+#[cfg(unix)]
+#[path = "program/full_screen.rs"]
+mod full_screen;
 #[path = "program/incident.rs"]
 mod incident;
 #[path = "program/looking.rs"]
@@ -25,6 +28,9 @@ mod pausing;
 mod refused;
 #[path = "program/space.rs"]
 mod space;
+#[cfg(unix)]
+#[path = "program/terminal.rs"]
+mod terminal;
 #[path = "program/watching.rs"]
 mod watching;
 

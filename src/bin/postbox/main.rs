@@ -14,6 +14,7 @@ mod envelope;
 mod events;
 mod failure;
 mod filter;
+mod screen;
 mod show;
 mod when;
 

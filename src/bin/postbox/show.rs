@@ -141,6 +141,13 @@ impl Table {
         Table(table)
     }
 
+    /// The same without lines also on a terminal, for what stands between other things.
+    pub(crate) fn bare<const N: usize>(columns: [&str; N]) -> Self {
+        let mut table = Table::new(columns);
+        table.0.load_style(NOTHING);
+        table
+    }
+
     /// Of this column, from 0, the numbers stand below each other.
     pub(crate) fn right(mut self, column: usize) -> Self {
         if let Some(column) = self.0.column_mut(column) {

@@ -1,25 +1,30 @@
 //! The box in numbers, again and again.
 
+mod full;
+
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use postbox::Stats;
+use postbox::{Postbox, Stats};
 use serde_json::{Value, json};
 
 use crate::context::{self, Context};
 use crate::failure::Failure;
+use crate::screen::Screen;
 use crate::show;
 
 /// Show counts and rates once a second, until Ctrl-C
 ///
-/// On a terminal one line is written anew, elsewhere there is a line a second. The file is opened for each look and closed again,
-/// so that nothing stays behind whenever it ends.
+/// On a terminal it takes the whole screen, and also shows what waits for what, what is paused, what failed last, what to do, and
+/// the consumers; q or Ctrl-C ends it and leaves the terminal as it was. With --lines one line is written anew. Elsewhere there is
+/// a line a second. The file is opened for each look and closed again, so that nothing stays behind whenever it ends.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   postbox watch app.db
+  postbox watch app.db --lines
   postbox watch app.db --count 60 | tee minute.txt
   postbox watch app.db --json --every 10s | jq -c '{pending, processed_per_s}'
 
@@ -30,6 +35,9 @@ With --json, one object in a line, each time:
 pub(crate) struct Args {
     /// The application's database
     file: PathBuf,
+    /// One line, and not the whole screen, also on a terminal
+    #[arg(long)]
+    lines: bool,
     /// End after so many looks
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -44,6 +52,9 @@ fn interval(text: &str) -> Result<Duration, String> {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    if !args.lines && !context.is_json() && Screen::is_there() {
+        return full::run(args);
+    }
     let is_rewritten = io::stdout().is_terminal() && !context.is_json();
     let begun = Instant::now();
     let mut last: Option<Look> = None;
@@ -79,7 +90,11 @@ struct Rates {
 
 impl Look {
     fn at(file: &Path) -> Result<Self, Failure> {
-        let stats = context::read(file)?.stats().map_err(Failure::of(file))?;
+        Look::of(&context::read(file)?, file)
+    }
+
+    fn of(postbox: &Postbox, file: &Path) -> Result<Self, Failure> {
+        let stats = postbox.stats().map_err(Failure::of(file))?;
         Ok(Look { stats, at: Instant::now() })
     }
 

@@ -24,6 +24,9 @@ mod looking;
 mod operating;
 #[path = "program/pausing.rs"]
 mod pausing;
+#[cfg(unix)]
+#[path = "program/progress.rs"]
+mod progress;
 #[path = "program/refused.rs"]
 mod refused;
 #[path = "program/space.rs"]

@@ -29,6 +29,7 @@ fn pending_events_are_told_apart_by_what_they_wait_for() {
         bus.pause(&PauseTarget::consumer("p"), None, None).unwrap();
         bus.publish_all([event("paused"), event("paused"), event("nobody"), event("fails")]).unwrap();
         bus.publish(event("paused").delay(SECOND * 60)).unwrap();
+        assert_eq!(is(bus.outbox().backlog().unwrap()), ([4, 1, 0, 0], Some(0)), "{kind}: at once");
         clock.advance(Duration::from_millis(300));
         on_both(test, |outbox| {
             assert_eq!(is(outbox.backlog().unwrap()), ([4, 1, 0, 0], Some(300)), "{kind}");

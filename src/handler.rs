@@ -127,6 +127,33 @@ impl HandlerError {
     /// that there is and that lasts longer stays as it is.
     ///
     /// Other handlers of the consumer that run at that moment end as they do; none begins.
+    ///
+    /// ```
+    /// # use postbox::{Context, Event, HandlerError, HandlerResult, NewEvent, PauseTarget, Postbox, Subscription};
+    /// # use std::sync::{Arc, atomic::{AtomicBool, Ordering}};
+    /// # use std::time::Duration;
+    /// # fn main() -> postbox::Result<()> {
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// # let online = Arc::new(AtomicBool::new(false));
+    /// # let is_online = { let online = Arc::clone(&online); move || online.load(Ordering::SeqCst) };
+    /// let sync = move |event: &Event, _: &Context<'_>| -> HandlerResult {
+    ///     if !is_online() {
+    ///         return Err(HandlerError::pause_consumer("offline", Duration::from_mins(10)));
+    ///     }
+    ///     println!("sent {}", event.id());
+    ///     Ok(())
+    /// };
+    /// postbox.subscribe(Subscription::new("note.*", "sync", sync))?;
+    /// let id = postbox.publish(NewEvent::new("note.written", "notes", "Note", "n-1"))?;
+    /// assert_eq!(postbox.drain()?, 0);
+    /// assert_eq!(postbox.outbox().get(id)?.map(|event| event.attempt_count), Some(0));
+    /// # online.store(true, Ordering::SeqCst);
+    /// // Once the network is back, without a wait for the ten minutes:
+    /// postbox.resume(&PauseTarget::consumer("sync"))?;
+    /// assert_eq!(postbox.drain()?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn pause_consumer(why: impl fmt::Display, duration: Duration) -> Self {
         HandlerError::because(Verdict::PauseConsumer(duration), why)
     }

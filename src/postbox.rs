@@ -65,7 +65,22 @@ impl Postbox {
         Self::builder().open(path)
     }
 
-    /// Opens the box in this SQLite file only to look at it, with the default options.
+    /// Opens the box in this SQLite file only to look at it, with the default options: beside the running application, or in a copy.
+    /// Nothing is written, whatever is called.
+    ///
+    /// ```
+    /// # use postbox::{Error, NewEvent, Postbox};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("app.db");
+    /// # let app = Postbox::open(&path)?;
+    /// # app.publish(NewEvent::new("invoice.created", "finance", "Invoice", "inv-1"))?;
+    /// let looking = Postbox::open_read_only(&path)?; // the application has it open
+    /// assert_eq!(looking.stats()?.pending, 1);
+    /// assert!(matches!(looking.drain(), Err(Error::ReadOnly { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`Builder::open_read_only`].
@@ -390,6 +405,26 @@ impl Postbox {
     /// # }
     /// ```
     ///
+    /// A circuit breaker does it by itself:
+    ///
+    /// ```
+    /// # use postbox::{Backoff, Context, Event, HandlerError, NewEvent, Postbox, Subscription};
+    /// # use std::time::Duration;
+    /// # fn main() -> postbox::Result<()> {
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// let mail = |_: &Event, _: &Context<'_>| Err(HandlerError::retry("connection refused"));
+    /// let mail = Subscription::new("mail.*", "mail", mail).circuit_breaker(3, Duration::from_mins(5));
+    /// postbox.subscribe(mail)?;
+    /// postbox.publish_all((1..=20).map(|n| NewEvent::new("mail.queued", "office", "Mail", n.to_string())))?;
+    /// postbox.drain()?; // three attempts, and not twenty
+    /// let pauses = postbox.pauses()?;
+    /// assert_eq!(pauses[0].target.to_string(), "consumer mail");
+    /// assert_eq!(pauses[0].reason.as_deref(), Some("circuit breaker: 3 failures in a row: connection refused"));
+    /// assert_eq!(postbox.stats()?.retries, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Invalid`] for a name, a reason or a duration that is out of bounds; [`Error::Busy`] and other errors of a write.
     pub fn pause(
@@ -431,6 +466,25 @@ impl Postbox {
     /// One pass over the live events, of which it reads each (some tenths of a second for 100,000; in memory, the box does nothing
     /// else meanwhile): for a page that somebody looks at, or once a minute. [`stats`](Postbox::stats) costs nothing.
     ///
+    /// Who has the file open beside the application has no subscriptions: [`Outbox::backlog`], [`Outbox::replays`] and
+    /// [`Inbox::consumers`] are told from the file alone.
+    ///
+    /// ```
+    /// # use postbox::{Context, Event, NewEvent, PauseTarget, Postbox, Subscription};
+    /// # fn main() -> postbox::Result<()> {
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// for consumer in ["ledger", "mail"] {
+    ///     postbox.subscribe(Subscription::new("invoice.*", consumer, |_: &Event, _: &Context<'_>| Ok(())))?;
+    /// }
+    /// postbox.pause(&PauseTarget::consumer("mail"), Some("offline"), None)?;
+    /// postbox.publish(NewEvent::new("invoice.created", "finance", "Invoice", "inv-1"))?;
+    /// postbox.drain()?; // the ledger has it
+    /// let lag: Vec<_> = postbox.lag()?.into_iter().map(|lag| (lag.consumer_name, lag.waiting)).collect();
+    /// assert_eq!(lag, [("ledger".to_owned(), 0), ("mail".to_owned(), 1)]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// When the file cannot be read.
     pub fn lag(&self) -> Result<Vec<ConsumerLag>> {
@@ -459,6 +513,25 @@ impl Postbox {
     /// Looks at all that is in the file: that it is sound, that the tables agree with each other, and what somebody should do
     /// something about. It reads every row, a second or so for each gigabyte, and holds no lock that a writer waits for; a
     /// -wal cannot be emptied meanwhile.
+    ///
+    /// ```
+    /// # use postbox::{Context, Event, HandlerError, NewEvent, Postbox, Severity, Subscription};
+    /// # fn main() -> postbox::Result<()> {
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// # let mail = |_: &Event, _: &Context<'_>| Err(HandlerError::dead_letter("550 no such address"));
+    /// # postbox.subscribe(Subscription::new("mail.*", "mail", mail))?;
+    /// # postbox.publish(NewEvent::new("mail.queued", "office", "Mail", "m-1"))?;
+    /// # postbox.drain()?;
+    /// let verification = postbox.verify()?;
+    /// for finding in &verification.findings {
+    ///     println!("{:?} {}: {}", finding.severity, finding.what, finding.advice);
+    /// }
+    /// // Nothing is wrong with the file, but somebody has to decide about a dead letter.
+    /// assert!(verification.findings.iter().all(|finding| finding.severity != Severity::Error));
+    /// assert_eq!(verification.findings.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// When the file cannot be read. Damage that is found is a [`Finding`](crate::Finding).
@@ -500,6 +573,26 @@ impl Postbox {
 
     /// Gives the space of deleted rows back to the file system: `VACUUM`, which writes the whole file anew, the application's tables
     /// included. Writers wait meanwhile, up to the busy timeout; it needs as much free space again as the file has, twice that for a moment.
+    ///
+    /// ```
+    /// # use postbox::testing::ManualClock;
+    /// # use postbox::{Context, Event, NewEvent, Postbox, Subscription, time::OffsetDateTime};
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let clock = ManualClock::new(OffsetDateTime::UNIX_EPOCH + Duration::from_hours(500_000));
+    /// # let postbox = Postbox::builder().clock(clock.clone()).open(folder.path().join("app.db"))?;
+    /// # postbox.subscribe(Subscription::new("invoice.*", "ledger", |_: &Event, _: &Context<'_>| Ok(())))?;
+    /// # postbox.publish_all((1..=2_000).map(|n| NewEvent::new("invoice.created", "finance", "Invoice", n.to_string())))?;
+    /// # postbox.drain()?;
+    /// # clock.advance(Duration::from_hours(48));
+    /// postbox.update_settings(|settings| settings.retention_ms = 86_400_000)?; // a day
+    /// assert_eq!(postbox.prune()?, 2_000);
+    /// let compaction = postbox.compact()?;
+    /// assert!(compaction.bytes_after < compaction.bytes_before);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::CannotCompact`] where the application has a table without an `INTEGER PRIMARY KEY`: `VACUUM` may give its rows other

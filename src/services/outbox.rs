@@ -206,6 +206,31 @@ impl<'a> Outbox<'a> {
     ///
     /// It tells also of an event that [`get`](Outbox::get) cannot read.
     ///
+    /// ```
+    /// # use postbox::{Context, Event, HandlerError, NewEvent, Postbox, Subscription};
+    /// # fn main() -> postbox::Result<()> {
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// # postbox.subscribe(Subscription::new("order.*", "billing", |_: &Event, cx: &Context<'_>| {
+    /// #     cx.publish(NewEvent::new("invoice.created", "finance", "Invoice", "inv-1"))?;
+    /// #     Ok(())
+    /// # }))?;
+    /// # postbox.subscribe(Subscription::new("order.*", "mail", |_: &Event, _: &Context<'_>| {
+    /// #     Err(HandlerError::dead_letter("550 no such address"))
+    /// # }))?;
+    /// let id = postbox.publish(NewEvent::new("order.placed", "sales", "Order", "o-7"))?;
+    /// postbox.drain()?;
+    /// let story = postbox.outbox().story(id)?.expect("it is there");
+    /// println!("{} is {}", story.event.event_name, story.event.status);
+    /// for row in &story.inbox {
+    ///     println!("{}: {:?}, {}", row.consumer_name, row.status, row.last_error.as_deref().unwrap_or("-"));
+    /// }
+    /// assert_eq!(story.inbox.len(), 2); // billing has processed it, mail has given it up
+    /// assert_eq!(story.history[0].detail.as_deref(), Some("550 no such address"));
+    /// assert_eq!(story.caused[0].event_name, "invoice.created");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// When the file cannot be read.
     pub fn story(&self, id: EventId) -> Result<Option<EventStory>> {
@@ -241,6 +266,32 @@ impl<'a> Outbox<'a> {
     /// The event among all that came from the same first cause. `None` when there is no such event.
     ///
     /// It takes two look-ups for each of its events, of which there are 1,000 at the most.
+    ///
+    /// ```
+    /// # use postbox::{Context, Event, NewEvent, Postbox, Subscription};
+    /// # fn main() -> postbox::Result<()> {
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// # postbox.subscribe(Subscription::new("order.placed", "billing", |_: &Event, cx: &Context<'_>| {
+    /// #     cx.publish(NewEvent::new("invoice.created", "finance", "Invoice", "inv-1"))?;
+    /// #     Ok(())
+    /// # }))?;
+    /// # postbox.subscribe(Subscription::new("invoice.created", "mail", |_: &Event, cx: &Context<'_>| {
+    /// #     cx.publish(NewEvent::new("mail.queued", "office", "Mail", "m-1"))?;
+    /// #     Ok(())
+    /// # }))?;
+    /// let id = postbox.publish(NewEvent::new("order.placed", "sales", "Order", "o-7"))?;
+    /// postbox.drain()?;
+    /// let tree = postbox.outbox().causation_tree(id)?.expect("it is there");
+    /// let mut event = &tree.nodes[tree.root];
+    /// let mut names = vec![event.event.event_name.as_str()];
+    /// while let Some(child) = event.children.first() {
+    ///     event = &tree.nodes[*child];
+    ///     names.push(&event.event.event_name);
+    /// }
+    /// assert_eq!(names, ["order.placed", "invoice.created", "mail.queued"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// When the file cannot be read.

@@ -34,7 +34,7 @@ fn replays_show_how_far_they_are_and_consumers_how_much_is_still_to_be_delivered
         assert_eq!(left(consumer), MANY as u64, "{command}");
         bus.subscribe(Subscription::new("*", "search", |_: &Event, _: &Context<'_>| Ok(()))).ok();
         bus.process_batch().unwrap();
-        let batch = bus.settings().batch_size as u64;
+        let batch = u64::from(bus.settings().batch_size);
         assert_eq!(left(consumer), MANY as u64 - batch, "{command}");
         bus.drain().unwrap();
         assert_eq!(left(consumer), 0, "{command}");

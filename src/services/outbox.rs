@@ -117,8 +117,8 @@ impl<'a> Outbox<'a> {
         self.access.read_snapshot("outbox.count", |conn| list::count_filtered(conn, filter))
     }
 
-    /// What the pending events wait for: a worker, their time, the end of a pause, a subscriber. Counted in an index, some ten
-    /// milliseconds for a million.
+    /// What the pending events wait for: a worker, their time, the end of a pause, a subscriber. Counted in an index: a
+    /// tenth of a second or two for a million that are pending; how many are processed does not matter.
     ///
     /// ```
     /// # use postbox::{NewEvent, Postbox};
@@ -144,7 +144,7 @@ impl<'a> Outbox<'a> {
     /// are still to be delivered to it alone. A consumer that has received them all, none of them dead letters, is not listed.
     ///
     /// It is also how a replay to a wrong name is found: what nobody will ever subscribe to is `held`. All that is pending is
-    /// read (some tenths of a second for 100,000; in memory, the box does nothing else meanwhile).
+    /// read (some tenths of a second for a million; in memory, the box does nothing else meanwhile).
     ///
     /// ```
     /// # use postbox::{Context, Event, EventFilter, NewEvent, Postbox, Subscription};

@@ -15,7 +15,7 @@ use crate::show;
 
 /// Count the events of each status, and say what waits, what is paused, what failed last, and what to do
 ///
-/// Takes some milliseconds, however long the history is. What the running application counts in its memory (retries, lost leases,
+/// Takes some milliseconds, and with a million pending events some tenths of a second. What the running application counts in its memory (retries, lost leases,
 /// its worker's health) is in its own statistics, not in the file.
 #[derive(clap::Args)]
 #[command(after_help = "\

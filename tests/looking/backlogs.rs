@@ -62,6 +62,22 @@ fn replays(test: &TestBox) -> Vec<String> {
 }
 
 #[test]
+fn events_behind_an_earlier_one_of_their_aggregate_are_told_as_that() {
+    for test in &boxes() {
+        let TestBox { kind, bus, clock, .. } = test;
+        let fails = |_: &Event, _: &Context<'_>| Err(HandlerError::retry("no"));
+        bus.subscribe(Subscription::new("a", "ordered", fails).ordered()).unwrap();
+        bus.publish_all((0..3).map(|_| event("a"))).unwrap();
+        bus.drain().unwrap();
+        let backlog = bus.outbox().backlog().unwrap();
+        assert_eq!((is(backlog), backlog.behind), (([0, 1, 0, 0], None), 2), "{kind}");
+        clock.advance(SECOND);
+        let backlog = bus.outbox().backlog().unwrap();
+        assert_eq!((is(backlog), backlog.behind), (([1, 0, 0, 0], Some(0)), 2), "{kind}");
+    }
+}
+
+#[test]
 fn a_catch_up_is_followed_from_its_first_event_to_its_last() {
     let few = Settings { batch_size: 4, ..Settings::default() };
     for test in &boxes_with(|builder| builder.settings(few.clone())) {

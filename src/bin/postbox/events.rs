@@ -48,11 +48,12 @@ pub(crate) fn more(page: &EventPage) -> String {
     page.next.map_or(String::new(), |cursor| format!("more: --after {cursor}\n"))
 }
 
-/// When an event is due; the last two microseconds of the year 9999 are no times.
+/// When an event is due; the last three microseconds of the year 9999 are no times.
 pub(crate) fn due(at: OffsetDateTime) -> String {
     match (at.year(), at.to_hms(), at.microsecond()) {
         (9999, (23, 59, 59), 999_999) => "held until somebody subscribes".to_owned(),
         (9999, (23, 59, 59), 999_998) => "waits for what is paused".to_owned(),
+        (9999, (23, 59, 59), 999_997) => "waits for its turn".to_owned(),
         _ => show::time(at),
     }
 }

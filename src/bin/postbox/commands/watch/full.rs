@@ -137,6 +137,7 @@ impl<'a> Watched<'a> {
         row("  due", backlog.due, "");
         row("  later", backlog.later, "");
         row("  paused", backlog.paused, "");
+        row("  behind", backlog.behind, "");
         row("  held", backlog.held, "");
         row("processing", stats.processing, "");
         row("processed", stats.processed, &format!("{}/s", rates.processed));

@@ -5,6 +5,8 @@
 #[path = "support/files.rs"]
 mod support;
 
+#[path = "program/blocked.rs"]
+mod blocked;
 #[path = "program/changing.rs"]
 mod changing;
 #[path = "program/deciding.rs"]

@@ -181,6 +181,7 @@ fn help_has_examples_for_each_command() {
         "show",
         "tree",
         "dead-letters",
+        "blocked",
         "retry",
         "discard",
         "replay",

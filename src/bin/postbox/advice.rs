@@ -29,6 +29,12 @@ pub(crate) fn steps(file: &Path, stats: &Stats, backlog: &Backlog, pauses: &[Pau
             command: format!("postbox dead-letters {file}"),
         });
     }
+    if dead > 0 && backlog.behind > 0 {
+        steps.push(Step {
+            what: "events wait for their turn, perhaps behind a dead letter".to_owned(),
+            command: format!("postbox blocked {file}"),
+        });
+    }
     for pause in pauses {
         let (kind, name) = kind_and_name(&pause.target);
         steps.push(Step {

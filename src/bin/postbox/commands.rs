@@ -1,6 +1,7 @@
 //! The commands, in the order in which `--help` lists them. A new one is a file here, a variant, and a line in `run`.
 
 mod backup;
+mod blocked;
 mod catch_up;
 mod compact;
 mod completions;
@@ -41,6 +42,7 @@ pub(crate) enum Command {
     Show(show::Args),
     Tree(tree::Args),
     DeadLetters(dead_letters::Args),
+    Blocked(blocked::Args),
     Retry(retry::Args),
     Discard(discard::Args),
     Replay(replay::Args),
@@ -71,6 +73,7 @@ impl Command {
             Command::Show(args) => show::run(&args, context),
             Command::Tree(args) => tree::run(&args, context),
             Command::DeadLetters(args) => dead_letters::run(&args, context),
+            Command::Blocked(args) => blocked::run(&args, context),
             Command::Retry(args) => retry::run(&args, context),
             Command::Discard(args) => discard::run(&args, context),
             Command::Replay(args) => replay::run(&args, context),

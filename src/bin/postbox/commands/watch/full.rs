@@ -138,6 +138,7 @@ impl<'a> Watched<'a> {
         row("  later", backlog.later, "");
         row("  paused", backlog.paused, "");
         row("  behind", backlog.behind, "");
+        row("  limited", backlog.limited, "");
         row("  held", backlog.held, "");
         row("processing", stats.processing, "");
         row("processed", stats.processed, &format!("{}/s", rates.processed));

@@ -5,9 +5,11 @@
 //! change, some of it at each poll.
 
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use rusqlite::Connection;
 
+use crate::clock;
 use crate::core::Core;
 use crate::db::{Synchronous, WriteEach};
 use crate::error::Result;
@@ -31,6 +33,8 @@ struct Walk {
     seq: i64,
     /// Of the registry at the last whole walk.
     generation: Option<u64>,
+    /// When it last went on.
+    at: i64,
 }
 
 impl LimitBook {
@@ -66,10 +70,13 @@ pub(crate) fn look_after(core: &Core, operation: &'static str) -> Result<()> {
         && core.registry.limited().iter().any(|of| of.limiter.as_ref().is_some_and(Limiter::is_to_be_filled));
     let walk = *core.limits.walk();
     let is_whole = is_to_be_filled || walk.generation != Some(generation);
+    let (now, interval) = (core.clock.now(), Duration::from_millis(core.settings().polling_interval_ms));
+    if !is_whole && clock::add(walk.at, interval) > now {
+        return Ok(()); // work by hand may begin a thousand times a second
+    }
     let mut behind = if is_whole { 0 } else { walk.seq };
     loop {
         let (free, last) = core.db.read(operation, |conn| remember(core, conn, behind))?;
-        let now = core.clock.now();
         let how = WriteEach { synchronous: Synchronous::Normal, ..WriteEach::ALL };
         let done =
             core.db.write_each(operation, how, &free, |conn, seq| limited::release(conn, *seq, now))?;
@@ -79,11 +86,11 @@ pub(crate) fn look_after(core: &Core, operation: &'static str) -> Result<()> {
         let Some(last) = last else { break };
         behind = last;
         if !is_whole {
-            core.limits.walk().seq = behind;
+            *core.limits.walk() = Walk { seq: behind, at: now, ..walk };
             return Ok(());
         }
     }
-    *core.limits.walk() = Walk { seq: 0, generation: Some(generation) };
+    *core.limits.walk() = Walk { seq: 0, generation: Some(generation), at: now };
     Ok(())
 }
 

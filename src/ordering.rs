@@ -8,9 +8,11 @@
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use rusqlite::Connection;
 
+use crate::clock;
 use crate::core::Core;
 use crate::db::{Synchronous, WriteEach};
 use crate::error::Result;
@@ -38,6 +40,8 @@ struct Walk {
     seq: i64,
     /// Of the registry at the last whole walk.
     generation: Option<u64>,
+    /// When it last went on.
+    at: i64,
 }
 
 impl OrderBook {
@@ -198,10 +202,13 @@ pub(crate) fn look_after(core: &Core, operation: &'static str) -> Result<()> {
     let generation = core.registry.generation();
     let walk = *core.order.walk();
     let is_whole = walk.generation != Some(generation);
+    let (now, interval) = (core.clock.now(), Duration::from_millis(core.settings().polling_interval_ms));
+    if !is_whole && clock::add(walk.at, interval) > now {
+        return Ok(()); // work by hand may begin a thousand times a second
+    }
     let mut behind = if is_whole { 0 } else { walk.seq };
     loop {
         let (free, last) = core.db.read(operation, |conn| find_free(core, conn, behind))?;
-        let now = core.clock.now();
         let how = WriteEach { synchronous: Synchronous::Normal, ..WriteEach::ALL };
         let done = core.db.write_each(operation, how, &free, |conn, seq| order::release(conn, *seq, now))?;
         for (seq, error) in free.iter().zip(done).filter_map(|(seq, done)| Some((seq, done.err()?))) {
@@ -210,11 +217,11 @@ pub(crate) fn look_after(core: &Core, operation: &'static str) -> Result<()> {
         let Some(last) = last else { break };
         behind = last;
         if !is_whole {
-            core.order.walk().seq = behind;
+            *core.order.walk() = Walk { seq: behind, at: now, ..walk };
             return Ok(());
         }
     }
-    *core.order.walk() = Walk { seq: 0, generation: Some(generation) };
+    *core.order.walk() = Walk { seq: 0, generation: Some(generation), at: now };
     Ok(())
 }
 

@@ -259,6 +259,7 @@ fn another_box_takes_over_what_a_closed_one_has_parked() {
     first.publish_all((0..3).map(numbered)).unwrap();
     assert_eq!(first.drain().unwrap(), 1);
     first.close().unwrap();
+    test.clock.advance(MINUTE);
     assert_eq!(test.bus.drain().unwrap(), 1);
     test.clock.advance(MINUTE);
     assert_eq!((test.bus.drain().unwrap(), waiting(&test.bus)), (1, 0));

@@ -94,6 +94,7 @@ const SECTIONS: &[Section] = &[
     ("publish_all", sections::batches::batches),
     ("backlog", sections::backlog::backlog),
     ("history", sections::history::history),
+    ("waiting", sections::waiting::waiting),
     ("latency", sections::latency::latency),
     ("idle", sections::idle::idle),
     ("memory", sections::memory::memory),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::event::{Event, EventId, NewEvent};
@@ -208,12 +208,32 @@ pub(crate) struct Cancellation {
     pub(crate) lost: AtomicBool,
 }
 
+/// What tells a handler to stop early.
+#[derive(Clone, Copy)]
+pub(crate) struct Signal<'a> {
+    cancellation: &'a Cancellation,
+    /// When its time is over, if ever.
+    until: Option<Instant>,
+}
+
+impl<'a> Signal<'a> {
+    pub(crate) fn of(cancellation: &'a Cancellation, until: Option<Instant>) -> Self {
+        Signal { cancellation, until }
+    }
+
+    pub(crate) fn is_given(self) -> bool {
+        self.cancellation.stopping.load(Ordering::Relaxed)
+            || self.cancellation.lost.load(Ordering::Relaxed)
+            || self.until.is_some_and(|until| until <= Instant::now())
+    }
+}
+
 /// What a plain handler can do, and know, beside its event.
 pub struct Context<'a> {
     pub(crate) postbox: &'a Postbox,
     pub(crate) event: &'a Event,
     pub(crate) consumer_name: &'a str,
-    pub(crate) cancellation: &'a Cancellation,
+    pub(crate) signal: Signal<'a>,
 }
 
 impl Context<'_> {
@@ -237,10 +257,10 @@ impl Context<'_> {
         self.consumer_name
     }
 
-    /// Whether to stop early: the worker is stopping, or the event's lease is gone and the outcome will be refused. A
-    /// long handler should look from time to time.
+    /// Whether to stop early: the worker is stopping, the handler's [time limit](crate::Subscription::time_limit) has passed, or
+    /// the event's lease is gone and the outcome will be refused. A long handler should look from time to time.
     pub fn is_cancelled(&self) -> bool {
-        self.cancellation.stopping.load(Ordering::Relaxed) || self.cancellation.lost.load(Ordering::Relaxed)
+        self.signal.is_given()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
 use crate::breaker::Breaker;
@@ -32,6 +32,7 @@ pub struct Subscription {
     pub(crate) breaker: Option<Breaker>,
     pub(crate) order: Option<Order>,
     pub(crate) limiter: Option<Limiter>,
+    pub(crate) time_limit: Option<Duration>,
 }
 
 /// What happens behind an event that an ordered consumer cannot process.
@@ -42,6 +43,9 @@ pub(crate) enum Order {
     /// Once it is a dead letter, it is passed over.
     PassDeadLetters,
 }
+
+/// The shortest time limit of a handler.
+const TIME_LIMIT_LEAST: Duration = Duration::from_millis(1);
 
 pub(crate) enum Kind {
     Plain(Box<dyn Handler>),
@@ -79,6 +83,7 @@ impl Subscription {
             breaker: None,
             order: None,
             limiter: None,
+            time_limit: None,
         }
     }
 
@@ -192,6 +197,51 @@ impl Subscription {
         Subscription { limiter: Some(self.limiter.unwrap_or_default().with_rate(n, per)), ..self }
     }
 
+    /// How long one call of the handler may take, at least 1 ms. No limit when not given. A jump of the wall clock changes nothing
+    /// about it.
+    ///
+    /// Nobody can stop a thread: once the limit has passed, [`Context::is_cancelled`](crate::Context::is_cancelled) is true, and the
+    /// handler should return. What it returns counts as ever. If it goes on, a worker renews the event's lease no more, and when
+    /// that has run out, which is at the latest one `processing_lease_ms` after the limit (the worker notices within a second),
+    /// the attempt has failed: `ran longer than its time limit of 5 s`. The event then waits for its backoff and goes on by another
+    /// thread, or is a dead letter where the attempts are used up, as after any failure. Its other consumers keep their marks, and
+    /// those that had not had their turn have it with the next attempt: none of theirs is spent.
+    ///
+    /// What such a handler returns in the end is refused. What it does outside the file happens nevertheless, so that two calls for
+    /// one event may be under way at once. One that never returns keeps its thread, one of
+    /// [`handler_threads`](crate::Builder::handler_threads), until the process ends; with the last of them no handler runs any more.
+    /// [`Worker::shutdown`](crate::Worker::shutdown) waits for it as long as its own limit allows.
+    ///
+    /// By hand ([`drain`](crate::Postbox::drain), [`process_batch`](crate::Postbox::process_batch)) the handler is told that it is
+    /// late, and that is all: it has the caller's thread. The same goes for a [transactional](Self::transactional) one, which asks
+    /// [`Tx::is_cancelled`](crate::Tx::is_cancelled): it holds the file's write lock.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use postbox::{Context, Event, HandlerError, Postbox, Subscription};
+    ///
+    /// let postbox = Postbox::open_in_memory()?;
+    /// let upload = |event: &Event, cx: &Context<'_>| {
+    ///     for _part in 0..event.payload()["parts"].as_u64().unwrap_or(0) {
+    ///         if cx.is_cancelled() {
+    ///             return Err(HandlerError::retry("no time for all parts"));
+    ///         }
+    ///         // ... one part
+    ///     }
+    ///     Ok(())
+    /// };
+    /// postbox.subscribe(Subscription::new("scan.added", "uploads", upload).time_limit(Duration::from_secs(60)))?;
+    /// # Ok::<(), postbox::Error>(())
+    /// ```
+    pub fn time_limit(self, limit: Duration) -> Self {
+        Subscription { time_limit: Some(limit), ..self }
+    }
+
+    /// When the time of a call that has begun then is over, if ever.
+    pub(crate) fn until(&self, begun: Instant) -> Option<Instant> {
+        self.time_limit.and_then(|limit| begun.checked_add(limit))
+    }
+
     fn validate(&self) -> Result<()> {
         validate::event_pattern(&self.event_name)?;
         validate::name("consumer_name", &self.consumer_name, validate::CONSUMER_MAX)?;
@@ -200,6 +250,9 @@ impl Subscription {
         }
         self.breaker.as_ref().map_or(Ok(()), Breaker::validate)?;
         self.limiter.as_ref().map_or(Ok(()), Limiter::validate)?;
+        if self.time_limit.is_some_and(|limit| limit < TIME_LIMIT_LEAST) {
+            return Err(Error::invalid("time_limit", "must be at least 1 ms"));
+        }
         self.backoff.map_or(Ok(()), |backoff| backoff.validate())
     }
 
@@ -231,6 +284,7 @@ impl fmt::Debug for Subscription {
             .field("breaker", &self.breaker)
             .field("order", &self.order)
             .field("limiter", &self.limiter)
+            .field("time_limit", &self.time_limit)
             .finish_non_exhaustive()
     }
 }

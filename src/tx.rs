@@ -10,6 +10,7 @@ use crate::core::Core;
 use crate::db::Writer;
 use crate::error::Result;
 use crate::event::{Event, EventId, NewEvent};
+use crate::handler::Signal;
 use crate::links::{IntegrationLink, NewLink};
 use crate::outbox::insert;
 use crate::pauses::{self, Pause, PauseTarget};
@@ -26,11 +27,18 @@ pub struct Tx<'a> {
     core: &'a Core,
     /// The event whose transactional handler has this transaction.
     cause: Option<&'a Event>,
+    /// Tells that handler to stop early.
+    signal: Option<Signal<'a>>,
 }
 
 impl<'a> Tx<'a> {
     pub(crate) fn new(writer: &'a Writer, core: &'a Core, cause: Option<&'a Event>) -> Self {
-        Tx { writer, core, cause }
+        Tx { writer, core, cause, signal: None }
+    }
+
+    /// For a handler that is told so to stop early.
+    pub(crate) fn signalled_by(self, signal: Signal<'a>) -> Self {
+        Tx { signal: Some(signal), ..self }
     }
 
     /// Publishes an event that is delivered if and only if this transaction commits. In a transactional handler it is a
@@ -84,6 +92,15 @@ impl<'a> Tx<'a> {
         self.writer.refuse_ended()?;
         self.core.pauses.note_written();
         pauses::end(self.writer.conn(), target, self.core.clock.now())
+    }
+
+    /// Whether a transactional handler should stop early: the worker is stopping, or the handler's
+    /// [time limit](crate::Subscription::time_limit) has passed. Always false outside of handlers.
+    ///
+    /// Nothing else comes of it: the handler holds the file's write lock, so that nobody can do anything about it, and what it
+    /// returns counts, however late.
+    pub fn is_cancelled(&self) -> bool {
+        self.signal.is_some_and(Signal::is_given)
     }
 
     /// Events, as this transaction sees them.

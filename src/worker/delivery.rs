@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::under_way::UnderWay;
 use crate::backoff::Backoff;
 use crate::clock::{self, LIMITED_UNTIL, WAITING_UNTIL};
 use crate::error::Error;
 use crate::event::Event;
-use crate::handler::{Cancellation, HandlerError, HandlerResult, Verdict};
+use crate::handler::{HandlerError, HandlerResult, Verdict};
 use crate::inbox::Mark;
 use crate::limiter::Permit;
 use crate::outbox::claim::{Claim, Unparsed};
@@ -39,7 +40,7 @@ pub(crate) struct Delivery {
     pub(crate) attempt: Attempt,
     /// Outcomes of this attempt that nobody has written yet: of `consumers`, by place.
     pub(crate) marks: Vec<(usize, Mark)>,
-    pub(crate) cancellation: Arc<Cancellation>,
+    pub(crate) under_way: Arc<UnderWay>,
     /// Transactional consumers whose work could not be committed in this attempt, and why: they are not run again in it.
     pub(crate) refused: Vec<(usize, String)>,
     /// How often its transactional handlers came upon a page of the file that is damaged.
@@ -120,11 +121,11 @@ impl Delivery {
 
     /// Whether the worker is stopping: nothing new is begun.
     pub(crate) fn is_stopping(&self) -> bool {
-        self.cancellation.stopping.load(Ordering::Relaxed)
+        self.under_way.cancellation.stopping.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_lost(&self) -> bool {
-        self.cancellation.lost.load(Ordering::Relaxed)
+        self.under_way.cancellation.lost.load(Ordering::Relaxed)
     }
 }
 
@@ -154,6 +155,8 @@ pub(crate) struct Attempt {
     pub(crate) waiting: Vec<Arc<Subscription>>,
     /// Consumers that had no room for it.
     pub(crate) limited: Vec<Arc<Subscription>>,
+    /// It ended before all consumers had their turn, and through none of their fault: they have it in the next.
+    pub(crate) is_cut: bool,
 }
 
 impl Attempt {
@@ -206,8 +209,8 @@ impl Attempt {
         !self.paused.is_empty() || !self.waiting.is_empty() || !self.limited.is_empty()
     }
 
-    /// What the attempt comes to for the event, once every consumer that need not wait has had its turn. `obstacles`: what is true
-    /// in the transaction that settles it.
+    /// What the attempt comes to for the event, once every consumer that need not wait has had its turn, or it was cut.
+    /// `obstacles`: what is true in the transaction that settles it.
     pub(crate) fn settlement(&self, settings: &Settings, now: i64, obstacles: Obstacles<'_>) -> Settlement {
         let error = || {
             let of = if self.failures.is_empty() { &self.earlier } else { &self.failures };
@@ -215,6 +218,7 @@ impl Attempt {
         };
         match self.retry_after {
             Some(delay) => Settlement::Retry { available_at: clock::add(now, delay), error: error() },
+            None if self.is_cut => Settlement::Retry { available_at: now, error: error() },
             None if self.is_to_wait() => self.wait(now, obstacles),
             None if !self.gave_up => Settlement::Processed,
             None if settings.dead_letter_enabled => Settlement::DeadLetter { error: error() },
@@ -304,7 +308,7 @@ pub(crate) enum Report {
     Marked { claim: Claim, consumer: String, mark: Mark },
     /// Every consumer has processed an event of which there were no inbox rows: nearly all end so.
     Processed { claim: Claim, consumers: Consumers },
-    /// Every consumer has had its turn.
+    /// Every consumer has had its turn, or the attempt was cut.
     Finished { claim: Claim, consumers: Consumers, marks: Vec<(usize, Mark)>, attempt: Attempt },
     /// Settled already, in the transaction of its handler.
     Settled { claim: Claim, processed: bool },

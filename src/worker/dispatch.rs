@@ -9,8 +9,9 @@ use super::batch;
 use super::delivery::{Delivery, Report};
 use super::scope::HandlerScope;
 use super::telling;
+use super::under_way::Timed;
 use crate::core::Core;
-use crate::handler::{Context, HandlerError, HandlerResult};
+use crate::handler::{Context, HandlerError, HandlerResult, Signal};
 use crate::outbox::claim::Claim;
 use crate::pause_book::Asked;
 use crate::postbox::Postbox;
@@ -116,18 +117,27 @@ fn run_one(
         delivery.begin(subscription, postbox.core().clock.now());
         telling::started(postbox.core(), &delivery.event, &subscription.consumer_name);
         let begun = Instant::now();
+        let timed = Timed::of(&delivery, begun);
+        let is_timed = timed.is_some();
+        if let Some(timed) = timed {
+            delivery.under_way.begin(timed);
+        }
         let handle = || {
             let _inside = HandlerScope::enter(postbox.core());
             let context = Context {
                 postbox,
                 event: &delivery.event,
                 consumer_name: &subscription.consumer_name,
-                cancellation: &delivery.cancellation,
+                signal: Signal::of(&delivery.under_way.cancellation, subscription.until(begun)),
             };
             handler.handle(&delivery.event, &context)
         };
         let result = span::deliver(&delivery.event, &subscription.consumer_name, || caught(handle));
         let duration = begun.elapsed();
+        if is_timed && !delivery.under_way.end() {
+            // The worker has said that it ran too long, and what that comes to.
+            return report(Report::Lost { claim });
+        }
         note_result(postbox.core(), subscription, &result);
         let place = delivery.next;
         let subscription = Arc::clone(subscription);
@@ -152,7 +162,7 @@ fn run_one(
 }
 
 /// Before the outcome is reported, so that whoever settles it has written the pause that it asks for.
-fn note_result(core: &Core, subscription: &Subscription, result: &HandlerResult) {
+pub(super) fn note_result(core: &Core, subscription: &Subscription, result: &HandlerResult) {
     let in_a_row = subscription.breaker.as_ref().map_or(0, |breaker| breaker.note(result));
     if let Some(asked) = Asked::by(subscription, result, in_a_row, core.clock.now()) {
         core.pauses.ask(asked);

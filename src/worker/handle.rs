@@ -25,7 +25,8 @@ pub struct ShutdownReport {
     pub clean: bool,
     /// Events whose handlers still ran at the limit: they are delivered again once their lease has run out, and what such a
     /// handler says later is refused. Or whose outcome could not be recorded: the box's next worker, `drain` or `close` records
-    /// it; when the process ends before, they are delivered again.
+    /// it; when the process ends before, they are delivered again. A handler that runs past its
+    /// [time limit](crate::Subscription::time_limit), and whose attempt has failed for that, is not counted; `clean` is false.
     pub unfinished: usize,
 }
 

@@ -11,10 +11,10 @@ use std::time::Duration;
 use super::delivery::{Attempt, Delivery};
 use super::dispatch;
 use super::pool::Work;
+use super::under_way::UnderWay;
 use crate::clock;
 use crate::core::Core;
 use crate::error::Error;
-use crate::handler::Cancellation;
 use crate::outbox::claim::{Claim, LeaseId};
 use crate::outbox::insert::{Content, Inserted, Lease, PreparedEvent};
 use crate::outbox::settle;
@@ -60,7 +60,7 @@ pub(crate) struct Taker {
 /// A claim for the worker's books.
 pub(crate) struct Handed {
     pub(crate) claim: Claim,
-    pub(crate) cancellation: Arc<Cancellation>,
+    pub(crate) under_way: Arc<UnderWay>,
     /// Its length, which the settings may have changed since.
     pub(crate) lease: Duration,
     pub(crate) runs_out_at: i64,
@@ -230,7 +230,7 @@ impl Reserved<'_> {
                     next: 0,
                     attempt: Attempt::default(),
                     marks: Vec::new(),
-                    cancellation: Arc::new(Cancellation { stopping, lost: AtomicBool::new(false) }),
+                    under_way: UnderWay::new(stopping),
                     refused: Vec::new(),
                     damage_met: 0,
                 })
@@ -240,8 +240,8 @@ impl Reserved<'_> {
         let lease = Duration::from_millis(self.lease.length_ms);
         let handed =
             deliveries.iter().zip(inserted.iter().map(|inserted| inserted.at)).map(|(delivery, at)| {
-                let (claim, cancellation) = (delivery.claim, Arc::clone(&delivery.cancellation));
-                Handed { claim, cancellation, lease, runs_out_at: clock::add(at, lease) }
+                let (claim, under_way) = (delivery.claim, Arc::clone(&delivery.under_way));
+                Handed { claim, under_way, lease, runs_out_at: clock::add(at, lease) }
             });
         // In the books before a thread can have it, and all under the lock under which the worker stops.
         state.handed.extend(handed);

@@ -18,6 +18,7 @@ mod shared;
 mod startup;
 mod telling;
 mod turn;
+mod under_way;
 mod unsettled;
 mod watch;
 

@@ -7,10 +7,10 @@ use rusqlite::Connection;
 
 use super::delivery::{Attempt, Delivery, Obstacles, max_attempts};
 use super::settling::record;
+use super::under_way::UnderWay;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::event::{Event, EventId};
-use crate::handler::Cancellation;
 use crate::inbox::{self, Mark, Standing};
 use crate::limiter::{NoRoom, Permit};
 use crate::ordering::{self, InHands, is_behind, release_first};
@@ -128,7 +128,7 @@ impl Planner<'_> {
             next: 0,
             attempt,
             marks: Vec::new(),
-            cancellation: Arc::new(Cancellation { stopping, lost: AtomicBool::new(false) }),
+            under_way: UnderWay::new(stopping),
             refused: Vec::new(),
             damage_met: 0,
         })))

@@ -1,5 +1,6 @@
 //! The worker's loop: take results, claim for the free slots, hand out, sleep.
 
+mod overdue;
 mod wind_down;
 
 use std::collections::HashMap;
@@ -120,9 +121,10 @@ impl Run {
         let unsure = std::mem::take(&mut self.unsure);
         self.core().handoff.put_unsure_back(unsure);
         self.in_flight.give_up();
-        let report = ShutdownReport { clean: unfinished == 0 && !panicked, unfinished };
+        let idle = unfinished == 0 && !self.in_flight.is_any_late();
+        let report = ShutdownReport { clean: idle && !panicked, unfinished };
         *self.signals.control.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
-        self.pool.end(self.postbox.core(), unfinished == 0);
+        self.pool.end(self.postbox.core(), idle);
         log::info!(target: "postbox::worker", "the worker ends, {unfinished} unfinished, on {:?}", self.postbox);
         // The box is let go before `signals` says that the worker is over: whoever waits for that may want to open the
         // file again.
@@ -249,6 +251,7 @@ impl Run {
         let reserved = if self.expect_work { core.handoff.close() } else { 0 };
         self.take_what_others_left();
         self.take_handed();
+        self.end_overdue();
         let core = self.postbox.core();
         let free = self.free_slots().saturating_sub(reserved);
         let release_for = if free > 0 { self.watch.release_for(core)? } else { None };
@@ -259,7 +262,7 @@ impl Run {
                 || limits::is_call_due(core, core.clock.now())
                 || (self.expect_work && self.watch.is_due(core, &self.left_alone)?));
         let now = self.postbox.core().clock.now();
-        let renew = self.in_flight.to_renew(now);
+        let renew = self.in_flight.to_renew(&self.settings, now);
         if claims {
             core.handoff.close();
         }
@@ -312,7 +315,7 @@ impl Run {
             self.core().held_are_released(release);
         }
         if !renew.is_empty() {
-            self.in_flight.renewed(&outcome.lost, &self.settings, now);
+            self.in_flight.renewed(&renew, &outcome.lost, &self.settings, now);
         }
         if claims {
             self.in_vain = outcome.claimed == 0
@@ -390,6 +393,9 @@ impl Run {
         for due in others.into_iter().flatten() {
             until = until.min(due.saturating_duration_since(now));
         }
+        if let Some(end) = self.in_flight.next_end() {
+            until = until.min(self.left_until(end));
+        }
         if self.free_slots() > 0
             && let Ok(Some(due)) = self.watch.next_due(self.core(), &self.left_alone)
         {
@@ -401,11 +407,16 @@ impl Run {
             let now = self.core().clock.now();
             let others = [self.core().pauses.next_end(now), limits::next_room(self.core(), now)];
             for end in others.into_iter().flatten() {
-                let left = Duration::from_micros(u64::try_from(end.saturating_sub(now)).unwrap_or(0));
-                until = until.min(left.max(SLEEP_LEAST));
+                until = until.min(self.left_until(end));
             }
         }
         until
+    }
+
+    /// Of the box's time.
+    fn left_until(&self, at: i64) -> Duration {
+        let left = at.saturating_sub(self.core().clock.now());
+        Duration::from_micros(u64::try_from(left).unwrap_or(0)).max(SLEEP_LEAST)
     }
 
     fn note_success(&mut self) {

@@ -14,7 +14,7 @@ use crate::breaker::Breaker;
 use crate::core::Core;
 use crate::db::Writer;
 use crate::error::Error;
-use crate::handler::{HandlerError, HandlerResult};
+use crate::handler::{HandlerError, HandlerResult, Signal};
 use crate::inbox::Mark;
 use crate::ordering;
 use crate::outbox::run::runs;
@@ -165,7 +165,8 @@ impl Shared<'_> {
                 let begun = Instant::now();
                 let result = {
                     let _inside = HandlerScope::enter(self.core);
-                    let tx = Tx::new(self.writer, self.core, Some(&delivery.event));
+                    let signal = Signal::of(&delivery.under_way.cancellation, subscription.until(begun));
+                    let tx = Tx::new(self.writer, self.core, Some(&delivery.event)).signalled_by(signal);
                     let handle = || self.writer.lend(|| caught(|| handler.handle(&delivery.event, &tx)));
                     span::deliver(&delivery.event, &subscription.consumer_name, handle)
                 };

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::delivery::Delivery;
 use crate::core::Core;
-use crate::event::Event;
+use crate::event::{Event, EventId};
 use crate::inbox::Mark;
 use crate::observer::{Drained, Failed, Finished, Started};
 use crate::outbox::OutboxStatus;
@@ -35,15 +35,29 @@ pub(super) fn is_wanted(core: &Core, mark: &Mark) -> bool {
     core.is_observed() || matches!(mark, Mark::Failed { .. })
 }
 
+/// What is told of an event.
+#[derive(Clone, Copy)]
+pub(super) struct About<'a> {
+    pub(super) event_id: EventId,
+    pub(super) event_name: &'a str,
+    pub(super) attempt: u32,
+}
+
+impl<'a> From<&'a Event> for About<'a> {
+    fn from(event: &'a Event) -> Self {
+        About { event_id: event.id, event_name: &event.name, attempt: event.attempt }
+    }
+}
+
 /// Once it stands. `duration`: how long the handler ran, if it did.
-pub(super) fn outcome(
+pub(super) fn outcome<'a>(
     core: &Core,
-    event: &Event,
+    about: impl Into<About<'a>>,
     consumer_name: &str,
     mark: &Mark,
     duration: Option<Duration>,
 ) {
-    let (event_id, event_name, attempt) = (event.id, event.name.as_str(), event.attempt);
+    let About { event_id, event_name, attempt } = about.into();
     match mark {
         Mark::Processed | Mark::Skipped { .. } => core.tell(|observer| {
             observer.finished(&Finished {

@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 use std::time::Instant;
 
-use super::{FAULT_PAUSE, Run};
+use super::{FAULT_PAUSE, LOOK_EVERY, Run};
 use crate::outbox::claim::Suspects;
 use crate::worker::delivery::Report;
 use crate::worker::dispatch::Unit;
@@ -34,12 +34,16 @@ impl Run {
             self.take_reports();
             let settled = self.settle_last();
             let now = Instant::now();
-            if (self.in_flight.is_empty() && settled) || now >= deadline {
+            let are_all_back = self.in_flight.is_empty() && !self.in_flight.is_any_late();
+            if (are_all_back && settled) || now >= deadline {
                 return self.in_flight.len()
                     + self.reports.iter().filter(|report| report.ends().is_some()).count();
             }
             let renewal = self.in_flight.renewal_due().unwrap_or(deadline).max(now);
-            let until = deadline.min(if settled { renewal } else { now + FAULT_PAUSE });
+            let mut until = deadline.min(if settled { renewal } else { now + FAULT_PAUSE });
+            if let Some(end) = self.in_flight.next_end() {
+                until = until.min(now + self.left_until(end).min(LOOK_EVERY));
+            }
             if let Ok(report) = self.pool.reports().recv_deadline(until) {
                 self.take(report);
             }
@@ -48,8 +52,9 @@ impl Run {
 
     /// True when nothing is left to be recorded.
     fn settle_last(&mut self) -> bool {
+        self.end_overdue();
         let now = self.postbox.core().clock.now();
-        let renew = self.in_flight.to_renew(now);
+        let renew = self.in_flight.to_renew(&self.settings, now);
         self.take_what_others_left();
         if self.reports.is_empty() && renew.is_empty() && self.unsure.is_empty() {
             return true;
@@ -71,7 +76,7 @@ impl Run {
             Ok(outcome) => {
                 self.unsure.clear();
                 if !renew.is_empty() {
-                    self.in_flight.renewed(&outcome.lost, &self.settings, now);
+                    self.in_flight.renewed(&renew, &outcome.lost, &self.settings, now);
                 }
                 self.reports.is_empty()
             }

@@ -19,7 +19,9 @@ use postbox::{
 };
 
 use crate::files::{Latch, Tally};
-use crate::support::{LEASE, SECOND, TestBox, boxes_with, event, inbox_rows, outbox_row, wait_until};
+use crate::support::{
+    LEASE, SECOND, TestBox, boxes_with, event, inbox_rows, just_before, outbox_row, wait_until,
+};
 
 const LIMIT: Duration = Duration::from_secs(10);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -78,6 +80,13 @@ fn idle_worker(bus: &Postbox) -> Worker {
     let worker = bus.start().unwrap();
     assert!(worker.wait_for_startup_drain(LIMIT));
     worker
+}
+
+/// The worker has looked at everything since.
+fn a_turn_is_taken(bus: &Postbox) {
+    let other = bus.publish(event("another's")).unwrap();
+    bus.notify();
+    wait_until(LIMIT, || outbox_row(bus, other).status == OutboxStatus::Processed);
 }
 
 #[test]
@@ -214,8 +223,8 @@ fn what_a_handler_says_late_counts_while_its_lease_lasts() {
             let id = bus.publish(event("a")).unwrap();
             let worker = bus.start().unwrap();
             hung.late.wait_for(1);
-            test.clock.advance(support::just_before(LEASE));
-            bus.notify();
+            test.clock.advance(just_before(LEASE));
+            a_turn_is_taken(bus);
             hung.go.open();
             assert!(worker.shutdown(LIMIT).unwrap().clean, "{kind}");
             let row = outbox_row(bus, id);
@@ -223,5 +232,30 @@ fn what_a_handler_says_late_counts_while_its_lease_lasts() {
             assert_ne!(row.last_error.as_deref(), Some(ERROR), "{kind}");
             assert_eq!(bus.stats().unwrap().lost_leases, 0, "{kind}");
         }
+    }
+}
+
+/// The limit passes after the lease was renewed: it lasts from then on.
+#[test]
+fn a_lease_that_was_renewed_within_the_limit_lasts_its_whole_length() {
+    for test in boxes() {
+        let (bus, kind, hung) = (&test.bus, test.kind, Hung::default());
+        bus.subscribe(hung.subscription(1, || Ok(())).time_limit(2 * SECOND)).unwrap();
+        let id = bus.publish(event("a")).unwrap();
+        let worker = bus.start().unwrap();
+        hung.calls.wait_for(1);
+        leases_run_out(&test);
+        let now = postbox::Clock::now(&test.clock);
+        wait_until(LIMIT, || outbox_row(bus, id).available_at == now + LEASE);
+        hung.late.wait_for(1);
+        test.clock.advance(just_before(LEASE));
+        a_turn_is_taken(bus);
+        let row = outbox_row(bus, id);
+        assert_eq!((row.status, row.available_at), (OutboxStatus::Processing, now + LEASE), "{kind}");
+        test.clock.advance(support::MICROSECOND);
+        bus.notify();
+        wait_until(LIMIT, || outbox_row(bus, id).status == OutboxStatus::Pending);
+        hung.go.open();
+        assert!(worker.shutdown(LIMIT).unwrap().clean, "{kind}");
     }
 }

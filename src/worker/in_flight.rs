@@ -124,7 +124,7 @@ impl InFlight {
 
     /// The claims, if it is time to renew their leases: at a third of a lease, or at once when the clock has jumped past it.
     /// Not of those whose handler goes on past its time limit.
-    pub(crate) fn to_renew(&mut self, settings: &Settings, now: i64) -> Vec<Claim> {
+    pub(crate) fn renewals(&mut self, settings: &Settings, now: i64) -> Vec<Claim> {
         if now < self.runs_out_at && self.renewal_due().is_none_or(|due| due > Instant::now()) {
             return Vec::new();
         }
@@ -137,7 +137,7 @@ impl InFlight {
         renew
     }
 
-    /// After [`to_renew`](Self::to_renew): `lost` were somebody else's by then, and their handlers are told.
+    /// After [`renewals`](Self::renewals): `lost` were somebody else's by then, and their handlers are told.
     pub(crate) fn renewed(&mut self, renewed: &[Claim], lost: &[Claim], settings: &Settings, now: i64) {
         let runs_out_at = clock::add(now, Duration::from_millis(settings.processing_lease_ms));
         for claim in renewed {

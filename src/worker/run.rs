@@ -262,7 +262,7 @@ impl Run {
                 || limits::is_call_due(core, core.clock.now())
                 || (self.expect_work && self.watch.is_due(core, &self.left_alone)?));
         let now = self.postbox.core().clock.now();
-        let renew = self.in_flight.to_renew(&self.settings, now);
+        let renew = self.in_flight.renewals(&self.settings, now);
         if claims {
             core.handoff.close();
         }

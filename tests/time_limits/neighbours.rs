@@ -163,3 +163,26 @@ fn other_events_go_on_and_their_leases_are_renewed() {
         assert!(worker.shutdown(LIMIT).unwrap().clean, "{kind}");
     }
 }
+
+#[test]
+fn each_has_its_own_lease() {
+    for test in boxes() {
+        let (bus, kind, hung) = (&test.bus, test.kind, Hung::default());
+        bus.subscribe(hung.subscription(2, || Ok(()))).unwrap();
+        let worker = bus.start().unwrap();
+        let first = bus.publish(event("a")).unwrap();
+        hung.late.wait_for(1);
+        test.clock.advance(SECOND);
+        let second = bus.publish(event("a")).unwrap();
+        hung.late.wait_for(2);
+        test.clock.advance(LEASE - SECOND);
+        bus.notify();
+        wait_until(LIMIT, || outbox_row(bus, first).status == OutboxStatus::Pending);
+        assert_eq!(outbox_row(bus, second).status, OutboxStatus::Processing, "{kind}");
+        test.clock.advance(SECOND);
+        bus.notify();
+        wait_until(LIMIT, || outbox_row(bus, second).status == OutboxStatus::Pending);
+        hung.go.open();
+        assert!(worker.shutdown(LIMIT).unwrap().clean, "{kind}");
+    }
+}

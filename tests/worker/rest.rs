@@ -41,6 +41,16 @@ fn child_rests() {
         assert_rests("with every slot taken");
         latch.open();
         entered.wait_for(20);
+
+        // Its lease is not renewed any more, though it is time to.
+        bus.update_settings(|settings| settings.processing_lease_ms = 3_000).unwrap();
+        let (entered, latch) = (Tally::default(), Latch::default());
+        let late = Subscription::new("late", "c", blocking(&entered, &latch));
+        bus.subscribe(late.time_limit(Duration::from_millis(1))).unwrap();
+        bus.publish(event("late")).unwrap();
+        entered.wait_for(1);
+        assert_rests("with a handler past its time limit");
+        latch.open();
         drop(worker);
         bus.close().unwrap();
     }

@@ -54,7 +54,7 @@ impl Run {
     fn settle_last(&mut self) -> bool {
         self.end_overdue();
         let now = self.postbox.core().clock.now();
-        let renew = self.in_flight.to_renew(&self.settings, now);
+        let renew = self.in_flight.renewals(&self.settings, now);
         self.take_what_others_left();
         if self.reports.is_empty() && renew.is_empty() && self.unsure.is_empty() {
             return true;

@@ -67,7 +67,8 @@ pub trait Observer: Send + Sync + 'static {
 
     /// A consumer's attempt has failed; its event waits, or ends. When it is told is as for [`finished`](Observer::finished); the work of
     /// a transactional handler is rolled back, and its failure committed. Attempts whose process died are not told: the
-    /// event's [history](crate::Outbox::history) has them.
+    /// event's [history](crate::Outbox::history) has them. One that was ended by a [time limit](crate::Subscription::time_limit) is
+    /// told by the worker's thread while the handler still runs, and nothing more is told of that when it returns.
     fn failed(&self, _failed: &Failed<'_>) {}
 
     /// An event is a dead letter, or failed for good where dead letters are off: after the commit. Rows that cannot be delivered to anybody are

@@ -37,8 +37,9 @@ pub struct Stats {
     /// pending it is the oldest of the 250 that are due first.
     pub oldest_pending_age_ms: Option<u64>,
     /// How many outcomes of this box were refused since it was opened, because the event's lease was lost by then: a handler
-    /// hung or the process was stopped for longer than its lease, and somebody else took the event over. More than a few say
-    /// that `processing_lease_ms` is too short. Counted in memory, each claim once; its handler may have run.
+    /// hung or the process was stopped for longer than its lease, and somebody else took the event over, or its
+    /// [time limit](crate::Subscription::time_limit) had ended the attempt. More than a few say that `processing_lease_ms` is too
+    /// short. Counted in memory, each claim once; its handler may have run.
     pub lost_leases: u64,
     /// How many attempts of this box's handlers have failed since it was opened: retries are what they lead to, or dead letters.
     /// Counted in memory, when [`Observer::failed`](crate::Observer::failed) is told.

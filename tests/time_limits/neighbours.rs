@@ -1,6 +1,6 @@
 //! What a handler that hangs costs the others: consumers of the same event, and other events.
 
-use postbox::{Backoff, Context, Event, HandlerError, InboxStatus, OutboxStatus, Subscription};
+use postbox::{Backoff, Context, Event, HandlerError, InboxStatus, NewEvent, OutboxStatus, Subscription};
 
 use crate::files::{Latch, Tally, blocking, counting};
 use crate::support::{
@@ -182,6 +182,33 @@ fn each_has_its_own_lease() {
         test.clock.advance(SECOND);
         bus.notify();
         wait_until(LIMIT, || outbox_row(bus, second).status == OutboxStatus::Pending);
+        hung.go.open();
+        assert!(worker.shutdown(LIMIT).unwrap().clean, "{kind}");
+    }
+}
+
+/// An ordered consumer receives nothing behind an event whose attempt has failed so, not even while that hangs.
+#[test]
+fn the_order_of_an_aggregate_is_kept() {
+    for test in boxes() {
+        let (bus, kind, hung, calls) = (&test.bus, test.kind, Hung::default(), Calls::default());
+        bus.subscribe(hung.subscription(1, || Ok(())).ordered()).unwrap();
+        bus.subscribe(Subscription::new("b", "c", noting(&calls, "behind")).ordered()).unwrap();
+        let ids = bus.publish_all([event("a"), event("b")]).unwrap();
+        let worker = bus.start().unwrap();
+        hung.late.wait_for(1);
+        leases_run_out(&test);
+        wait_until(LIMIT, || outbox_row(bus, ids[0]).status == OutboxStatus::Pending);
+        bus.publish(NewEvent::new("b", "finance", "Invoice", "another")).unwrap();
+        wait_until(LIMIT, || calls.count("behind") == 1);
+        assert_eq!(outbox_row(bus, ids[1]).status, OutboxStatus::Pending, "{kind}");
+        test.clock.advance(60 * SECOND);
+        bus.notify();
+        wait_until(LIMIT, || outbox_row(bus, ids[1]).status == OutboxStatus::Processed);
+        let done = ids.iter().map(|id| outbox_row(bus, *id));
+        let done = done.map(|row| (row.status, row.attempt_count)).collect::<Vec<_>>();
+        assert_eq!(done, [(OutboxStatus::Processed, 2), (OutboxStatus::Processed, 1)], "{kind}");
+        assert_eq!((hung.calls.get(), hung.ended.get(), calls.count("behind")), (2, 0, 2), "{kind}");
         hung.go.open();
         assert!(worker.shutdown(LIMIT).unwrap().clean, "{kind}");
     }

@@ -210,6 +210,7 @@ impl Subscription {
     /// What such a handler returns in the end is refused. What it does outside the file happens nevertheless, so that two calls for
     /// one event may be under way at once. One that never returns keeps its thread, one of
     /// [`handler_threads`](crate::Builder::handler_threads), until the process ends; with the last of them no handler runs any more.
+    /// It keeps its room under [`max_concurrency`](Self::max_concurrency), too, since it runs.
     /// [`Worker::shutdown`](crate::Worker::shutdown) waits for it as long as its own limit allows.
     ///
     /// By hand ([`drain`](crate::Postbox::drain), [`process_batch`](crate::Postbox::process_batch)) the handler is told that it is

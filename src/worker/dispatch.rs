@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::batch;
@@ -102,7 +101,7 @@ fn run_one(
 ) {
     let claim = delivery.claim;
     postbox.core().note_begun(slot, claim);
-    while let Some(subscription) = delivery.next_consumer() {
+    while let Some(subscription) = delivery.next_consumer().cloned() {
         if delivery.is_lost() {
             return report(Report::Lost { claim });
         }
@@ -114,12 +113,10 @@ fn run_one(
             delivery.next += 1;
             continue;
         }
-        delivery.begin(subscription, postbox.core().clock.now());
+        delivery.begin(&subscription, postbox.core().clock.now());
         telling::started(postbox.core(), &delivery.event, &subscription.consumer_name);
         let begun = Instant::now();
-        let timed = Timed::of(&delivery, begun);
-        let is_timed = timed.is_some();
-        if let Some(timed) = timed {
+        if let Some(timed) = Timed::of(&mut delivery, begun) {
             delivery.under_way.begin(timed);
         }
         let handle = || {
@@ -134,13 +131,15 @@ fn run_one(
         };
         let result = span::deliver(&delivery.event, &subscription.consumer_name, || caught(handle));
         let duration = begun.elapsed();
-        if is_timed && !delivery.under_way.end() {
-            // The worker has said that it ran too long, and what that comes to.
-            return report(Report::Lost { claim });
+        if subscription.time_limit.is_some() {
+            let Some(Timed { permits_behind, .. }) = delivery.under_way.end() else {
+                // The worker has said that it ran too long, and what that comes to.
+                return report(Report::Lost { claim });
+            };
+            delivery.permits.extend(permits_behind);
         }
-        note_result(postbox.core(), subscription, &result);
+        note_result(postbox.core(), &subscription, &result);
         let place = delivery.next;
-        let subscription = Arc::clone(subscription);
         delivery.permits.retain(|permit| !permit.is_of(&subscription));
         let mark = {
             let before = delivery.failures_before(place);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::delivery::{Attempt, Delivery};
 use crate::handler::Cancellation;
 use crate::inbox::Mark;
+use crate::limiter::Permit;
 use crate::registry::Consumers;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -33,9 +34,9 @@ impl UnderWay {
         *self.timed.lock().unwrap_or_else(PoisonError::into_inner) = Some(timed);
     }
 
-    /// It has returned. False: the worker had given it up by then, and has said what came of it.
-    pub(super) fn end(&self) -> bool {
-        self.timed.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
+    /// It has returned. `None`: the worker had given it up by then, and has said what came of it.
+    pub(super) fn end(&self) -> Option<Timed> {
+        self.timed.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Whether its handler goes on past its time limit.
@@ -68,12 +69,16 @@ pub(crate) struct Timed {
     pub(super) failures_before: u32,
     pub(super) attempt: Attempt,
     pub(super) marks: Vec<(usize, Mark)>,
+    /// Room with the consumers behind it, which others need when it hangs. Its own it has for as long as it runs.
+    pub(super) permits_behind: Vec<Permit>,
 }
 
 impl Timed {
     /// Of the delivery's next consumer, if that has a time limit.
-    pub(super) fn of(delivery: &Delivery, begun: Instant) -> Option<Self> {
-        let limit = delivery.next_consumer()?.time_limit?;
+    pub(super) fn of(delivery: &mut Delivery, begun: Instant) -> Option<Self> {
+        let next = Arc::clone(delivery.next_consumer()?);
+        let limit = next.time_limit?;
+        let permits_behind = delivery.permits.extract_if(.., |permit| !permit.is_of(&next)).collect();
         Some(Timed {
             begun,
             limit,
@@ -84,6 +89,7 @@ impl Timed {
             failures_before: delivery.failures_before(delivery.next),
             attempt: delivery.attempt.clone(),
             marks: delivery.marks.clone(),
+            permits_behind,
         })
     }
 

@@ -6,7 +6,7 @@ use crate::files::{Latch, Tally, blocking, counting};
 use crate::support::{
     Calls, LEASE, SECOND, TestBox, event, inbox_rows, make_effects, noting, outbox_row, wait_until, writing,
 };
-use crate::{ERROR, Hung, LIMIT, boxes, leases_run_out, support};
+use crate::{ERROR, Hung, LIMIT, a_turn_is_taken, boxes, leases_run_out, support};
 
 fn row(consumer: &str, status: InboxStatus, failures: u32, error: Option<&str>) -> support::InboxRow {
     (consumer.to_owned(), status, failures, error.map(str::to_owned))
@@ -210,6 +210,69 @@ fn the_order_of_an_aggregate_is_kept() {
         assert_eq!(done, [(OutboxStatus::Processed, 2), (OutboxStatus::Processed, 1)], "{kind}");
         assert_eq!((hung.calls.get(), hung.ended.get(), calls.count("behind")), (2, 0, 2), "{kind}");
         hung.go.open();
+        assert!(worker.shutdown(LIMIT).unwrap().clean, "{kind}");
+    }
+}
+
+/// A handler that hangs has the room that its own consumer gave it, and keeps none of those behind it.
+#[test]
+fn room_with_consumers_behind_it_is_given_back() {
+    for test in boxes() {
+        let (bus, kind, hung, calls) = (&test.bus, test.kind, Hung::default(), Calls::default());
+        bus.subscribe(hung.subscription(1, || Ok(())).priority(1).max_concurrency(2)).unwrap();
+        bus.subscribe(Subscription::new("*", "next", noting(&calls, "next")).max_concurrency(1)).unwrap();
+        let id = bus.publish(event("a")).unwrap();
+        let worker = bus.start().unwrap();
+        hung.late.wait_for(1);
+        leases_run_out(&test);
+        wait_until(LIMIT, || outbox_row(bus, id).status == OutboxStatus::Pending);
+        test.clock.advance(60 * SECOND);
+        bus.notify();
+        wait_until(LIMIT, || outbox_row(bus, id).status == OutboxStatus::Processed);
+        assert_eq!((hung.calls.get(), hung.ended.get(), calls.count("next")), (2, 0, 1), "{kind}");
+        // Once it has ended, there is as much room as before.
+        hung.go.open();
+        wait_until(LIMIT, || bus.stats().unwrap().lost_leases == 1);
+        bus.publish_all((0..5).map(|_| event("a"))).unwrap();
+        wait_until(LIMIT, || calls.count("next") == 6);
+        assert!(worker.shutdown(LIMIT).unwrap().clean, "{kind}");
+    }
+}
+
+/// What ends in time gives nothing up.
+#[test]
+fn consumers_behind_it_have_their_room_where_it_returns_in_time() {
+    for test in boxes() {
+        let (bus, kind, calls) = (&test.bus, test.kind, Calls::default());
+        let first = Subscription::new("a", "first", noting(&calls, "first")).priority(1);
+        bus.subscribe(first.time_limit(3_600 * SECOND)).unwrap();
+        bus.subscribe(Subscription::new("a", "next", noting(&calls, "next")).rate_limit(2, SECOND)).unwrap();
+        bus.publish_all((0..3).map(|_| event("a"))).unwrap();
+        bus.drain().unwrap();
+        assert_eq!((calls.count("first"), calls.count("next")), (3, 2), "{kind}");
+        test.clock.advance(SECOND);
+        bus.drain().unwrap();
+        assert_eq!((calls.count("first"), calls.count("next")), (3, 3), "{kind}");
+    }
+}
+
+#[test]
+fn a_handler_that_hangs_keeps_the_room_that_it_takes() {
+    for test in boxes() {
+        let (bus, kind, hung) = (&test.bus, test.kind, Hung::default());
+        bus.subscribe(hung.subscription(1, || Ok(())).max_concurrency(1)).unwrap();
+        let id = bus.publish(event("a")).unwrap();
+        let worker = bus.start().unwrap();
+        hung.late.wait_for(1);
+        leases_run_out(&test);
+        wait_until(LIMIT, || outbox_row(bus, id).last_error.is_some());
+        test.clock.advance(60 * SECOND);
+        a_turn_is_taken(bus);
+        let row = outbox_row(bus, id);
+        assert_eq!((row.status, hung.calls.get()), (OutboxStatus::Pending, 1), "{kind}: no room yet");
+        hung.go.open();
+        wait_until(LIMIT, || outbox_row(bus, id).status == OutboxStatus::Processed);
+        assert_eq!(hung.calls.get(), 2, "{kind}");
         assert!(worker.shutdown(LIMIT).unwrap().clean, "{kind}");
     }
 }

@@ -137,6 +137,31 @@ fn no_more_begin_in_a_time_than_were_asked_for_wherever_it_begins() {
     }
 }
 
+/// It was due before the one that is called, and is claimed first.
+#[test]
+fn a_newcomer_does_not_take_the_room_of_one_that_waits() {
+    for TestBox { kind, bus, clock, .. } in &boxes() {
+        bus.update_settings(|settings| settings.batch_size = 1).unwrap();
+        let calls = Calls::default();
+        let handler = {
+            let calls = calls.clone();
+            move |event: &Event, _: &Context<'_>| {
+                calls.add(event.aggregate_id());
+                Ok(())
+            }
+        };
+        bus.subscribe(Subscription::new("a", "c", handler).rate_limit(1, MINUTE)).unwrap();
+        bus.publish_all((0..2).map(numbered)).unwrap();
+        assert_eq!(bus.drain().unwrap(), 1, "{kind}");
+        for newcomer in 2..5 {
+            bus.publish(numbered(newcomer)).unwrap();
+            clock.advance(MINUTE);
+            assert_eq!(bus.drain().unwrap(), 1, "{kind}");
+        }
+        assert_eq!(calls.all(), ["0", "1", "2", "3"], "{kind}");
+    }
+}
+
 #[test]
 fn attempts_that_are_repeated_count_as_well() {
     for TestBox { kind, bus, clock, .. } in &boxes() {

@@ -89,6 +89,32 @@ fn a_trigger_that_forbids_to_let_an_event_go_holds_up_that_one_alone() {
     }
 }
 
+/// An older event was published with a delay; its time came while the younger one was in the hands of somebody who died.
+#[test]
+fn what_waited_for_the_hands_of_the_dead_goes_on_before_what_those_held() {
+    for TestBox { kind, bus, clock, .. } in &boxes() {
+        let calls = Calls::default();
+        bus.subscribe(Subscription::new("*", "c", fine(&calls)).ordered()).unwrap();
+        let milli = Duration::from_millis(1);
+        bus.publish(crate::of("x", "older").delay(milli)).unwrap();
+        let younger = publish(bus, &[("x", "younger")])[0];
+        let lease = 77_i64 << 24 | 1;
+        sql(bus, |tx| {
+            tx.execute(
+                "UPDATE outbox_event SET status = 'processing', attempt_count = 1, lease_id = ?2, changed_at = NULL,
+                        available_at = created_at + 2000
+                 WHERE id = ?1",
+                rusqlite::params![younger.as_uuid(), lease],
+            )
+        });
+        clock.advance(milli);
+        assert_eq!((bus.drain().unwrap(), waiting(bus)), (0, 1), "{kind}");
+        clock.advance(milli);
+        assert_eq!(bus.drain().unwrap(), 2, "{kind}");
+        assert_eq!(calls.all(), ["x older", "x younger"], "{kind}");
+    }
+}
+
 #[test]
 fn a_running_worker_finds_at_its_polls_what_was_left_behind() {
     let test = file_box();

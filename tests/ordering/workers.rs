@@ -117,6 +117,47 @@ fn an_older_event_waits_for_a_younger_one_that_is_being_handled_and_comes_before
     }
 }
 
+/// While another consumer has the event in its hands, the one before it ends.
+#[test]
+fn an_event_whose_turn_came_while_its_other_consumer_ran_goes_on_at_once() {
+    for TestBox { kind, bus, .. } in &boxes_with(|builder| builder.handler_threads(4)) {
+        let [(c_begun, c_begins), (slow_begun, slow_begins)] = [bounded::<()>(1), bounded(1)];
+        let [(c_end, c_ends), (slow_end, slow_ends)] = [bounded::<()>(1), bounded(1)];
+        let calls = Calls::default();
+        let ordered = {
+            let calls = calls.clone();
+            move |event: &Event, _: &Context<'_>| {
+                calls.add(event.name());
+                if event.name() == "first" {
+                    c_begun.send(()).unwrap();
+                    c_ends.recv_timeout(LIMIT).unwrap();
+                }
+                Ok(())
+            }
+        };
+        let slow = move |_: &Event, _: &Context<'_>| {
+            slow_begun.send(()).unwrap();
+            slow_ends.recv_timeout(LIMIT).unwrap();
+            Ok(())
+        };
+        bus.subscribe_many([
+            Subscription::new("*", "c", ordered).ordered(),
+            Subscription::new("second", "slow", slow),
+        ])
+        .unwrap();
+        let worker = bus.start().unwrap();
+        let ids = publish(bus, &[("x", "first"), ("x", "second")]);
+        c_begins.recv_timeout(LIMIT).unwrap();
+        slow_begins.recv_timeout(LIMIT).unwrap();
+        c_end.send(()).unwrap();
+        wait_until(LIMIT, || status(bus, ids[0]) == OutboxStatus::Processed);
+        slow_end.send(()).unwrap();
+        wait_until(LIMIT, || status(bus, ids[1]) == OutboxStatus::Processed);
+        worker.shutdown(LIMIT).unwrap();
+        assert_eq!(calls.all(), ["first", "second"], "{kind}");
+    }
+}
+
 #[test]
 fn another_box_waits_for_the_event_before() {
     let test = file_box();

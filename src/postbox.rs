@@ -574,6 +574,10 @@ impl Postbox {
     /// Gives the space of deleted rows back to the file system: `VACUUM`, which writes the whole file anew, the application's tables
     /// included. Writers wait meanwhile, up to the busy timeout; it needs as much free space again as the file has, twice that for a moment.
     ///
+    /// It begins once nobody reads an older state of the file, and waits for that as long as the busy timeout says, without
+    /// keeping publishers waiting. One who begins to read while it goes on can keep the file as long as it was until then:
+    /// [`Compaction::is_complete`] says so.
+    ///
     /// ```
     /// # use postbox::testing::ManualClock;
     /// # use postbox::{Context, Event, NewEvent, Postbox, Subscription, time::OffsetDateTime};
@@ -596,7 +600,8 @@ impl Postbox {
     ///
     /// # Errors
     /// [`Error::CannotCompact`] where the application has a table without an `INTEGER PRIMARY KEY`: `VACUUM` may give its rows other
-    /// rowids, which the application may have noted. [`Error::InMemory`]; [`Error::Busy`]; [`Error::Reentrant`].
+    /// rowids, which the application may have noted. [`Error::Busy`] where somebody keeps reading or writing: nothing was changed.
+    /// [`Error::InMemory`]; [`Error::Reentrant`].
     pub fn compact(&self) -> Result<Compaction> {
         self.core.db.compact("compact")
     }

@@ -3,15 +3,16 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use postbox::rusqlite;
 use postbox::{
     Context, Error, Event, EventId, HandlerError, NewEvent, OutboxStatus, Postbox, Settings, Subscription,
 };
 
 use crate::support::{
-    Calls, TestBox, assert_reentrant, boxes, boxes_with, event, file_box, inbox_rows, memory_box_with,
-    noting, refused_field, sql, status, wait_until,
+    Calls, TestBox, assert_reentrant, boxes, boxes_with, event, file_box, file_box_with, inbox_rows,
+    memory_box_with, noting, refused_field, sql, status, wait_until,
 };
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -326,6 +327,9 @@ fn a_file_whose_rows_could_be_renumbered_is_not_compacted() {
         ("CREATE TABLE mine (id INTEGER PRIMARY KEY, x)", false),
         ("CREATE TABLE mine (id INTEGER, x, PRIMARY KEY (id))", false),
         ("CREATE TABLE mine (id TEXT PRIMARY KEY) WITHOUT ROWID", false),
+        // SQLite's own quirk: of these two the first is no name of the rowid.
+        ("CREATE TABLE mine (id INTEGER PRIMARY KEY DESC, x)", true),
+        ("CREATE TABLE mine (id INTEGER, x, PRIMARY KEY (id DESC))", false),
     ] {
         let test = file_box();
         sql(&test.bus, |tx| tx.execute_batch(table));
@@ -338,4 +342,89 @@ fn a_file_whose_rows_could_be_renumbered_is_not_compacted() {
     }
     let test = memory_box_with(|builder| builder);
     assert!(matches!(test.bus.compact(), Err(Error::InMemory { operation: "compact" })));
+}
+
+/// A file of 4 MB, of which little is needed, and an application's connection to it.
+fn emptied(busy_timeout: Duration) -> (TestBox, rusqlite::Connection) {
+    let test = file_box_with(|builder| builder.busy_timeout(busy_timeout));
+    let app = test.app_connection();
+    app.execute_batch(
+        "CREATE TABLE mine (id INTEGER PRIMARY KEY, x);
+         INSERT INTO mine (x) VALUES (zeroblob(4000000));
+         DELETE FROM mine;
+         PRAGMA wal_checkpoint(TRUNCATE);",
+    )
+    .unwrap();
+    (test, app)
+}
+
+fn file_bytes(test: &TestBox) -> u64 {
+    std::fs::metadata(test.path()).unwrap().len()
+}
+
+/// It held the write connection for two busy timeouts and then said Ok, with a file that was no smaller and as much again in
+/// the -wal.
+#[test]
+fn compacting_beside_a_long_reader_is_refused_and_keeps_no_publisher_waiting() {
+    for empty_wal in [true, false] {
+        let (test, app) = emptied(Duration::from_millis(1_500));
+        if !empty_wal {
+            test.bus.publish(event("a")).unwrap();
+        }
+        app.execute_batch("BEGIN; SELECT count(*) FROM outbox_event").unwrap();
+        let before = file_bytes(&test);
+        let bus = test.bus.clone();
+        let compaction = std::thread::spawn(move || bus.compact());
+        let mut longest = Duration::ZERO;
+        // Where nobody publishes, the -wal stays empty and the reader reads the file itself.
+        while !empty_wal && !compaction.is_finished() {
+            let start = Instant::now();
+            test.bus.publish(event("a")).unwrap();
+            longest = longest.max(start.elapsed());
+        }
+        match compaction.join().unwrap() {
+            Err(Error::Busy { operation: "compact", detail, .. }) => {
+                assert!(detail.contains("reads an older state"), "{detail}");
+            }
+            done => panic!("an empty -wal {empty_wal}: {done:?}"),
+        }
+        assert!(longest < Duration::from_secs(1), "{longest:?}");
+        assert!(file_bytes(&test) >= before && before > 4_000_000);
+
+        let bus = test.bus.clone();
+        let compaction = std::thread::spawn(move || bus.compact());
+        test.bus.publish(event("a")).unwrap();
+        app.execute_batch("COMMIT").unwrap();
+        let done = compaction.join().unwrap().unwrap();
+        assert!(done.is_complete && done.bytes_after < 1_000_000, "{done:?}");
+        assert_eq!(file_bytes(&test), done.bytes_after);
+    }
+}
+
+#[test]
+fn compacting_says_when_one_who_began_to_read_meanwhile_keeps_the_file_long() {
+    for _ in 0..20 {
+        let (test, app) = emptied(Duration::from_millis(300));
+        let wal =
+            test.path().with_file_name(format!("{}-wal", test.path().file_name().unwrap().to_string_lossy()));
+        let bus = test.bus.clone();
+        let compaction = std::thread::spawn(move || bus.compact());
+        // One look after another, until the file is being written anew: that one lasts.
+        while !compaction.is_finished() {
+            app.execute_batch("BEGIN; SELECT count(*) FROM outbox_event").unwrap();
+            if std::fs::metadata(&wal).unwrap().len() > 50_000 {
+                break;
+            }
+            app.execute_batch("COMMIT").unwrap();
+        }
+        let done = compaction.join().unwrap().unwrap();
+        assert_eq!(done.bytes_after, file_bytes(&test));
+        assert_eq!(done.is_complete, done.bytes_after < 1_000_000, "{done:?}");
+        if !done.is_complete {
+            app.execute_batch("COMMIT; PRAGMA wal_checkpoint").unwrap();
+            assert!(file_bytes(&test) < 1_000_000, "the next checkpoint is enough");
+            return;
+        }
+    }
+    panic!("no reader came in between");
 }

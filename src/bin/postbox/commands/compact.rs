@@ -9,7 +9,8 @@ use crate::show;
 /// Give the space of what was deleted back to the file system
 ///
 /// SQLite writes the whole file anew (VACUUM), the application's own tables included. Writers wait meanwhile, or give up with
-/// Busy; it needs up to twice the file's size on the disk for a moment. Refused where it could renumber rows of a table of the
+/// Busy; it needs up to twice the file's size on the disk for a moment. It begins once nobody reads an older state of the file, and
+/// gives up with Busy when that takes too long. Refused where it could renumber rows of a table of the
 /// application's that has no INTEGER PRIMARY KEY.
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -18,7 +19,8 @@ Examples:
   postbox prune app.db --yes && postbox compact app.db
 
 With --json, one object:
-  bytes_before, bytes_after  of the file")]
+  bytes_before, bytes_after  of the file
+  is_complete                false: somebody reads it still, and it becomes smaller after that")]
 pub(crate) struct Args {
     /// The application's database
     file: PathBuf,
@@ -34,7 +36,15 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         || show::json_of(&done),
         || {
             let file = show::path(&args.file);
-            format!("{file} has {} bytes now, after {}\n", done.bytes_after, done.bytes_before)
+            let (after, before) = (done.bytes_after, done.bytes_before);
+            if done.is_complete {
+                format!("{file} has {after} bytes now, after {before}\n")
+            } else {
+                format!(
+                    "{file} has {after} bytes still, after {before}: it is written anew, and becomes smaller once whoever \
+                     reads it now has ended\n"
+                )
+            }
         },
     )
 }

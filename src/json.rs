@@ -1,5 +1,8 @@
 //! JSON of the application's: what can be stored and read back, and a value that can be dropped whatever its shape.
 
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
@@ -56,6 +59,63 @@ impl Drop for Json {
                 _ => {}
             }
         }
+    }
+}
+
+/// Whether this can be read into a `Value`, without making one: SQLite's own `json_valid` knows another depth, and takes numbers
+/// and texts that cannot be.
+pub(crate) fn is_readable(text: &[u8]) -> bool {
+    serde_json::from_slice::<Seen>(text).is_ok()
+}
+
+/// Nothing is kept of it. Unlike `IgnoredAny` it has all numbers, texts and levels read.
+struct Seen;
+
+impl<'de> Deserialize<'de> for Seen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Seen)
+    }
+}
+
+impl<'de> Visitor<'de> for Seen {
+    type Value = Seen;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Seen, E> {
+        Ok(Seen)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Seen, E> {
+        Ok(Seen)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Seen, E> {
+        Ok(Seen)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Seen, E> {
+        Ok(Seen)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Seen, E> {
+        Ok(Seen)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Seen, E> {
+        Ok(Seen)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Seen, A::Error> {
+        while items.next_element::<Seen>()?.is_some() {}
+        Ok(Seen)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Seen, A::Error> {
+        while fields.next_entry::<Seen, Seen>()?.is_some() {}
+        Ok(Seen)
     }
 }
 
@@ -123,6 +183,27 @@ mod tests {
             serde_json::from_str::<Value>(&nested(DEPTH_MAX + 1).to_string()).is_err(),
             "the limit is tight"
         );
+    }
+
+    #[test]
+    fn what_is_readable_is_what_can_be_read() {
+        let deep = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+        for text in [
+            r#"{"a": [1, -2, 3.5, "x\n\u00e9", null, true, {}]}"#,
+            r#""\ud83d\ude00""#,
+            r#""\ud83d""#,
+            "1e999",
+            "18446744073709551616",
+            "[1] 2",
+            "",
+            "nul",
+            "{1: 2}",
+            &deep(DEPTH_MAX),
+            &deep(DEPTH_MAX + 1),
+        ] {
+            assert_eq!(is_readable(text.as_bytes()), serde_json::from_str::<Value>(text).is_ok(), "{text}");
+        }
+        assert!(!is_readable(b"\"\xff\""));
     }
 
     #[test]

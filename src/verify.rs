@@ -121,7 +121,7 @@ fn look_at_rows(core: &Core, conn: &Connection, findings: &mut Findings) -> Resu
     findings.schema(&schema::differences(conn)?);
     let events = audit::events(conn)?;
     findings.counters(&events, audit::counter(conn)?.as_ref());
-    findings.events(&events);
+    findings.events(&events, &audit::unreadable(conn)?);
     let now = core.clock.now();
     findings.claims(&audit::claims(conn)?, now, |owner| core.db.owner_state(owner));
     findings.inbox(audit::orphaned_inbox_rows(conn)?, audit::misplaced_inbox_rows(conn)?);

@@ -1,9 +1,13 @@
 //! What `verify` counts. These statements read whole tables, on purpose, and stand nowhere else.
 
+use std::ops::Range;
+
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension};
 
-use crate::clock::{HELD_UNTIL, PAUSED_UNTIL};
+use crate::clock::{HELD_UNTIL, LIMITED_UNTIL, PAUSED_UNTIL, WAITING_UNTIL};
 use crate::error::Result;
+use crate::json;
 use crate::outbox::SEQ_MAX;
 use crate::outbox::claim::LeaseId;
 
@@ -21,7 +25,8 @@ pub(super) struct Events {
     pub(super) never_due: i64,
     pub(super) held: i64,
     pub(super) paused: i64,
-    pub(super) unreadable: i64,
+    pub(super) waiting: i64,
+    pub(super) limited: i64,
     pub(super) latest_time: i64,
 }
 
@@ -34,10 +39,11 @@ pub(super) fn events(conn: &Connection) -> Result<Events> {
                 coalesce(sum(status IN ('pending', 'processing') AND available_at > ?2), 0),
                 coalesce(sum(status = 'pending' AND available_at = ?2), 0),
                 coalesce(sum(status = 'pending' AND available_at = ?3), 0),
-                coalesce(sum(NOT json_valid(payload) OR (metadata IS NOT NULL AND NOT json_valid(metadata))), 0),
+                coalesce(sum(status = 'pending' AND available_at = ?4), 0),
+                coalesce(sum(status = 'pending' AND available_at = ?5), 0),
                 coalesce(max(max(created_at, updated_at)), 0)
          FROM main.outbox_event NOT INDEXED",
-        [SEQ_MAX, HELD_UNTIL, PAUSED_UNTIL],
+        [SEQ_MAX, HELD_UNTIL, PAUSED_UNTIL, WAITING_UNTIL, LIMITED_UNTIL],
         |row| {
             Ok(Events {
                 numbered: row.get(0)?,
@@ -50,11 +56,47 @@ pub(super) fn events(conn: &Connection) -> Result<Events> {
                 never_due: row.get(7)?,
                 held: row.get(8)?,
                 paused: row.get(9)?,
-                unreadable: row.get(10)?,
-                latest_time: row.get(11)?,
+                waiting: row.get(10)?,
+                limited: row.get(11)?,
+                latest_time: row.get(12)?,
             })
         },
     )?)
+}
+
+/// Events that cannot be read.
+#[derive(Debug, Default)]
+pub(super) struct Unreadable {
+    /// Their payload or metadata is no JSON.
+    pub(super) json: i64,
+    /// Another text of theirs is none: SQLite stores any bytes.
+    pub(super) text: i64,
+}
+
+/// Looked at here: SQLite has no look at a text's bytes, and takes other JSON.
+pub(super) fn unreadable(conn: &Connection) -> Result<Unreadable> {
+    let mut statement = conn.prepare(
+        "SELECT payload, metadata, event_name, source_module, aggregate_type, aggregate_id, correlation_id, traceparent,
+                last_error, deliver_to
+         FROM main.outbox_event NOT INDEXED",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut seen = Unreadable::default();
+    while let Some(row) = rows.next()? {
+        let has_bad = |columns: Range<usize>, is_good: fn(&[u8]) -> bool| -> Result<bool> {
+            for column in columns {
+                match row.get_ref(column)? {
+                    ValueRef::Null => {}
+                    ValueRef::Text(text) if is_good(text) => {}
+                    _ => return Ok(true),
+                }
+            }
+            Ok(false)
+        };
+        seen.json += i64::from(has_bad(0..2, json::is_readable)?);
+        seen.text += i64::from(has_bad(2..10, |text| std::str::from_utf8(text).is_ok())?);
+    }
+    Ok(seen)
 }
 
 /// What the file says of them without counting.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::audit::{Counter, Events};
+use super::audit::{Counter, Events, Unreadable};
 use super::{Finding, Severity};
 use crate::clock::{LATEST, from_micros};
 use crate::db::owner::OwnerState;
@@ -87,14 +87,20 @@ impl Findings {
         }
     }
 
-    pub(super) fn events(&mut self, events: &Events) {
+    pub(super) fn events(&mut self, events: &Events, unreadable: &Unreadable) {
         const SET_ASIDE: &str = "another program wrote that: the application sets them aside as dead letters when it next opens the file";
         let cases = [
             (
                 Severity::Error,
-                events.unreadable,
+                unreadable.json,
                 "whose payload or metadata is no JSON",
                 "another program wrote it: they cannot be delivered, and end as dead letters",
+            ),
+            (
+                Severity::Error,
+                unreadable.text,
+                "of whose texts one is no UTF-8",
+                "another program wrote it: they cannot be delivered, or not be exported; `postbox show` names the column",
             ),
             (Severity::Warning, events.unknown_status, "of a status that nobody knows", SET_ASIDE),
             (
@@ -126,6 +132,18 @@ impl Findings {
                 events.paused,
                 "that wait for what is paused",
                 "resume it when its reason is gone",
+            ),
+            (
+                Severity::Note,
+                events.waiting,
+                "that wait for their turn",
+                "nothing, while those before them are on their way; behind one that has failed, retry or discard that one",
+            ),
+            (
+                Severity::Note,
+                events.limited,
+                "that wait for room with a consumer that has limits",
+                "nothing: they go on as soon as its limits let them, where the application runs",
             ),
         ];
         for (severity, count, what, advice) in cases {
@@ -213,7 +231,12 @@ impl Findings {
         }
         if free_pages * page_bytes >= FREE_BYTES_MIN && free_pages * 4 >= pages {
             let what = format!("{free_pages} of {pages} pages are free");
-            self.add(Severity::Note, "size", what, "VACUUM gives the space back; new rows use it otherwise");
+            self.add(
+                Severity::Note,
+                "size",
+                what,
+                "`postbox compact` gives the space back; new rows use it otherwise",
+            );
         }
     }
 }

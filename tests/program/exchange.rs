@@ -92,13 +92,26 @@ fn rows_that_another_program_spoilt_are_left_out_and_that_is_said() {
         .execute_batch(
             "PRAGMA ignore_check_constraints = 1;
              UPDATE outbox_event SET payload = 'canary-7f3a' WHERE seq = 1;
-             UPDATE outbox_event SET status = 'weird' WHERE seq = 2;",
+             UPDATE outbox_event SET status = 'weird' WHERE seq = 2;
+             UPDATE outbox_event SET payload = CAST(x'2263616e6172792d37663361ff22' AS TEXT) WHERE seq = 3;
+             UPDATE outbox_event SET payload = '{\"canary-7f3a\": 1e999}' WHERE seq = 4;
+             UPDATE outbox_event SET event_name = CAST(x'ff' AS TEXT) WHERE seq = 5;",
         )
         .unwrap();
     let done = run(dir.path(), &["export", "app.db"]);
-    assert_eq!((done.code, done.out.lines().count()), (3, 4));
-    assert!(done.err.starts_with("postbox: 2 events left out"), "{}", done.err);
+    assert_eq!((done.code, done.out.lines().count()), (3, 1));
+    let named = |n: usize, what: &str| format!("postbox: event {} left out: {what} cannot be read\n", id(n));
+    let json = "payload or metadata";
+    let said: String = [(1, json), (2, "status"), (3, json), (4, json), (5, "event_name")]
+        .map(|(n, what)| named(n, what))
+        .concat();
+    assert!(done.err.starts_with(&format!("{said}postbox: 5 events left out")), "{}", done.err);
     assert!(!done.err.contains(CANARY));
+    let seen = run(dir.path(), &["verify", "app.db"]);
+    assert_eq!(seen.code, 3);
+    for what in ["payload or metadata is no JSON: 3", "of whose texts one is no UTF-8: 1"] {
+        assert!(seen.out.contains(what), "{}", seen.out);
+    }
 }
 
 #[test]

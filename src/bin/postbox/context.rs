@@ -93,6 +93,11 @@ impl Progress {
     pub(crate) fn at(&self, position: u64) {
         self.0.set_position(position);
     }
+
+    /// On stderr, above it.
+    pub(crate) fn tell(&self, text: &str) {
+        self.0.suspend(|| show::tell(text));
+    }
 }
 
 impl Drop for Progress {

@@ -29,7 +29,7 @@ Examples:
   postbox export customer.db --status dead_letter | postbox import test.db
 
 With --json and --output, one object: {exported, output}. Without --output it is JSON anyway.
-Exit code 3 where events had to be left out, since another program has spoilt their rows.")]
+Exit code 3 where events had to be left out, since another program has spoilt their rows: stderr names them.")]
 pub(crate) struct Args {
     /// The application's database, or a copy of it
     file: PathBuf,
@@ -100,17 +100,27 @@ fn export(
     let mut page = outbox.list(filter, &Page::oldest(PAGE)).map_err(Failure::of(file))?;
     loop {
         for summary in &page.events {
-            let event = if summary.unreadable.is_empty() { outbox.get(summary.id) } else { Ok(None) };
-            match event {
-                Ok(Some(event)) => {
-                    writeln!(out, "{}", show::inert(&envelope::write(&event)))?;
-                    done.exported += 1;
+            let spoilt = if summary.unreadable.is_empty() {
+                match outbox.get(summary.id) {
+                    Ok(Some(event)) => {
+                        writeln!(out, "{}", show::inert(&envelope::write(&event)))?;
+                        done.exported += 1;
+                        continue;
+                    }
+                    Ok(None) => continue, // deleted since it was listed, by a worker that prunes
+                    // Of this row: no JSON, or a text that is no UTF-8.
+                    Err(error)
+                        if matches!(error, Error::Json(_) | Error::Sqlite(_)) && error.fault().is_none() =>
+                    {
+                        "payload or metadata".to_owned()
+                    }
+                    Err(error) => return Err(Failure::of(file)(error)),
                 }
-                // Deleted since it was listed, by a worker that prunes.
-                Ok(None) if summary.unreadable.is_empty() => {}
-                Ok(None) | Err(Error::Json(_)) => done.left_out += 1,
-                Err(error) => return Err(Failure::of(file)(error)),
-            }
+            } else {
+                summary.unreadable.join(", ")
+            };
+            progress.tell(&format!("postbox: event {} left out: {spoilt} cannot be read\n", summary.id));
+            done.left_out += 1;
         }
         progress.at(done.exported);
         let Some(cursor) = page.next else { return Ok(done) };

@@ -216,8 +216,12 @@ fn a_line_that_no_box_could_have_published_refuses_all_and_is_named() {
         (with("payloadversion", json!(1.5)), "payloadversion: is no number"),
         (with("postboxmetadata", json!("{")), "postboxmetadata: is no JSON"),
         (with("postboxmetadata", json!({})), "postboxmetadata: is no text"),
+        (
+            with("data", json!("deep")).replace(r#""deep""#, &("[".repeat(128) + &"]".repeat(128))),
+            "data: is no JSON that can be read back",
+        ),
         (with("data", json!("x".repeat(1 << 20))), "the payload or metadata takes 1048578 bytes"),
-        (format!("{}\n", " ".repeat(9 << 20)), "is longer than any event of that payload"),
+        (format!("{}\n", " ".repeat(13 << 20)), "is longer than any event of that payload"),
     ] {
         let input = format!("{good}\n{bad}{good}");
         let refused = run_with(dir.path(), &["import", "other.db"], input.as_bytes());
@@ -245,6 +249,37 @@ fn a_line_that_no_box_could_have_published_refuses_all_and_is_named() {
     assert_eq!(run_with(dir.path(), &args, large.as_bytes()).ok(), "1 event imported, 0 there already\n");
     assert_eq!(run_with(dir.path(), &["import", "other.db"], good.as_bytes()).code, 0);
     assert_eq!(get(&other(dir.path()), 1).payload["note"], CANARY);
+}
+
+#[test]
+fn all_that_a_box_takes_can_be_imported() {
+    let (dir, _) = incident();
+    let bus = other(dir.path());
+    let deep = |levels: usize| (0..levels).fold(json!(1), |inner, _| json!([inner]));
+    let deepest = bus.publish(crate::support::event("deep").payload(deep(127)).metadata(deep(127))).unwrap();
+    bus.close().unwrap();
+    let events = run(dir.path(), &["export", "other.db"]).ok();
+    Postbox::open(dir.path().join("third.db")).unwrap().close().unwrap();
+    assert_eq!(
+        run_with(dir.path(), &["import", "third.db"], events.as_bytes()).ok(),
+        "1 event imported, 0 there already\n"
+    );
+    // As large as they may be, by a program that escapes all there is.
+    let large = r"\u0078".repeat((1 << 20) - 2);
+    let line = line(1, |event| event["data"] = json!("DATA"));
+    let line = line.replace("DATA", &large).replacen(
+        '{',
+        &format!(r#"{{"postboxmetadata":"\u0022{large}\u0022","#),
+        1,
+    );
+    assert_eq!(
+        run_with(dir.path(), &["import", "third.db"], line.as_bytes()).ok(),
+        "1 event imported, 0 there already\n"
+    );
+    let bus = Postbox::open_read_only(dir.path().join("third.db")).unwrap();
+    let event = bus.outbox().get(deepest).unwrap().unwrap();
+    assert_eq!((event.payload, event.metadata), (deep(127), Some(deep(127))));
+    assert_eq!(get(&bus, 1).metadata, Some(json!("x".repeat((1 << 20) - 2))));
 }
 
 #[test]

@@ -5,9 +5,11 @@
 //! `causationid` are those of `extensions/correlation.md`, `traceparent` that of `extensions/distributed-tracing.md`; a number is
 //! an Integer, which has 32 bits and a sign ("Type System").
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use postbox::{EventId, ImportedEvent, NewEvent, OutboxEvent};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::{show, when};
@@ -43,11 +45,14 @@ pub(crate) fn write(event: &OutboxEvent) -> String {
 
 /// Of a line. The error says what is wrong, and quotes nothing of it.
 pub(crate) fn read(line: &[u8]) -> Result<ImportedEvent, String> {
-    let Value::Object(mut object) = serde_json::from_slice(line).map_err(|error| error_of(&error))? else {
-        return Err("is no JSON object".to_owned());
-    };
-    let data = object.remove("data");
-    let attributes = Attributes(object);
+    // Each value by itself: the envelope is one level more than the deepest payload.
+    let mut values: BTreeMap<String, Box<RawValue>> =
+        serde_json::from_slice(line).map_err(|error| error_of(&error))?;
+    let data = values.remove("data").map(|data| serde_json::from_str(data.get())).transpose();
+    let data = data.map_err(|_| "data: is no JSON that can be read back")?.unwrap_or(Value::Null);
+    // What cannot be read is no text and no number either.
+    let read = |value: &RawValue| serde_json::from_str(value.get()).unwrap_or(Value::Bool(false));
+    let attributes = Attributes(values.iter().map(|(name, value)| (name.clone(), read(value))).collect());
     if attributes.required("specversion")? != "1.0" {
         return Err("specversion: only 1.0 is known".to_owned());
     }
@@ -62,7 +67,7 @@ pub(crate) fn read(line: &[u8]) -> Result<ImportedEvent, String> {
     let kind = decoded(kind).ok_or("subject: is not TYPE/ID")?;
 
     let mut event = NewEvent::new(attributes.required("type")?, module, kind, entity_id)
-        .payload(data.unwrap_or_default())
+        .payload(data)
         .version(attributes.version()?);
     if let Some(id) = attributes.text("correlationid")? {
         event = event.correlation_id(id);
@@ -85,6 +90,9 @@ pub(crate) fn read(line: &[u8]) -> Result<ImportedEvent, String> {
 
 /// serde's own says what it has found.
 fn error_of(error: &serde_json::Error) -> String {
+    if error.is_data() {
+        return "is no JSON object".to_owned();
+    }
     format!("is no JSON that can be read: see column {}", error.column())
 }
 

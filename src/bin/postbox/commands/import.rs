@@ -64,7 +64,8 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let builder = || Postbox::builder().max_payload_bytes(args.max_payload_bytes);
     let read_only = builder().open_read_only(&args.file).map_err(Failure::of(&args.file))?;
     let input = Input::open(&args.input)?;
-    let line_bytes_max = args.max_payload_bytes.saturating_mul(8).saturating_add(1 << 16);
+    // Payload and metadata have so many bytes each, and six times that where each byte is written as `\u0078`.
+    let line_bytes_max = args.max_payload_bytes.saturating_mul(12).saturating_add(1 << 16);
 
     let progress = context::bar("checking", None);
     let (mut lines, mut known) = (0, 0);

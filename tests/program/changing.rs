@@ -24,6 +24,26 @@ fn a_setting_is_stored_also_where_it_is_the_default() {
 }
 
 #[test]
+fn settings_that_are_milliseconds_take_lengths_of_time() {
+    let (dir, path) = customer();
+    for (key, value, stored) in [
+        ("retention_ms", "90d", "7776000000"),
+        ("retention_ms", "1000", "1000"),
+        ("idle_polling_interval_ms", "1m30s", "90000"),
+        (
+            "retention_by_event",
+            r#"{"invoice.created": "1h30m", "kept": 0}"#,
+            r#"{"invoice.created":5400000,"kept":0}"#,
+        ),
+    ] {
+        let out = run(dir.path(), &["settings", "set", "app.db", key, value]).ok();
+        assert_eq!(out, format!("{key} = {stored}\n"));
+    }
+    let settings = Postbox::open_read_only(&path).unwrap().settings();
+    assert_eq!((settings.retention_ms, settings.retention_by_event["invoice.created"]), (1_000, 5_400_000));
+}
+
+#[test]
 fn settings_that_do_not_fit_are_refused_by_name_and_change_nothing() {
     let (dir, path) = customer();
     let before = fs::read(&path).unwrap();
@@ -31,6 +51,9 @@ fn settings_that_do_not_fit_are_refused_by_name_and_change_nothing() {
         ("batch_size", "0", "invalid batch_size: must be from 1 to 100000, not 0"),
         ("batch_size", "many", "invalid batch_size: a value does not fit the type"),
         ("batch_size", "-1", "invalid batch_size: "),
+        ("batch_size", "1h", "invalid batch_size: a value does not fit the type"),
+        ("retention_ms", "90y", "invalid retention_ms: a value does not fit the type"),
+        ("retention_ms", "99999999w", "invalid retention_ms: "),
         ("unhandled_events", "lose", "invalid unhandled_events: "),
         (
             "idle_polling_interval_ms",

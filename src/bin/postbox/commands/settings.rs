@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::context::{self, Context};
 use crate::failure::Failure;
 use crate::show::Table;
+use crate::when;
 
 /// Look at the settings, or change one
 #[derive(clap::Args)]
@@ -45,13 +46,16 @@ struct Get {
 
 /// Change a setting
 ///
-/// It is checked and stored in the file. A running application takes it over within a second.
+/// It is checked and stored in the file. A running application takes it over within a second. Settings that are milliseconds take
+/// lengths of time as well: 500ms, 90s, 10m, 2h, 3d, 1w, or 1h30m.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   postbox settings set app.db batch_size 50
   postbox settings set app.db processor_enabled false
   postbox settings set app.db unhandled_events hold
+  postbox settings set app.db retention_ms 90d
+  postbox settings set app.db retention_by_event '{\"invoice.created\": \"10d\"}'
 
 With --json, an object as of `settings get`, of this one setting.")]
 struct Set {
@@ -60,7 +64,7 @@ struct Set {
     /// The setting
     key: String,
     #[arg(allow_hyphen_values = true)]
-    /// Its value: a number, true or false, a word, or JSON
+    /// Its value: a number, a length of time, true or false, a word, or JSON
     value: String,
 }
 
@@ -77,15 +81,31 @@ pub(crate) fn run(args: Args, context: &Context) -> Result<(), Failure> {
 
 fn set(file: &Path, key: &str, value: String, context: &Context) -> Result<(), Failure> {
     let postbox = context::write(file)?;
-    let value = serde_json_or_word(value);
+    let value = value_of(key, value);
     postbox.set_setting(key, value).map_err(Failure::of(file))?;
     let shown = of(&postbox, Some(key)).map_err(Failure::of(file))?;
     postbox.close().map_err(Failure::of(file))?;
     context.show(|| json_of(&shown), || format!("{key} = {}", text_of(&shown, true)))
 }
 
-fn serde_json_or_word(value: String) -> Value {
-    postbox::serde_json::from_str(&value).unwrap_or(Value::String(value))
+/// JSON or a word. What cannot be the setting's is for the library to refuse.
+fn value_of(key: &str, text: String) -> Value {
+    let value = postbox::serde_json::from_str(&text).unwrap_or(Value::String(text));
+    match value {
+        Value::Object(values) if key == RETENTION_BY_EVENT => {
+            Value::Object(values.into_iter().map(|(name, value)| (name, in_ms(value))).collect())
+        }
+        value if key.ends_with("_ms") => in_ms(value),
+        value => value,
+    }
+}
+
+/// The one setting that holds lengths of time by name.
+const RETENTION_BY_EVENT: &str = "retention_by_event";
+
+fn in_ms(value: Value) -> Value {
+    let length = value.as_str().and_then(|text| when::length(text).ok());
+    length.and_then(|length| u64::try_from(length.as_millis()).ok()).map_or(value, Value::from)
 }
 
 struct Setting {

@@ -39,7 +39,7 @@ impl ImportedEvent {
         ImportedEvent { causation_id: Some(id), ..self }
     }
 
-    /// When it was published. Now, when not given or in the future.
+    /// When it was published, from 1970 on. Now, when not given or in the future.
     pub fn published_at(self, at: OffsetDateTime) -> Self {
         ImportedEvent { published_at: Some(at), ..self }
     }
@@ -52,11 +52,11 @@ impl ImportedEvent {
 
     /// Refuses what [`prepare`](ImportedEvent::prepare) would.
     pub(crate) fn check(&self, payload_bytes_max: usize) -> Result<()> {
-        self.check_id()?;
+        self.check_own()?;
         insert::check(&self.event, payload_bytes_max).map(drop)
     }
 
-    fn check_id(&self) -> Result<()> {
+    fn check_own(&self) -> Result<()> {
         let uuid = self.id.as_uuid();
         let is_ours = matches!(uuid.get_version(), Some(Version::SortRand | Version::Sha1));
         if !is_ours || uuid.get_variant() != Variant::RFC4122 {
@@ -68,11 +68,15 @@ impl ImportedEvent {
                 "is not for imported events: their id stands for it",
             ));
         }
+        // A row's times begin there: it would be moved.
+        if self.published_at.is_some_and(|at| at < OffsetDateTime::UNIX_EPOCH) {
+            return Err(Error::invalid("published_at", "must not be before 1970"));
+        }
         Ok(())
     }
 
     fn prepare(self, payload_bytes_max: usize) -> Result<Prepared> {
-        self.check_id()?;
+        self.check_own()?;
         Ok(Prepared {
             event: insert::prepare_imported(self.id, self.event, self.causation_id, payload_bytes_max)?,
             published_at: self.published_at.map(clock::to_micros),

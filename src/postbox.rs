@@ -637,8 +637,8 @@ impl Postbox {
     /// Whether [`import`](Postbox::import) would take this event.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with the field `id` for one that no box makes, and with `idempotency_key` for an event that has one;
-    /// otherwise [`Error::Invalid`] and [`Error::PayloadTooLarge`] as [`publish`](Postbox::publish).
+    /// [`Error::Invalid`] with the field `id` for one that no box makes, with `idempotency_key` for an event that has one, and with
+    /// `published_at` for a time before 1970; otherwise [`Error::Invalid`] and [`Error::PayloadTooLarge`] as [`publish`](Postbox::publish).
     pub fn check_import(&self, event: &ImportedEvent) -> Result<()> {
         event.check(self.core.payload_bytes_max)
     }

@@ -1,5 +1,6 @@
 //! Events of other boxes.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
@@ -69,9 +70,12 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
 
     let progress = context::bar("checking", None);
     let (mut lines, mut known) = (0, 0);
+    let mut seen = HashSet::new();
     input.each(line_bytes_max, |event, _| {
         read_only.check_import(&event).map_err(|error| error.to_string())?;
-        if args.dry_run && !matches!(read_only.outbox().get(event.id()), Ok(None)) {
+        // Of two lines with one id the second is left alone.
+        let is_there = || !matches!(read_only.outbox().get(event.id()), Ok(None));
+        if args.dry_run && (!seen.insert(event.id()) || is_there()) {
             known += 1;
         }
         lines += 1;

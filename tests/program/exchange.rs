@@ -208,6 +208,7 @@ fn a_line_that_no_box_could_have_published_refuses_all_and_is_named() {
         (with("subject", json!("Invoice/")), "invalid aggregate_id: must not be empty"),
         (with("type", json!("a.*")), "invalid event_name: must not contain `*`"),
         (with("time", json!("yesterday")), "time: is not as RFC 3339 writes it"),
+        (with("time", json!("1969-12-31T23:59:59.9Z")), "invalid published_at: must not be before 1970"),
         (with("datacontenttype", json!("application/xml")), "datacontenttype: only data that is JSON"),
         (with("data_base64", json!("AA==")), "datacontenttype: only data that is JSON"),
         (with("traceparent", json!("x")), "invalid trace_parent"),
@@ -249,6 +250,39 @@ fn a_line_that_no_box_could_have_published_refuses_all_and_is_named() {
     assert_eq!(run_with(dir.path(), &args, large.as_bytes()).ok(), "1 event imported, 0 there already\n");
     assert_eq!(run_with(dir.path(), &["import", "other.db"], good.as_bytes()).code, 0);
     assert_eq!(get(&other(dir.path()), 1).payload["note"], CANARY);
+}
+
+#[test]
+fn a_dry_run_counts_as_the_import_would() {
+    let (dir, _) = incident();
+    other(dir.path()).close().unwrap();
+    let lines = [1, 2, 1, 1].map(|n| line(n, |_| {})).concat();
+    for (args, said) in [
+        (&["--dry-run"][..], "dry run: 2 events imported, 2 there already\n"),
+        (&[], "2 events imported, 2 there already\n"),
+        (&["--dry-run"], "dry run: 0 events imported, 4 there already\n"),
+    ] {
+        let args = [&["import", "other.db", "-"], args].concat();
+        assert_eq!(run_with(dir.path(), &args, lines.as_bytes()).ok(), said);
+    }
+}
+
+#[test]
+fn what_an_export_left_that_was_killed_goes_with_the_next() {
+    let (dir, _) = incident();
+    let file = |name: &str| dir.path().join(name);
+    let kept = ["events.jsonl.partial-1x", "events.jsonl.partial-", "other.jsonl.partial-1"];
+    for name in kept.iter().chain(&["events.jsonl.partial-1", "events.jsonl.partial-2"]) {
+        fs::write(file(name), "half").unwrap();
+    }
+    std::os::unix::fs::symlink("app.db", file("events.jsonl.partial-3")).unwrap();
+    let writing = fs::File::open(file("events.jsonl.partial-2")).unwrap();
+    writing.lock().unwrap();
+    run(dir.path(), &["export", "app.db", "--output", "events.jsonl"]).ok();
+    let mut left =
+        [&kept[..], &["app.db", "events.jsonl", "events.jsonl.partial-2", "events.jsonl.partial-3"]].concat();
+    left.sort_unstable();
+    assert_eq!(listing(dir.path()), left);
 }
 
 #[test]

@@ -142,22 +142,56 @@ fn is_part_of(file: &Path, output: &Path) -> bool {
     })
 }
 
-/// Written beside it first.
+/// Written beside it first, locked for as long as that takes: what a process that died has left is known by a lock that nobody
+/// holds.
 fn whole<T>(
     output: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
+    remove_left_behind(output);
     let mut partial = output.as_os_str().to_owned();
-    partial.push(format!(".partial-{}", process::id()));
+    partial.push(format!("{PARTIAL}{}", process::id()));
     let partial = PathBuf::from(partial);
     let io = |source| Failure::of(output)(Error::Io { operation: "write", path: output.to_owned(), source });
-    let mut out = BufWriter::new(private(&partial).map_err(io)?);
+    let file = loop {
+        let file = private(&partial).map_err(io)?;
+        // Where the file system knows no locks, nobody takes it for left behind.
+        let _: io::Result<()> = file.lock();
+        if partial.exists() {
+            break file;
+        }
+    };
+    let mut out = BufWriter::new(file);
     let written = write(&mut out).and_then(|value| {
         let file = out.into_inner().map_err(|error| io(error.into_error()))?;
         file.sync_all().and_then(|()| fs::rename(&partial, output)).map_err(io)?;
         Ok(value)
     });
     written.inspect_err(|_| drop(fs::remove_file(&partial)))
+}
+
+const PARTIAL: &str = ".partial-";
+
+/// By exports to the same output. What cannot be removed stays.
+fn remove_left_behind(output: &Path) {
+    let Some(name) = output.file_name() else { return };
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let prefix = format!("{}{PARTIAL}", name.to_string_lossy());
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_one = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(&prefix))
+            .is_some_and(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()));
+        // No link, and no pipe, which would be waited for.
+        if !is_one || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            continue;
+        }
+        let path = entry.path();
+        if OpenOptions::new().write(true).open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
+            drop(fs::remove_file(&path));
+        }
+    }
 }
 
 /// For its owner's eyes only.

@@ -96,10 +96,35 @@ impl<'a> Replay<'a> {
         Ok(true)
     }
 
+    /// False: it does not wait to be replayed to this consumer, or somebody works on it.
+    pub(crate) fn cancel_row(&self, conn: &Connection, seq: i64, now: i64) -> Result<bool> {
+        let Some(mut left) = replayed_to(conn, seq)? else { return Ok(false) };
+        let before = left.len();
+        left.retain(|name| name != self.consumer);
+        if left.len() == before {
+            return Ok(false);
+        }
+        inbox::forget(conn, seq, self.consumer)?;
+        if left.is_empty() {
+            decided::end_replay(conn, seq, now)?;
+            settle::count_processed(conn, 1)?;
+        } else {
+            decided::replay_only_to(conn, seq, &serde_json::to_string(&left)?, now)?;
+        }
+        ordering::let_look_again(conn, seq, now)?;
+        Ok(true)
+    }
+
     /// False also where the consumer has heard of it.
     pub(crate) fn catch_up_row(&self, conn: &Connection, seq: i64, now: i64) -> Result<bool> {
         Ok(!inbox::is_known_to(conn, seq, self.consumer)? && self.replay_row(conn, seq, now)?)
     }
+}
+
+/// To whom an event waits to be replayed. What is no list of names is set aside when it is claimed.
+fn replayed_to(conn: &Connection, seq: i64) -> Result<Option<Vec<String>>> {
+    let names = decided::replayed_to(conn, seq)?;
+    Ok(names.and_then(|names| serde_json::from_str(&names).ok()))
 }
 
 fn decision<'a>(kind: HistoryKind, consumer_name: Option<&'a str>, detail: Option<&'a str>) -> NewEntry<'a> {

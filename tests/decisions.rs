@@ -2,6 +2,8 @@
 
 mod support;
 
+#[path = "decisions/cancelled.rs"]
+mod cancelled;
 #[path = "decisions/of_many.rs"]
 mod of_many;
 #[path = "decisions/replayed.rs"]

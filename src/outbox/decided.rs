@@ -4,12 +4,23 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::OutboxStatus;
 use super::settle::UNOWNED;
+use crate::clock::{LIMITED_UNTIL, PAUSED_UNTIL};
 use crate::error::{Error, Result};
 
 /// `None`: there is no such row.
 pub(crate) fn status(conn: &Connection, seq: i64) -> Result<Option<OutboxStatus>> {
     Ok(conn
         .prepare_cached("SELECT status FROM main.outbox_event WHERE seq = ?1")?
+        .query_row([seq], |row| row.get(0))
+        .optional()?)
+}
+
+/// The consumers to whom this event waits to be replayed (a JSON array). `None`: it does not wait for that, or somebody works on it.
+pub(crate) fn replayed_to(conn: &Connection, seq: i64) -> Result<Option<String>> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT deliver_to FROM main.outbox_event WHERE seq = ?1 AND status = 'pending' AND deliver_to IS NOT NULL",
+        )?
         .query_row([seq], |row| row.get(0))
         .optional()?)
 }
@@ -48,6 +59,31 @@ pub(crate) fn replay(conn: &Connection, seq: i64, deliver_to: &str, now: i64) ->
              WHERE seq = ?1 AND status = 'processed'",
         )?
         .execute(params![seq, now, deliver_to, UNOWNED])?;
+    stored(changed)
+}
+
+/// An event that waits to be replayed is to reach these consumers. One that is parked is looked at anew, since it may have been for
+/// another; a delay stands.
+pub(crate) fn replay_only_to(conn: &Connection, seq: i64, deliver_to: &str, now: i64) -> Result<()> {
+    let changed = conn
+        .prepare_cached(
+            "UPDATE main.outbox_event
+             SET deliver_to = ?2, available_at = iif(available_at BETWEEN ?4 AND ?5, ?3, available_at), changed_at = ?3
+             WHERE seq = ?1 AND status = 'pending' AND deliver_to IS NOT NULL",
+        )?
+        .execute(params![seq, deliver_to, now, LIMITED_UNTIL, PAUSED_UNTIL])?;
+    stored(changed)
+}
+
+/// An event that waits to be replayed is processed, as it was.
+pub(crate) fn end_replay(conn: &Connection, seq: i64, now: i64) -> Result<()> {
+    let changed = conn
+        .prepare_cached(
+            "UPDATE main.outbox_event
+             SET status = 'processed', lease_id = 0, last_error = NULL, available_at = ?2, changed_at = NULL, processed_at = ?2
+             WHERE seq = ?1 AND status = 'pending' AND deliver_to IS NOT NULL",
+        )?
+        .execute([seq, now])?;
     stored(changed)
 }
 

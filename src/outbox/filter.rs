@@ -36,6 +36,9 @@ pub struct EventFilter {
     published_before: Option<OffsetDateTime>,
     correlation_id: Option<String>,
     error_contains: Option<String>,
+    replayed_to: Option<String>,
+    /// Not what has still to be delivered for the first time.
+    is_past: bool,
 }
 
 impl EventFilter {
@@ -99,6 +102,22 @@ impl EventFilter {
         EventFilter { error_contains: Some(text.into()), ..self }
     }
 
+    /// Events that are replayed to this consumer, perhaps among others: with [`OutboxStatus::Pending`], those that it has still to
+    /// receive again. The others were last replayed to it. 1 to 255 characters.
+    pub fn replayed_to(self, consumer: impl Into<String>) -> Self {
+        EventFilter { replayed_to: Some(consumer.into()), ..self }
+    }
+
+    /// The same, unless it asks for another consumer already.
+    pub(crate) fn or_replayed_to(self, consumer: &str) -> Self {
+        if self.replayed_to.is_some() { self } else { self.replayed_to(consumer) }
+    }
+
+    /// Events that were delivered once: processed, or replayed.
+    pub(crate) fn past(self) -> Self {
+        EventFilter { is_past: true, ..self }
+    }
+
     /// The same, of these statuses alone; `None` where it asks for none of them.
     pub(crate) fn within(&self, statuses: &[OutboxStatus]) -> Option<Self> {
         let is_asked = |status: &&OutboxStatus| self.statuses.is_empty() || self.statuses.contains(status);
@@ -118,6 +137,7 @@ impl EventFilter {
             ("consumer", &self.consumer, validate::CONSUMER_MAX),
             ("correlation_id", &self.correlation_id, validate::CORRELATION_MAX),
             ("error_contains", &self.error_contains, validate::ERROR_MAX),
+            ("replayed_to", &self.replayed_to, validate::CONSUMER_MAX),
         ] {
             if let Some(value) = value {
                 validate::name(field, value, max)?;
@@ -173,6 +193,8 @@ impl EventFilter {
             self.published_before.map(|at| micros_rounded_up(at).into()),
             text(&self.correlation_id),
             text(&self.error_contains),
+            self.replayed_to.as_ref().map(|name| serde_json::Value::from(name.as_str()).to_string().into()),
+            self.is_past.then_some(Value::Integer(1)),
         ];
         values.into_iter().map(|value| value.unwrap_or(Value::Null)).collect()
     }
@@ -192,13 +214,14 @@ pub(crate) enum Part {
 }
 
 /// How many parameters the condition has.
-pub(crate) const PARAMETERS: usize = 15;
+pub(crate) const PARAMETERS: usize = 17;
 
 /// The condition on `main.outbox_event AS e`, for `concat!`: always the same text, so that statements stay prepared. A
 /// parameter that is NULL asks for nothing.
 ///
 /// A prefix is compared by `substr`: LIKE and GLOB have wildcards of their own, and a range of a UTF-16 file is not in order of
-/// the characters. A row whose `seq` no box gives has no inbox rows: shifted, its number would be some other event's.
+/// the characters. A name in `deliver_to` stands as JSON writes it: in the midst of another name a backslash would be before its
+/// quote. A row whose `seq` no box gives has no inbox rows: shifted, its number would be some other event's.
 macro_rules! matches_filter {
     () => {
         "(?1 IS NULL OR e.status IN (?1, ?2, ?3, ?4, ?5))
@@ -211,6 +234,8 @@ macro_rules! matches_filter {
          AND (?13 IS NULL OR e.created_at < ?13)
          AND (?14 IS NULL OR e.correlation_id = ?14)
          AND (?15 IS NULL OR instr(e.last_error, ?15) > 0)
+         AND (?16 IS NULL OR instr(e.deliver_to, '[' || ?16) > 0 OR instr(e.deliver_to, ',' || ?16) > 0)
+         AND (?17 IS NULL OR e.status = 'processed' OR e.deliver_to IS NOT NULL)
          AND (?11 IS NULL
               OR (e.seq BETWEEN 1 AND 8796093022207
                   AND EXISTS (SELECT 1 FROM main.inbox_event AS i
@@ -240,6 +265,7 @@ impl fmt::Debug for EventFilter {
             .field("published_from", &self.published_from)
             .field("published_before", &self.published_before)
             .field("correlation_id", &self.correlation_id)
+            .field("replayed_to", &self.replayed_to)
             .finish_non_exhaustive()
     }
 }

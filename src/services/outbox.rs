@@ -25,6 +25,7 @@ const DEAD: [OutboxStatus; 2] = [OutboxStatus::DeadLetter, OutboxStatus::Failed]
 const FAILURES_MAX: usize = 1_000;
 
 const PROCESSED: [OutboxStatus; 1] = [OutboxStatus::Processed];
+const PENDING: [OutboxStatus; 1] = [OutboxStatus::Pending];
 
 /// Looks up events, and takes decisions about them.
 pub struct Outbox<'a> {
@@ -365,7 +366,7 @@ impl Outbox<'_> {
     /// that are being replayed to another consumer.
     ///
     /// The consumer need not be subscribed yet, nor in this process; until it is, its events are held: **a wrong name, or events to
-    /// which it never subscribes, stay pending**, and another replay leaves them alone. So look at
+    /// which it never subscribes, stay pending**, until [`cancel_replay`](Outbox::cancel_replay) takes it back. So look at
     /// [`Inbox::consumers`](crate::Inbox::consumers), and name the events in the filter. [`count`](Outbox::count) with
     /// [`OutboxStatus::Processed`] says how many it would be.
     ///
@@ -405,6 +406,38 @@ impl Outbox<'_> {
         let to = Replay::to(consumer)?;
         let replay = |conn: &Connection, seq, now| to.replay_row(conn, seq, now);
         self.decide("outbox.replay", filter, &PROCESSED, replay, progress)
+    }
+
+    /// Takes a replay back: those of the filter's events that wait to be replayed to this consumer are not replayed to it any more,
+    /// whether it subscribes or not. How many. Where they wait for no other consumer they are processed again, from now on. Events
+    /// that are claimed at this moment are left alone, and so are dead letters: [`discard`](Outbox::discard) them.
+    ///
+    /// The consumer's inbox rows of these events stay forgotten, as the replay left them: [`catch_up`](Outbox::catch_up)
+    /// would deliver them. [`count`](Outbox::count) with [`OutboxStatus::Pending`] and
+    /// [`EventFilter::replayed_to`](crate::EventFilter::replayed_to) says how many it would be.
+    ///
+    /// ```
+    /// # use postbox::{Context, Event, EventFilter, NewEvent, Postbox, Subscription};
+    /// # fn main() -> postbox::Result<()> {
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// # postbox.subscribe(Subscription::new("invoice.*", "ledger", |_: &Event, _: &Context<'_>| Ok(())))?;
+    /// # postbox.publish(NewEvent::new("invoice.created", "finance", "Invoice", "inv-1"))?;
+    /// # postbox.drain()?;
+    /// let all = EventFilter::new();
+    /// assert_eq!(postbox.outbox().replay(&all, "legder")?, 1); // nobody has this name
+    /// assert_eq!(postbox.outbox().cancel_replay(&all, "legder")?, 1);
+    /// assert_eq!(postbox.outbox().replay(&all, "ledger")?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`replay`](Outbox::replay).
+    pub fn cancel_replay(&self, filter: &EventFilter, consumer: &str) -> Result<usize> {
+        let to = Replay::to(consumer)?;
+        let filter = filter.clone().or_replayed_to(consumer);
+        let cancel = |conn: &Connection, seq, now| to.cancel_row(conn, seq, now);
+        self.decide("outbox.cancel_replay", &filter, &PENDING, cancel, |_| ())
     }
 
     /// Delivers those of the filter's processed events of which this consumer has no inbox row, to it alone: for a consumer that

@@ -83,14 +83,20 @@ impl<'a> Replay<'a> {
         Ok(Replay { consumer, deliver_to: serde_json::to_string(&[consumer])? })
     }
 
-    /// False: it is not processed any more.
+    /// False: it is neither processed nor waits to be replayed to others, or it does so to this one already.
     pub(crate) fn replay_row(&self, conn: &Connection, seq: i64, now: i64) -> Result<bool> {
-        if decided::status(conn, seq)? != Some(OutboxStatus::Processed) {
-            return Ok(false);
+        if decided::status(conn, seq)? == Some(OutboxStatus::Processed) {
+            decided::replay(conn, seq, &self.deliver_to, now)?;
+            settle::uncount_processed(conn)?;
+        } else {
+            let Some(mut names) = replayed_to(conn, seq)? else { return Ok(false) };
+            if names.iter().any(|name| name == self.consumer) {
+                return Ok(false);
+            }
+            names.push(self.consumer.to_owned());
+            decided::replay_only_to(conn, seq, &serde_json::to_string(&names)?, now)?;
         }
-        decided::replay(conn, seq, &self.deliver_to, now)?;
         inbox::forget(conn, seq, self.consumer)?;
-        settle::uncount_processed(conn)?;
         let entry = decision(HistoryKind::Replayed, Some(self.consumer), None);
         history::add(conn, seq, &entry, now)?;
         Ok(true)

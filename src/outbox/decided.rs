@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::OutboxStatus;
 use super::settle::UNOWNED;
-use crate::clock::{LIMITED_UNTIL, PAUSED_UNTIL};
+use crate::clock::{HELD_UNTIL, LIMITED_UNTIL};
 use crate::error::{Error, Result};
 
 /// `None`: there is no such row.
@@ -62,8 +62,8 @@ pub(crate) fn replay(conn: &Connection, seq: i64, deliver_to: &str, now: i64) ->
     stored(changed)
 }
 
-/// An event that waits to be replayed is to reach these consumers. One that is parked is looked at anew, since it may have been for
-/// another; a delay stands.
+/// An event that waits to be replayed is to reach these consumers. One that is parked or held is looked at anew, since it may have been for
+/// another; a backoff stands.
 pub(crate) fn replay_only_to(conn: &Connection, seq: i64, deliver_to: &str, now: i64) -> Result<()> {
     let changed = conn
         .prepare_cached(
@@ -71,7 +71,7 @@ pub(crate) fn replay_only_to(conn: &Connection, seq: i64, deliver_to: &str, now:
              SET deliver_to = ?2, available_at = iif(available_at BETWEEN ?4 AND ?5, ?3, available_at), changed_at = ?3
              WHERE seq = ?1 AND status = 'pending' AND deliver_to IS NOT NULL",
         )?
-        .execute(params![seq, deliver_to, now, LIMITED_UNTIL, PAUSED_UNTIL])?;
+        .execute(params![seq, deliver_to, now, LIMITED_UNTIL, HELD_UNTIL])?;
     stored(changed)
 }
 

@@ -155,6 +155,19 @@ fn un_claim(conn: &Connection, seq: i64, lease: LeaseId, available_at: i64, now:
         .execute(params![seq, lease.0, UNOWNED, available_at, now])?)
 }
 
+/// A claimed event that is replayed has still to reach these consumers (a JSON array) alone.
+pub(crate) fn deliver_only_to(conn: &Connection, seq: i64, lease: LeaseId, deliver_to: &str) -> Result<()> {
+    let changed = conn
+        .prepare_cached(
+            "UPDATE main.outbox_event SET deliver_to = ?3 WHERE seq = ?1 AND lease_id = ?2 AND status = 'processing'",
+        )?
+        .execute(params![seq, lease.0, deliver_to])?;
+    if changed != 1 && holds_lease(conn, seq, lease)? {
+        return Err(Error::NotStored { what: "whom an event is for", table: "outbox_event" });
+    }
+    Ok(())
+}
+
 /// Takes back the claim of everything under this lease: none of it was begun. How many.
 pub(crate) fn give_back_lease(conn: &Connection, lease: LeaseId, now: i64) -> Result<usize> {
     Ok(conn

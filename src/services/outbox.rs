@@ -24,7 +24,8 @@ const DEAD: [OutboxStatus; 2] = [OutboxStatus::DeadLetter, OutboxStatus::Failed]
 /// So many failures are told at once.
 const FAILURES_MAX: usize = 1_000;
 
-const PROCESSED: [OutboxStatus; 1] = [OutboxStatus::Processed];
+/// What may be past.
+const PAST: [OutboxStatus; 2] = [OutboxStatus::Processed, OutboxStatus::Pending];
 const PENDING: [OutboxStatus; 1] = [OutboxStatus::Pending];
 
 /// Looks up events, and takes decisions about them.
@@ -362,13 +363,13 @@ impl Outbox<'_> {
     }
 
     /// Delivers the filter's processed events again, to this one consumer and to no other, in order of publishing: as if it had
-    /// never heard of them. How many. Events that are pending, processing or dead letters are left alone: also those
-    /// that are being replayed to another consumer.
+    /// never heard of them. How many. Events that wait to be replayed to another consumer are replayed to both; all others that
+    /// are pending, processing or dead letters are left alone.
     ///
     /// The consumer need not be subscribed yet, nor in this process; until it is, its events are held: **a wrong name, or events to
     /// which it never subscribes, stay pending**, until [`cancel_replay`](Outbox::cancel_replay) takes it back. So look at
     /// [`Inbox::consumers`](crate::Inbox::consumers), and name the events in the filter. [`count`](Outbox::count) with
-    /// [`OutboxStatus::Processed`] says how many it would be.
+    /// [`OutboxStatus::Processed`] says how many it would be, but for those that are replayed to others.
     ///
     /// ```
     /// # use postbox::{Context, Event, EventFilter, NewEvent, Postbox, Subscription};
@@ -405,7 +406,7 @@ impl Outbox<'_> {
     ) -> Result<usize> {
         let to = Replay::to(consumer)?;
         let replay = |conn: &Connection, seq, now| to.replay_row(conn, seq, now);
-        self.decide("outbox.replay", filter, &PROCESSED, replay, progress)
+        self.decide("outbox.replay", &filter.clone().past(), &PAST, replay, progress)
     }
 
     /// Takes a replay back: those of the filter's events that wait to be replayed to this consumer are not replayed to it any more,
@@ -477,7 +478,7 @@ impl Outbox<'_> {
     ) -> Result<usize> {
         let to = Replay::to(consumer)?;
         let catch_up = |conn: &Connection, seq, now| to.catch_up_row(conn, seq, now);
-        self.decide("outbox.catch_up", filter, &PROCESSED, catch_up, progress)
+        self.decide("outbox.catch_up", &filter.clone().past(), &PAST, catch_up, progress)
     }
 
     /// Of all the filter's events that are in one of these statuses.

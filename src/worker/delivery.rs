@@ -157,6 +157,8 @@ pub(crate) struct Attempt {
     pub(crate) limited: Vec<Arc<Subscription>>,
     /// It ended before all consumers had their turn, and through none of their fault: they have it in the next.
     pub(crate) is_cut: bool,
+    /// Consumers that it is replayed to, and that do not subscribe here.
+    pub(crate) absent: Vec<String>,
 }
 
 impl Attempt {
@@ -206,7 +208,16 @@ impl Attempt {
 
     /// Whether some consumer has not had its turn, for which nobody is to blame.
     pub(crate) fn is_to_wait(&self) -> bool {
+        self.is_to_wait_here() || !self.absent.is_empty()
+    }
+
+    fn is_to_wait_here(&self) -> bool {
         !self.paused.is_empty() || !self.waiting.is_empty() || !self.limited.is_empty()
+    }
+
+    /// Whether nothing is left of it but to wait for those that are absent.
+    pub(crate) fn is_to_be_held(&self) -> bool {
+        !self.absent.is_empty() && !self.gave_up && !self.is_to_wait_here()
     }
 
     /// What the attempt comes to for the event, once every consumer that need not wait has had its turn, or it was cut.
@@ -219,7 +230,9 @@ impl Attempt {
         match self.retry_after {
             Some(delay) => Settlement::Retry { available_at: clock::add(now, delay), error: error() },
             None if self.is_cut => Settlement::Retry { available_at: now, error: error() },
-            None if self.is_to_wait() => self.wait(now, obstacles),
+            None if self.is_to_wait_here() => self.wait(now, obstacles),
+            // It is planned anew, and held for them.
+            None if self.is_to_be_held() => Settlement::GivenBack,
             None if !self.gave_up => Settlement::Processed,
             None if settings.dead_letter_enabled => Settlement::DeadLetter { error: error() },
             None => Settlement::Failed { error: error() },

@@ -16,7 +16,7 @@ use crate::limiter::{NoRoom, Permit};
 use crate::ordering::{self, InHands, is_behind, release_first};
 use crate::outbox::claim::{Claim, Claimed};
 use crate::outbox::order::Aggregate;
-use crate::outbox::settle::{Settlement, settle};
+use crate::outbox::settle::{self, Settlement, settle};
 use crate::pauses::Pauses;
 use crate::registry::{Consumers, Subscription};
 use crate::settings::{Settings, UnhandledEvents};
@@ -69,8 +69,9 @@ impl Planner<'_> {
         };
 
         let Claimed { event, unparsed, .. } = row;
-        let consumers = match wanted(&core.registry.consumers_of(&event.name), row.deliver_to.as_deref()) {
-            Ok(consumers) => consumers,
+        let wanted = wanted(&core.registry.consumers_of(&event.name), row.deliver_to.as_deref());
+        let (consumers, absent) = match wanted {
+            Ok(wanted) => wanted,
             Err(error) => return poisoned(error),
         };
         let of_name = pauses.of_event_name(&event.name, now);
@@ -105,10 +106,16 @@ impl Planner<'_> {
         if let Some(available_at) = of_name {
             return settle_now(Settlement::Parked { available_at });
         }
+        open.attempt.absent = absent;
         open.leave_paused(pauses, now);
         self.leave_waiting(&mut open, claim.seq, &event)?;
         let permits = open.leave_limited(claim.seq, now);
         let Open { consumers, failures_before, attempt } = open;
+        if consumers.is_empty() && attempt.is_to_be_held() {
+            // Those that are here are done: who is to be waited for is written, or they would let it go.
+            settle::deliver_only_to(conn, claim.seq, claim.lease, &serde_json::to_string(&attempt.absent)?)?;
+            return settle_now(Settlement::Held);
+        }
         if consumers.is_empty() {
             let obstacles = Obstacles { pauses: Some(pauses), all_wait: true };
             let settlement = attempt.settlement(settings, now, obstacles);
@@ -264,11 +271,18 @@ fn lost_attempt(attempt: u32) -> String {
     )
 }
 
-fn wanted(all: &Consumers, deliver_to: Option<&str>) -> std::result::Result<Consumers, String> {
-    let Some(names) = deliver_to else { return Ok(Arc::clone(all)) };
-    let names: Vec<String> = serde_json::from_str(names)
+/// Those of the event's consumers that are asked, and the names of those that are to be asked and are not among them.
+fn wanted(
+    all: &Consumers,
+    deliver_to: Option<&str>,
+) -> std::result::Result<(Consumers, Vec<String>), String> {
+    let Some(names) = deliver_to else { return Ok((Arc::clone(all), Vec::new())) };
+    let mut names: Vec<String> = serde_json::from_str(names)
         .map_err(|_| "the row's deliver_to is no JSON array of names".to_owned())?;
-    Ok(all.iter().filter(|subscription| names.contains(&subscription.consumer_name)).cloned().collect())
+    let asked =
+        all.iter().filter(|subscription| names.contains(&subscription.consumer_name)).cloned().collect();
+    names.retain(|name| all.iter().all(|subscription| subscription.consumer_name != *name));
+    Ok((asked, names))
 }
 
 fn unhandled(core: &Core, event_name: &str, settings: &Settings) -> Settlement {

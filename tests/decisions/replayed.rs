@@ -182,3 +182,113 @@ fn what_waits_for_a_consumer_that_is_not_there_is_left_alone() {
         }
     }
 }
+
+/// The second replay left out the events that waited for the first.
+#[test]
+fn events_that_wait_to_be_replayed_to_one_are_replayed_to_another_too() {
+    for test in boxes() {
+        let calls = with_a_past(&test);
+        let bus = &test.bus;
+        bus.publish(NewEvent::new("a", "m", "t", "new")).unwrap();
+        assert_eq!(bus.outbox().replay(&EventFilter::new(), "one").unwrap(), 6, "{}", test.kind);
+        assert_eq!(bus.outbox().replay(&EventFilter::new().name("a"), "two").unwrap(), 3, "not the new one");
+        assert_eq!(bus.outbox().replay(&EventFilter::new(), "one").unwrap(), 0, "it does so already");
+        let waiting: Vec<_> =
+            bus.outbox().replays().unwrap().into_iter().map(|r| (r.consumer_name, r.waiting)).collect();
+        assert_eq!(waiting, [("one".to_owned(), 6), ("two".to_owned(), 3)]);
+        assert_eq!(bus.drain().unwrap(), 7);
+        let replayed =
+            ["one a1", "two a1", "one a2", "two a2", "one a3", "two a3", "one b1", "one b2", "one b3"];
+        let new = ["one anew", "two anew"];
+        let mut seen = calls.take();
+        seen.sort();
+        let mut expected = [&replayed[..], &new].concat();
+        expected.sort_unstable();
+        assert_eq!(seen, expected);
+        let stats = bus.stats().unwrap();
+        assert_eq!((stats.pending, stats.processed), (0, 7));
+        assert_eq!(bus.verify().unwrap().findings.len(), 0);
+    }
+}
+
+/// What is replayed to two, of whom one subscribes later: neither is forgotten, and neither is given it twice.
+#[test]
+fn one_of_two_that_is_not_there_yet_is_waited_for() {
+    for order in [["one", "late"], ["late", "one"]] {
+        for test in boxes() {
+            let calls = with_a_past(&test);
+            let bus = &test.bus;
+            for consumer in order {
+                let replayed = bus.outbox().replay(&EventFilter::new().name("a"), consumer).unwrap();
+                assert_eq!(replayed, 3, "{} {consumer}", test.kind);
+            }
+            assert_eq!(bus.drain().unwrap(), 0, "{} {order:?}", test.kind);
+            assert_eq!(calls.take(), ["one a1", "one a2", "one a3"]);
+            let held: Vec<_> =
+                bus.outbox().replays().unwrap().into_iter().map(|r| (r.consumer_name, r.held)).collect();
+            assert_eq!(held, [("late".to_owned(), 3)]);
+            bus.subscribe(Subscription::new("b", "somebody", numbered(&calls, "somebody"))).unwrap();
+            assert_eq!((bus.drain().unwrap(), calls.take().len()), (0, 0));
+            bus.subscribe(Subscription::new("a", "late", numbered(&calls, "late"))).unwrap();
+            assert_eq!(bus.drain().unwrap(), 3);
+            assert_eq!(calls.take(), ["late a1", "late a2", "late a3"]);
+            assert_eq!(bus.verify().unwrap().findings.len(), 0);
+        }
+    }
+}
+
+/// As above, where the one that is there is transactional, and where it fails for good.
+#[test]
+fn one_that_is_not_there_yet_is_waited_for_behind_a_transactional_one_and_not_behind_a_dead_letter() {
+    for test in boxes() {
+        let bus = &test.bus;
+        make_effects(bus);
+        bus.subscribe(Subscription::transactional("good", "work", writing("work"))).unwrap();
+        let calls = Calls::default();
+        let noted = calls.clone();
+        let failing = move |_: &Event, _: &Context<'_>| {
+            noted.add("fails");
+            if noted.all().len() == 1 { Ok(()) } else { Err(HandlerError::dead_letter("never")) }
+        };
+        bus.subscribe(Subscription::new("bad", "fails", failing)).unwrap();
+        let (good, bad) = (bus.publish(event("good")).unwrap(), bus.publish(event("bad")).unwrap());
+        assert_eq!(bus.drain().unwrap(), 2);
+        for consumer in ["work", "fails", "late"] {
+            assert_eq!(bus.outbox().replay(&EventFilter::new(), consumer).unwrap(), 2, "{}", test.kind);
+        }
+        bus.drain().unwrap();
+        assert_eq!(crate::support::effects(bus).len(), 2);
+        assert_eq!((status(bus, good), status(bus, bad)), (OutboxStatus::Pending, OutboxStatus::DeadLetter));
+        // In a transaction with a decision of its own.
+        assert_eq!(bus.transaction(|tx| tx.outbox().cancel_replay(&EventFilter::new(), "late")).unwrap(), 1);
+        assert_eq!(bus.drain().unwrap(), 0);
+        // It waits for `fails` too, which never subscribes to it.
+        assert_eq!((status(bus, good), crate::support::effects(bus).len()), (OutboxStatus::Pending, 2));
+        assert_eq!(bus.outbox().cancel_replay(&EventFilter::new(), "fails").unwrap(), 1);
+        assert_eq!(status(bus, good), OutboxStatus::Processed);
+    }
+}
+
+#[test]
+fn one_of_two_is_taken_back_and_the_other_stands() {
+    for test in boxes() {
+        let calls = with_a_past(&test);
+        let bus = &test.bus;
+        let a = EventFilter::new().name("a");
+        for consumer in ["absent", "one"] {
+            assert_eq!(bus.outbox().replay(&a, consumer).unwrap(), 3);
+        }
+        assert_eq!(bus.outbox().cancel_replay(&a, "absent").unwrap(), 3, "{}", test.kind);
+        assert_eq!(bus.drain().unwrap(), 3);
+        assert_eq!(calls.take(), ["one a1", "one a2", "one a3"]);
+        // One that is parked for whom it is taken from is not for ever.
+        bus.pause(&postbox::PauseTarget::consumer("two"), None, None).unwrap();
+        for consumer in ["one", "two"] {
+            assert_eq!(bus.outbox().replay(&a, consumer).unwrap(), 3);
+        }
+        assert_eq!((bus.drain().unwrap(), calls.take().len()), (0, 3));
+        assert_eq!(bus.outbox().cancel_replay(&a, "two").unwrap(), 3);
+        assert_eq!((bus.drain().unwrap(), calls.take().len()), (3, 0));
+        assert_eq!(bus.stats().unwrap().pending, 0);
+    }
+}

@@ -37,7 +37,6 @@ pub struct EventFilter {
     correlation_id: Option<String>,
     error_contains: Option<String>,
     replayed_to: Option<String>,
-    /// Not what has still to be delivered for the first time.
     is_past: bool,
 }
 
@@ -108,14 +107,14 @@ impl EventFilter {
         EventFilter { replayed_to: Some(consumer.into()), ..self }
     }
 
+    /// Events that have been processed: those that still are, and those that are or were replayed since, whatever has come of it.
+    pub fn past(self) -> Self {
+        EventFilter { is_past: true, ..self }
+    }
+
     /// The same, unless it asks for another consumer already.
     pub(crate) fn or_replayed_to(self, consumer: &str) -> Self {
         if self.replayed_to.is_some() { self } else { self.replayed_to(consumer) }
-    }
-
-    /// Events that were delivered once: processed, or replayed.
-    pub(crate) fn past(self) -> Self {
-        EventFilter { is_past: true, ..self }
     }
 
     /// The same, of these statuses alone; `None` where it asks for none of them.
@@ -137,7 +136,7 @@ impl EventFilter {
             ("consumer", &self.consumer, validate::CONSUMER_MAX),
             ("correlation_id", &self.correlation_id, validate::CORRELATION_MAX),
             ("error_contains", &self.error_contains, validate::ERROR_MAX),
-            ("replayed_to", &self.replayed_to, validate::CONSUMER_MAX),
+            ("consumer_name", &self.replayed_to, validate::CONSUMER_MAX),
         ] {
             if let Some(value) = value {
                 validate::name(field, value, max)?;
@@ -266,6 +265,7 @@ impl fmt::Debug for EventFilter {
             .field("published_before", &self.published_before)
             .field("correlation_id", &self.correlation_id)
             .field("replayed_to", &self.replayed_to)
+            .field("is_past", &self.is_past)
             .finish_non_exhaustive()
     }
 }

@@ -369,7 +369,8 @@ impl Outbox<'_> {
     /// The consumer need not be subscribed yet, nor in this process; until it is, its events are held: **a wrong name, or events to
     /// which it never subscribes, stay pending**, until [`cancel_replay`](Outbox::cancel_replay) takes it back. So look at
     /// [`Inbox::consumers`](crate::Inbox::consumers), and name the events in the filter. [`count`](Outbox::count) with
-    /// [`OutboxStatus::Processed`] says how many it would be, but for those that are replayed to others.
+    /// [`OutboxStatus::Processed`] and [`OutboxStatus::Pending`] and [`EventFilter::past`](crate::EventFilter::past) says how many it
+    /// would be, those included that wait to be replayed to it already.
     ///
     /// ```
     /// # use postbox::{Context, Event, EventFilter, NewEvent, Postbox, Subscription};

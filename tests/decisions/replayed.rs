@@ -193,6 +193,9 @@ fn events_that_wait_to_be_replayed_to_one_are_replayed_to_another_too() {
         assert_eq!(bus.outbox().replay(&EventFilter::new(), "one").unwrap(), 6, "{}", test.kind);
         assert_eq!(bus.outbox().replay(&EventFilter::new().name("a"), "two").unwrap(), 3, "not the new one");
         assert_eq!(bus.outbox().replay(&EventFilter::new(), "one").unwrap(), 0, "it does so already");
+        let past = EventFilter::new().past();
+        assert_eq!(bus.outbox().count(&past).unwrap(), 6, "not the new one");
+        assert_eq!(bus.outbox().count(&past.status(OutboxStatus::Processed)).unwrap(), 0);
         let waiting: Vec<_> =
             bus.outbox().replays().unwrap().into_iter().map(|r| (r.consumer_name, r.waiting)).collect();
         assert_eq!(waiting, [("one".to_owned(), 6), ("two".to_owned(), 3)]);

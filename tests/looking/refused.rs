@@ -8,13 +8,14 @@ use crate::support::{SECOND, boxes, event, refused_field, start_time};
 type Ask = fn(EventFilter, &str) -> EventFilter;
 
 /// Each text, its field, and how many characters it may have.
-const TEXTS: [(&str, Ask, usize); 7] = [
+const TEXTS: [(&str, Ask, usize); 8] = [
     ("event_name", |filter, text| filter.name(text), 255),
     ("source_module", |filter, text| filter.source_module(text), 127),
     ("aggregate_type", |filter, text| filter.aggregate_type(text), 127),
     ("aggregate_id", |filter, text| filter.aggregate_id(text), 255),
     ("consumer", |filter, text| filter.consumer(text), 255),
     ("correlation_id", |filter, text| filter.correlation_id(text), 255),
+    ("consumer_name", |filter, text| filter.replayed_to(text), 255),
     ("error_contains", |filter, text| filter.error_contains(text), 1_023),
 ];
 

@@ -94,7 +94,17 @@ fn many_are_decided_about_once_it_is_confirmed() {
         (&["retry", "app.db", "--all"][..], "2 dead letters get new attempts."),
         (&["discard", "app.db", "--module", "office", "--reason", "x"], "2 dead letters are discarded."),
         (&["replay", "app.db", "--consumer", "ledger"], "3 processed events are delivered again."),
-        (&["catch-up", "app.db", "--consumer", "new"], "3 processed events are delivered to it."),
+        (
+            &["catch-up", "app.db", "--consumer", "new"],
+            "3 processed events are delivered to it. No consumer of the name new has had to do with this file: they wait until one \
+             subscribes.",
+        ),
+        // Also where it is one.
+        (
+            &["replay", "app.db", "--to", "legder", "--module", "sales"],
+            "1 processed event is delivered again. No consumer of the name legder has had to do with this file: they wait until \
+             one subscribes.",
+        ),
     ] {
         let refused = run(dir.path(), args);
         assert_eq!((refused.code, refused.out.as_str()), (4, ""), "{args:?}");
@@ -131,6 +141,38 @@ fn the_past_is_delivered_to_one_consumer_alone() {
     let expected = ["order.placed", "invoice.created", "payment.due", "stock.counted"];
     assert_eq!(received(&path, "search"), expected);
     assert_eq!(received(&path, "search"), Vec::<String>::new());
+}
+
+/// There was no way back but to subscribe a consumer of the wrong name.
+#[test]
+fn a_replay_to_a_wrong_name_is_taken_back() {
+    let (dir, path) = incident();
+    let before = statuses(&path);
+    let replay = |args: &[&str]| run(dir.path(), &[&["replay", "app.db"], args].concat());
+    replay(&["--to", "legder", "--yes"]).ok();
+    assert_eq!(
+        replay(&["--to", "ledger", "--dry-run"]).ok(),
+        "dry run: 3 processed events are delivered again\n"
+    );
+    assert_eq!(
+        replay(&["--to", "legder", "--dry-run"]).ok(),
+        "dry run: 0 processed events are delivered again\n"
+    );
+    let catch_up = run(dir.path(), &["catch-up", "app.db", "--to", "legder", "--dry-run"]).ok();
+    assert_eq!(catch_up, "dry run: 0 processed events are delivered to it\n");
+    assert_ne!(statuses(&path), before);
+    let text = "events are not replayed to it any more";
+    assert_eq!(replay(&["--cancel", "--to", "legder", "--dry-run"]).ok(), format!("dry run: 3 {text}\n"));
+    let refused = replay(&["--cancel", "--to", "legder"]);
+    assert_eq!(
+        (refused.code, refused.err),
+        (4, format!("postbox: not confirmed: 3 {text}.\n  next: give --yes\n"))
+    );
+    assert_eq!(replay(&["--cancel", "--to", "other", "--yes"]).ok(), format!("0 {text}\n"));
+    let json = replay(&["--cancel", "--consumer", "legder", "--yes", "--json"]).json();
+    assert_eq!((&json["events"], &json["dry_run"]), (&3.into(), &false.into()));
+    assert_eq!(statuses(&path), before);
+    run(dir.path(), &["verify", "app.db"]).ok();
 }
 
 #[test]

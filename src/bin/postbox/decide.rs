@@ -59,6 +59,7 @@ pub(crate) fn about_dead_letters(
             let many = Many {
                 what: "dead letter",
                 says: decision.says,
+                to: None,
                 count: &|outbox| outbox.count(&chosen.filter.dead()),
                 decide: &|outbox| (decision.about_many)(outbox, &filter),
             };
@@ -116,6 +117,8 @@ pub(crate) struct Many<'a> {
     pub(crate) what: &'static str,
     /// As of a [`Decision`].
     pub(crate) says: [&'static str; 2],
+    /// The consumer that is to receive them: a question is asked where the file has never heard of it.
+    pub(crate) to: Option<&'a str>,
     pub(crate) count: &'a dyn Fn(&Outbox<'_>) -> Result<u64, Error>,
     pub(crate) decide: &'a dyn Fn(&Outbox<'_>) -> Result<usize, Error>,
 }
@@ -134,14 +137,27 @@ pub(crate) fn about_many(
         return tell(count, many.what, many.says, true, context);
     }
     let of = format!("{} {}", show::count_of(count, many.what), many.says[usize::from(count != 1)]);
-    if count > 1 {
-        context::confirm(sure.yes, &format!("{of}."))?;
+    let stranger = many.to.filter(|_| count > 0).map(|to| stranger(&postbox, to)).transpose();
+    match stranger.map_err(Failure::of(file))?.flatten() {
+        Some(warning) => context::confirm(sure.yes, &format!("{of}. {warning}"))?,
+        None if count > 1 => context::confirm(sure.yes, &format!("{of}."))?,
+        None => {}
     }
     let progress = context::progress(of);
     let decided = (many.decide)(&postbox.outbox()).map_err(Failure::of(file))?;
     drop(progress);
     postbox.close().map_err(Failure::of(file))?;
     tell(decided as u64, many.what, many.says, false, context)
+}
+
+/// What to say of a consumer that has never had to do with events of this file: its name may be wrong.
+fn stranger(postbox: &Postbox, consumer: &str) -> Result<Option<String>, Error> {
+    let is_known = postbox.inbox().consumers()?.iter().any(|known| known.name == consumer);
+    Ok((!is_known).then(|| {
+        format!(
+            "No consumer of the name {consumer} has had to do with this file: they wait until one subscribes."
+        )
+    }))
 }
 
 fn tell(count: u64, what: &str, says: [&str; 2], dry_run: bool, context: &Context) -> Result<(), Failure> {

@@ -14,7 +14,7 @@ use crate::filter::Which;
 ///
 /// In order of publishing, to it alone: for a consumer that subscribes only now. A call that was cut off is made again, and
 /// goes on with what is left. It is given events to which it subscribes, and no others: name them in the filter. `postbox
-/// consumers` shows how many it has still to receive.
+/// consumers` shows how many it has still to receive, and `postbox replay --cancel` takes it back.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -28,7 +28,7 @@ pub(crate) struct Args {
     /// The application's database
     file: PathBuf,
     /// Who receives them
-    #[arg(long)]
+    #[arg(long, visible_alias = "to")]
     consumer: String,
     #[command(flatten)]
     which: Which,
@@ -38,15 +38,19 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let filter = args.which.filter();
-    let processed = || args.which.filter().status(OutboxStatus::Processed);
+    let past = || args.which.filter().past().status(OutboxStatus::Processed).status(OutboxStatus::Pending);
+    let waiting = || args.which.filter().replayed_to(args.consumer.as_str()).status(OutboxStatus::Pending);
     // Counted before it is decided.
     let counted = Cell::new(0);
     let many = Many {
         what: "processed event",
         says: ["is delivered to it", "are delivered to it"],
+        to: Some(&args.consumer),
         count: &|outbox| {
-            let known = outbox.count(&processed().consumer(&args.consumer))?;
-            let count = outbox.count(&processed())?.saturating_sub(known);
+            // Those that it knows or that wait for it, and, twice among them, those that it knows and that wait for it.
+            let known = outbox.count(&past().consumer(&args.consumer))? + outbox.count(&waiting())?;
+            let both = outbox.count(&waiting().consumer(&args.consumer))?;
+            let count = (outbox.count(&past())? + both).saturating_sub(known);
             counted.set(count);
             Ok(count)
         },

@@ -20,6 +20,7 @@ use crate::filter::Which;
 Examples:
   postbox replay app.db --consumer ledger --name 'invoice.*' --dry-run
   postbox replay app.db --consumer ledger --name 'invoice.*' --from 2026-03-01 --yes
+  postbox replay app.db --cancel --consumer legder
 
 With --json, one object:
   events   how many
@@ -28,8 +29,11 @@ pub(crate) struct Args {
     /// The application's database
     file: PathBuf,
     /// Who receives them
-    #[arg(long)]
+    #[arg(long, visible_alias = "to")]
     consumer: String,
+    /// Take it back: what waits to be replayed to this consumer, or to catch up with it, is not delivered to it any more
+    #[arg(long)]
+    cancel: bool,
     #[command(flatten)]
     which: Which,
     #[command(flatten)]
@@ -37,14 +41,21 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    if args.cancel {
+        return cancel(args, context);
+    }
     let filter = args.which.filter();
     // Counted before it is decided.
     let counted = Cell::new(0);
     let many = Many {
         what: "processed event",
         says: ["is delivered again", "are delivered again"],
+        to: Some(&args.consumer),
         count: &|outbox| {
-            let count = outbox.count(&args.which.filter().status(OutboxStatus::Processed))?;
+            let filter = args.which.filter().status(OutboxStatus::Pending);
+            let waiting = outbox.count(&filter.clone().replayed_to(args.consumer.as_str()))?;
+            let past = outbox.count(&filter.past().status(OutboxStatus::Processed))?;
+            let count = past.saturating_sub(waiting);
             counted.set(count);
             Ok(count)
         },
@@ -52,6 +63,19 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             let bar = context::bar("made due", Some(counted.get()));
             outbox.replay_with_progress(&filter, &args.consumer, |events| bar.at(events as u64))
         },
+    };
+    decide::about_many(&args.file, &args.sure, &many, context)
+}
+
+fn cancel(args: &Args, context: &Context) -> Result<(), Failure> {
+    let filter = args.which.filter();
+    let waiting = || args.which.filter().status(OutboxStatus::Pending).replayed_to(args.consumer.as_str());
+    let many = Many {
+        what: "event",
+        says: ["is not replayed to it any more", "are not replayed to it any more"],
+        to: None,
+        count: &|outbox| outbox.count(&waiting()),
+        decide: &|outbox| outbox.cancel_replay(&filter, &args.consumer),
     };
     decide::about_many(&args.file, &args.sure, &many, context)
 }

@@ -5,6 +5,14 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::clock::PAUSED_UNTIL;
 use crate::error::{Error, Result};
 
+/// One of them.
+pub(crate) struct Parked {
+    pub(crate) seq: i64,
+    pub(crate) event_name: String,
+    /// The only consumers that are asked, as JSON; all when there is none.
+    pub(crate) deliver_to: Option<String>,
+}
+
 /// Whether there are any.
 pub(crate) fn is_any(conn: &Connection) -> Result<bool> {
     Ok(conn
@@ -17,15 +25,15 @@ pub(crate) fn is_any(conn: &Connection) -> Result<bool> {
         .is_some())
 }
 
-/// So many behind this `seq`, in its order: their `seq` and name.
-pub(crate) fn behind(conn: &Connection, seq: i64, limit: usize) -> Result<Vec<(i64, String)>> {
+/// So many behind this `seq`, in its order.
+pub(crate) fn behind(conn: &Connection, seq: i64, limit: usize) -> Result<Vec<Parked>> {
     let mut statement = conn.prepare_cached(
-        "SELECT seq, event_name FROM main.outbox_event INDEXED BY outbox_event_due
+        "SELECT seq, event_name, deliver_to FROM main.outbox_event INDEXED BY outbox_event_due
          WHERE status = 'pending' AND available_at = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3",
     )?;
     let parked = statement.query_map(params![PAUSED_UNTIL, seq, limit], |row| {
-        let name = String::from_utf8_lossy(row.get_ref(1)?.as_bytes().unwrap_or_default()).into_owned();
-        Ok((row.get(0)?, name))
+        let event_name = String::from_utf8_lossy(row.get_ref(1)?.as_bytes().unwrap_or_default()).into_owned();
+        Ok(Parked { seq: row.get(0)?, event_name, deliver_to: row.get(2).unwrap_or_default() })
     })?;
     Ok(parked.collect::<rusqlite::Result<_>>()?)
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use postbox::{PauseTarget, Postbox, Settings, Subscription};
+use postbox::{
+    Context, Event, EventFilter, HandlerError, NewEvent, PauseTarget, Postbox, Settings, Subscription,
+};
 
 use crate::support::{Calls, SECOND, TestBox, boxes, boxes_with, event, file_box, noting, sql};
 use crate::{consumer, parked, rows};
@@ -212,5 +214,59 @@ fn what_waits_is_let_go_by_those_who_process() {
         assert_eq!((bus.drain().unwrap(), parked(bus)), (0, 1), "{kind}");
         bus.update_settings(|settings| settings.enabled = true).unwrap();
         assert_eq!((bus.drain().unwrap(), parked(bus)), (1, 0), "{kind}");
+    }
+}
+
+/// Of those for whom an event is, only the ones that are not done with it count: each end of anybody's pause let everything go that
+/// waited for another, and it was claimed and parked again.
+#[test]
+fn what_waits_for_those_who_are_left_is_not_touched_by_the_end_of_anothers_pause() {
+    for TestBox { kind, bus, clock, .. } in &boxes_with(|builder| builder.settings(settings(500))) {
+        let calls = Calls::default();
+        let failing = |event: &Event, _: &Context<'_>| match event.aggregate_id() {
+            "fails" => Err(HandlerError::dead_letter("never")),
+            _ => Ok(()),
+        };
+        bus.subscribe_many([
+            Subscription::new("a", "ledger", failing),
+            Subscription::new("a", "mail", noting(&calls, "mail")),
+            Subscription::new("a", "search", noting(&calls, "search")),
+            Subscription::new("b", "sync", noting(&calls, "sync")),
+        ])
+        .unwrap();
+        // Three of each: for search alone, and left to mail by ledger and search who succeed, or of whom one fails.
+        bus.publish_all((0..3).map(|_| event("a"))).unwrap();
+        assert_eq!(bus.drain().unwrap(), 3);
+        for consumer in ["mail", "search"] {
+            bus.pause(&PauseTarget::consumer(consumer), None, None).unwrap();
+        }
+        bus.outbox().replay(&EventFilter::new(), "search").unwrap();
+        assert_eq!(bus.drain().unwrap(), 0);
+        bus.publish_all((0..3).map(|_| event("a"))).unwrap();
+        bus.publish_all((0..3).map(|_| NewEvent::new("a", "m", "t", "fails"))).unwrap();
+        assert_eq!(bus.drain().unwrap(), 0, "{kind}");
+        assert_eq!(parked(bus), 9);
+        count_updates(bus);
+        let sync = PauseTarget::consumer("sync");
+        for n in 0..3 {
+            bus.pause(&sync, None, Some(SECOND)).unwrap();
+            bus.publish(event("b")).unwrap();
+            bus.drain().unwrap();
+            updates(bus);
+            clock.advance(2 * SECOND);
+            assert_eq!(bus.drain().unwrap(), 1, "{kind}: of sync");
+            let of_sync = 3; // let go, claimed, processed
+            assert_eq!((updates(bus), parked(bus)), (of_sync, 9), "{kind}: turn {n}");
+        }
+        calls.take();
+        bus.resume(&PauseTarget::consumer("search")).unwrap();
+        // The three that mail has finished; of the others search has its turn.
+        assert_eq!(bus.drain().unwrap(), 3, "{kind}");
+        assert_eq!((calls.count("search"), calls.count("mail"), parked(bus)), (9, 0, 6));
+        bus.resume(&PauseTarget::consumer("mail")).unwrap();
+        bus.drain().unwrap();
+        assert_eq!((calls.count("search"), calls.count("mail"), parked(bus)), (9, 6, 0));
+        let stats = bus.stats().unwrap();
+        assert_eq!((stats.pending, stats.dead_letter, stats.processed), (0, 3, 9));
     }
 }

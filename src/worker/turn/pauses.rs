@@ -8,7 +8,8 @@ use super::Outcome;
 use super::pieces::{Obstacle, Pieces};
 use crate::clock::PAUSED_UNTIL;
 use crate::core::Core;
-use crate::outbox::parked;
+use crate::inbox;
+use crate::outbox::parked::{self, Parked};
 use crate::pause_book::PassStep;
 use crate::pauses::{self, Pauses};
 
@@ -64,9 +65,15 @@ pub(super) fn release_parked(
     };
     let in_force = core.pauses.within(conn)?;
     let parked = parked::behind(conn, pass.seq, LOOKED_AT_MAX)?;
-    let mut known: HashMap<&str, bool> = HashMap::new();
-    for (seq, name) in &parked {
-        if *known.entry(name).or_insert_with(|| still_waits(core, name, &in_force, now)) {
+    let mut known: HashMap<&str, Waits> = HashMap::new();
+    for Parked { seq, event_name, deliver_to } in &parked {
+        let waits = *known.entry(event_name).or_insert_with(|| waits(core, event_name, &in_force, now));
+        let still_waits = match waits {
+            Waits::All => true,
+            Waits::None => false,
+            Waits::Some => still_waits(core, conn, *seq, event_name, deliver_to.as_deref(), &in_force, now)?,
+        };
+        if still_waits {
             continue;
         }
         if let Err(error) = pieces.with(conn, || parked::release(conn, *seq, now))? {
@@ -77,8 +84,8 @@ pub(super) fn release_parked(
         }
     }
     outcome.pauses.pass = Some(match parked.last() {
-        Some((seq, _)) if parked.len() == LOOKED_AT_MAX => {
-            pass.seq = *seq;
+        Some(last) if parked.len() == LOOKED_AT_MAX => {
+            pass.seq = last.seq;
             outcome.more_parked = true;
             PassStep::GoesOn(pass)
         }
@@ -95,12 +102,59 @@ pub(super) fn release_parked(
     Ok(())
 }
 
-/// Whether an event of this name waits for what is still paused in the file, whatever its consumers have done so far. The others
-/// are planned anew, and may have to wait again.
-fn still_waits(core: &Core, name: &str, pauses: &Pauses, now: i64) -> bool {
-    let waits = |due: Option<i64>| due == Some(PAUSED_UNTIL);
+/// Which events of a name wait for what is still paused in the file, as far as the name tells.
+#[derive(Clone, Copy)]
+enum Waits {
+    /// Whatever their consumers have done so far.
+    All,
+    /// Those of which nobody is left that is not paused.
+    Some,
+    None,
+}
+
+fn waits(core: &Core, name: &str, pauses: &Pauses, now: i64) -> Waits {
     let consumers = core.registry.consumers_of(name);
-    waits(pauses.of_event_name(name, now))
-        || (!consumers.is_empty()
-            && consumers.iter().all(|of| waits(pauses.of_consumer(&of.consumer_name, now))))
+    let paused = consumers.iter().filter(|of| is_paused(pauses, &of.consumer_name, now)).count();
+    if pauses.of_event_name(name, now) == Some(PAUSED_UNTIL) {
+        return Waits::All;
+    }
+    match paused {
+        0 => Waits::None,
+        all if all == consumers.len() => Waits::All,
+        _ => Waits::Some,
+    }
+}
+
+/// Whether somebody is left to receive this event, and all who are left are paused. The others are planned anew, and may have to
+/// wait again.
+fn still_waits(
+    core: &Core,
+    conn: &Connection,
+    seq: i64,
+    name: &str,
+    deliver_to: Option<&str>,
+    pauses: &Pauses,
+    now: i64,
+) -> crate::error::Result<bool> {
+    let only = deliver_to.map(serde_json::from_str::<Vec<String>>);
+    let mut any = false;
+    for of in core.registry.consumers_of(name).iter() {
+        let consumer = &of.consumer_name;
+        if matches!(&only, Some(Ok(only)) if !only.contains(consumer)) {
+            continue;
+        }
+        let standing = inbox::standing_of(conn, seq, consumer)?;
+        if standing.is_some_and(|(status, gave_up)| status.is_done() || gave_up) {
+            continue;
+        }
+        if !is_paused(pauses, consumer, now) {
+            return Ok(false);
+        }
+        any = true;
+    }
+    Ok(any)
+}
+
+fn is_paused(pauses: &Pauses, consumer: &str, now: i64) -> bool {
+    pauses.of_consumer(consumer, now) == Some(PAUSED_UNTIL)
 }

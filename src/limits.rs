@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::clock;
+use crate::clock::{self, LIMITED_UNTIL};
 use crate::core::Core;
 use crate::db::{Synchronous, WriteEach};
 use crate::error::Result;
 use crate::inbox;
 use crate::limiter::Limiter;
 use crate::outbox::limited;
+use crate::outbox::parked::{self, Parked};
 use crate::sync::{Mutex, MutexGuard};
 
 /// So many are looked at in one look.
@@ -96,10 +97,10 @@ pub(crate) fn look_after(core: &Core, operation: &'static str) -> Result<()> {
 
 /// Notes the next that wait with those whom they wait for. Which of them wait for nobody, and the last, if there may be more.
 fn remember(core: &Core, conn: &Connection, behind: i64) -> Result<(Vec<i64>, Option<i64>)> {
-    let waiting = limited::behind(conn, behind, LOOKED_AT_MAX)?;
-    let last = waiting.last().map(|(seq, ..)| *seq).filter(|_| waiting.len() == LOOKED_AT_MAX);
+    let waiting = parked::behind(conn, LIMITED_UNTIL, behind, LOOKED_AT_MAX)?;
+    let last = waiting.last().map(|last| last.seq).filter(|_| waiting.len() == LOOKED_AT_MAX);
     let mut free = Vec::new();
-    for (seq, event_name, deliver_to) in waiting {
+    for Parked { seq, event_name, deliver_to } in waiting {
         let only = deliver_to.as_deref().map(serde_json::from_str::<Vec<String>>);
         let mut waits = false;
         for subscription in core.registry.consumers_of(&event_name).iter() {

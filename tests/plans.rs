@@ -618,7 +618,7 @@ fn events_that_are_held_or_wait_for_a_pause_are_found_among_the_live_rows() {
     }
     // In the order of their numbers, from where the last look ended.
     assert_plan(
-        &["SELECT seq, event_name FROM main.outbox_event", "AND seq > ?2 ORDER BY seq LIMIT ?3"],
+        &["SELECT seq, event_name, deliver_to FROM main.outbox_event", "AND seq > ?2 ORDER BY seq LIMIT ?3"],
         &["SEARCH outbox_event USING INDEX outbox_event_due (available_at=? AND rowid>?)"],
     );
 }

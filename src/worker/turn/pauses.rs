@@ -64,7 +64,7 @@ pub(super) fn release_parked(
         pass
     };
     let in_force = core.pauses.within(conn)?;
-    let parked = parked::behind(conn, pass.seq, LOOKED_AT_MAX)?;
+    let parked = parked::behind(conn, PAUSED_UNTIL, pass.seq, LOOKED_AT_MAX)?;
     let mut known: HashMap<&str, Waits> = HashMap::new();
     for Parked { seq, event_name, deliver_to } in &parked {
         let waits = *known.entry(event_name).or_insert_with(|| waits(core, event_name, &in_force, now));

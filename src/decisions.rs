@@ -5,6 +5,7 @@ use rusqlite::Connection;
 use crate::error::{Error, Result};
 use crate::event::EventId;
 use crate::history::{self, HistoryKind, NewEntry};
+use crate::outbox::claim::DELIVER_TO_BYTES_MAX;
 use crate::outbox::{self, OutboxStatus, decided, settle};
 use crate::{inbox, ordering, validate};
 
@@ -94,7 +95,14 @@ impl<'a> Replay<'a> {
                 return Ok(false);
             }
             names.push(self.consumer.to_owned());
-            decided::replay_only_to(conn, seq, &serde_json::to_string(&names)?, now)?;
+            let deliver_to = serde_json::to_string(&names)?;
+            if deliver_to.len() > DELIVER_TO_BYTES_MAX {
+                return Err(Error::invalid(
+                    "consumer_name",
+                    "an event waits to be replayed to too many others",
+                ));
+            }
+            decided::replay_only_to(conn, seq, &deliver_to, now)?;
         }
         inbox::forget(conn, seq, self.consumer)?;
         let entry = decision(HistoryKind::Replayed, Some(self.consumer), None);

@@ -64,6 +64,9 @@ impl Leases {
     }
 }
 
+/// The names of a replay's consumers: what is longer is not read. Some hundreds of the longest fit.
+pub(crate) const DELIVER_TO_BYTES_MAX: usize = 1 << 20;
+
 /// A row that is claimed.
 pub(crate) struct Claimed {
     pub(crate) claim: Claim,
@@ -158,7 +161,7 @@ pub(crate) fn due(
     let mut select = conn.prepare_cached(
             "SELECT seq, id, status = 'processing', attempt_count, available_at, created_at, payload_version,
                     event_name, source_module, aggregate_type, aggregate_id, causation_id, correlation_id, traceparent,
-                    iif(octet_length(deliver_to) <= ?2 * octet_length('x'), deliver_to, NULL),
+                    iif(octet_length(deliver_to) <= ?5 * octet_length('x'), deliver_to, NULL),
                     iif(octet_length(payload) <= ?2 * octet_length('x'), payload, NULL),
                     iif(octet_length(metadata) <= ?2 * octet_length('x'), metadata, NULL), lease_id,
                     octet_length(deliver_to), octet_length(payload), octet_length(metadata), octet_length('x')
@@ -167,7 +170,7 @@ pub(crate) fn due(
              UNION ALL
              SELECT seq, id, status = 'processing', attempt_count, available_at, created_at, payload_version,
                     event_name, source_module, aggregate_type, aggregate_id, causation_id, correlation_id, traceparent,
-                    iif(octet_length(deliver_to) <= ?2 * octet_length('x'), deliver_to, NULL),
+                    iif(octet_length(deliver_to) <= ?5 * octet_length('x'), deliver_to, NULL),
                     iif(octet_length(payload) <= ?2 * octet_length('x'), payload, NULL),
                     iif(octet_length(metadata) <= ?2 * octet_length('x'), metadata, NULL), lease_id,
                     octet_length(deliver_to), octet_length(payload), octet_length(metadata), octet_length('x')
@@ -176,7 +179,9 @@ pub(crate) fn due(
              ORDER BY available_at, seq",
     )?;
     let (behind_at, behind_seq) = request.behind.unwrap_or((i64::MIN, i64::MIN));
-    let mut rows = select.query(params![request.now, request.payload_bytes_max, behind_at, behind_seq])?;
+    let payload_bytes_max = request.payload_bytes_max;
+    let mut rows =
+        select.query(params![request.now, payload_bytes_max, behind_at, behind_seq, DELIVER_TO_BYTES_MAX])?;
     while due.rows.len() + due.unreadable.len() < request.limit
         && let Some(row) = rows.next()?
     {
@@ -304,7 +309,7 @@ fn read_event(row: &Row<'_>, seq: i64, bytes_max: usize) -> std::result::Result<
     let payload =
         text(row, "payload", 15, 19, bytes_max)?.ok_or_else(|| "the row has no payload".to_owned())?;
     let metadata = text(row, "metadata", 16, 20, bytes_max)?;
-    let deliver_to = text(row, "deliver_to", 14, 18, bytes_max)?
+    let deliver_to = text(row, "deliver_to", 14, 18, DELIVER_TO_BYTES_MAX)?
         .map(|names| String::from_utf8(names).map_err(|_| unreadable("deliver_to")))
         .transpose()?;
     Ok((event, Unparsed { payload, metadata }, deliver_to))

@@ -295,3 +295,40 @@ fn one_of_two_is_taken_back_and_the_other_stands() {
         assert_eq!(bus.stats().unwrap().pending, 0);
     }
 }
+
+/// The cap on payloads was one on the consumers' names as well: what was replayed was a dead letter.
+#[test]
+fn a_small_limit_of_payloads_is_none_of_names() {
+    for test in boxes_with(|builder| builder.max_payload_bytes(20)) {
+        let bus = &test.bus;
+        let calls = Calls::default();
+        let name = "\u{1F4EE}".repeat(255);
+        bus.subscribe(Subscription::new("*", &name, noting(&calls, "ran"))).unwrap();
+        bus.publish(NewEvent::new("a", "m", "t", "1")).unwrap();
+        bus.drain().unwrap();
+        assert_eq!(bus.outbox().replay(&EventFilter::new(), &name).unwrap(), 1);
+        assert_eq!(bus.drain().unwrap(), 1, "{}", test.kind);
+        assert_eq!((calls.take().len(), bus.stats().unwrap().dead_letter), (2, 0));
+    }
+}
+
+/// An event cannot wait for more consumers than a claim reads.
+#[test]
+fn an_event_waits_for_as_many_consumers_as_a_claim_reads() {
+    for test in boxes() {
+        let bus = &test.bus;
+        let calls = Calls::default();
+        let id = bus.publish(event("a")).unwrap();
+        bus.subscribe(Subscription::new("*", "there", noting(&calls, "there"))).unwrap();
+        bus.drain().unwrap();
+        bus.outbox().replay(&EventFilter::new(), "there").unwrap();
+        // As if so many others waited.
+        let names = |count| format!("[\"there\"{}]", ",\"x\"".repeat(count));
+        let count = ((1 << 20) - 9) / 4;
+        sql(bus, |tx| tx.execute("UPDATE outbox_event SET deliver_to = ?1", [names(count)]));
+        let refused = bus.outbox().replay(&EventFilter::new(), "one more");
+        assert_eq!(crate::support::refused_field(refused), "consumer_name", "{}", test.kind);
+        bus.drain().unwrap();
+        assert_eq!((calls.take().len(), status(bus, id)), (2, OutboxStatus::Pending));
+    }
+}

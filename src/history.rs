@@ -111,9 +111,12 @@ pub(crate) struct NewEntry<'a> {
 
 /// Adds an entry to the event's history. The oldest makes room for it when there are many.
 pub(crate) fn add(conn: &Connection, seq: i64, entry: &NewEntry<'_>, now: i64) -> Result<()> {
+    // Behind a number at the end of all numbers, which another program wrote, there is none.
     let number: i64 = conn
-        .prepare_cached("SELECT coalesce(max(number), 0) + 1 FROM main.postbox_history WHERE event = ?1")?
-        .query_row([seq], |row| row.get(0))?;
+        .prepare_cached(
+            "SELECT coalesce(max(number), 0) + 1 FROM main.postbox_history WHERE event = ?1 AND number < ?2",
+        )?
+        .query_row([seq, i64::MAX], |row| row.get(0))?;
     if number > KEPT {
         conn.prepare_cached("DELETE FROM main.postbox_history WHERE event = ?1 AND number <= ?2")?
             .execute([seq, number - KEPT])?;
@@ -121,7 +124,7 @@ pub(crate) fn add(conn: &Connection, seq: i64, entry: &NewEntry<'_>, now: i64) -
     let duration = entry.duration.map(|duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX));
     let added = conn
         .prepare_cached(
-            "INSERT INTO main.postbox_history (event, number, at, kind, consumer_name, duration, detail)
+            "INSERT OR REPLACE INTO main.postbox_history (event, number, at, kind, consumer_name, duration, detail)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?
         .execute(params![seq, number, now, entry.kind, entry.consumer_name, duration, entry.detail])?;

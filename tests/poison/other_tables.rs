@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use postbox::{EntityRef, InboxStatus, LinkType, NewLink, OutboxStatus, Settings, Subscription};
+use postbox::{
+    Context, EntityRef, Event, EventFilter, HandlerError, InboxStatus, LinkType, NewLink, OutboxStatus,
+    Settings, Subscription,
+};
 
-use crate::support::{Calls, TestBox, boxes, event, file_box, noting, sql, wait_until};
+use crate::support::{Calls, TestBox, boxes, event, file_box, noting, outbox_row, sql, wait_until};
 use crate::{BOTH, By, Victim};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -243,5 +246,41 @@ fn the_inbox_of_a_sound_event_is_as_it_was_beside_poison() {
         assert_eq!(is_processed, place != 2);
         let tx = victim.test.bus.inbox().get_or_create(*id, "tx").unwrap();
         assert_eq!(tx.status, InboxStatus::Processed);
+    }
+}
+
+/// The next number was none, so that a failure could not be recorded: the event was a dead letter at its second attempt.
+#[test]
+fn a_history_whose_numbers_are_spoilt_keeps_nobody_from_trying_again() {
+    for number in ["9223372036854775807", "9223372036854775806", "-9223372036854775808", "number * 1000"] {
+        for test in boxes() {
+            let bus = &test.bus;
+            let calls = Calls::default();
+            let failing = {
+                let calls = calls.clone();
+                move |_: &Event, _: &Context<'_>| {
+                    calls.add("c");
+                    if calls.all().len() < 5 {
+                        Err(HandlerError::retry_after(calls.all().len(), Duration::ZERO))
+                    } else {
+                        Ok(())
+                    }
+                }
+            };
+            bus.subscribe(Subscription::new("*", "c", failing).max_attempts(10)).unwrap();
+            let id = bus.publish(event("a")).unwrap();
+            bus.process_batch().unwrap();
+            sql(bus, |tx| tx.execute(&format!("UPDATE postbox_history SET number = {number}"), []));
+            bus.drain().unwrap();
+            let row = outbox_row(bus, id);
+            assert_eq!(
+                (row.status, calls.all().len()),
+                (OutboxStatus::Processed, 5),
+                "{number} {}",
+                test.kind
+            );
+            assert!(bus.outbox().history(id).unwrap().len() >= 2, "{number}");
+            assert_eq!(bus.outbox().replay(&EventFilter::new(), "c").unwrap(), 1);
+        }
     }
 }

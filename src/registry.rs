@@ -181,7 +181,7 @@ impl Subscription {
     ///     .rate_limit(100, Duration::from_secs(60));
     /// # let postbox = postbox::Postbox::open_in_memory()?;
     /// postbox.subscribe(sync)?;
-    /// # postbox::Result::Ok(())
+    /// # Ok::<(), postbox::Error>(())
     /// ```
     pub fn max_concurrency(self, n: u32) -> Self {
         Subscription { limiter: Some(self.limiter.unwrap_or_default().with_max_concurrency(n)), ..self }

@@ -129,15 +129,6 @@ impl Delivery {
     }
 }
 
-/// What still keeps consumers from having their turn.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Obstacles<'a> {
-    /// Those in force.
-    pub(crate) pauses: Option<&'a Pauses>,
-    /// All of those whose turn it was not still have to wait.
-    pub(crate) all_wait: bool,
-}
-
 /// What is known of an attempt so far.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Attempt {
@@ -221,8 +212,8 @@ impl Attempt {
     }
 
     /// What the attempt comes to for the event, once every consumer that need not wait has had its turn, or it was cut.
-    /// `obstacles`: what is true in the transaction that settles it.
-    pub(crate) fn settlement(&self, settings: &Settings, now: i64, obstacles: Obstacles<'_>) -> Settlement {
+    /// `pauses`: those of the transaction that settles it, where they are looked up.
+    pub(crate) fn settlement(&self, settings: &Settings, now: i64, pauses: Option<&Pauses>) -> Settlement {
         let error = || {
             let of = if self.failures.is_empty() { &self.earlier } else { &self.failures };
             validate::error_text(&join(of))
@@ -230,7 +221,7 @@ impl Attempt {
         match self.retry_after {
             Some(delay) => Settlement::Retry { available_at: clock::add(now, delay), error: error() },
             None if self.is_cut => Settlement::Retry { available_at: now, error: error() },
-            None if self.is_to_wait_here() => self.wait(now, obstacles),
+            None if self.is_to_wait_here() => self.wait(now, pauses),
             // It is planned anew, and held for them.
             None if self.is_to_be_held() => Settlement::GivenBack,
             None if !self.gave_up => Settlement::Processed,
@@ -239,27 +230,22 @@ impl Attempt {
         }
     }
 
-    /// For the consumers that are paused, or behind others. One that is not any more is to have its turn at once.
-    fn wait(&self, now: i64, obstacles: Obstacles<'_>) -> Settlement {
-        let is_anybodys_turn = !self.waiting.is_empty() && !obstacles.all_wait;
-        let due: Option<Vec<i64>> =
-            self.paused.iter().map(|name| obstacles.pauses?.of_consumer(name, now)).collect();
+    /// For the consumers that are paused, behind others, or have no room. One that is not paused any more is to have its turn at once;
+    /// whether it is the turn of one that was behind others is looked at once this is written (ordering.rs).
+    fn wait(&self, now: i64, pauses: Option<&Pauses>) -> Settlement {
+        let due: Option<Vec<i64>> = self.paused.iter().map(|name| pauses?.of_consumer(name, now)).collect();
         match due {
+            None => Settlement::GivenBack,
             // Those that have no room come first: when there is some, all is planned anew.
-            Some(_) if !is_anybodys_turn && !self.limited.is_empty() => {
-                Settlement::Parked { available_at: LIMITED_UNTIL }
-            }
-            Some(due) if !is_anybodys_turn => {
-                Settlement::Parked { available_at: due.into_iter().min().unwrap_or(WAITING_UNTIL) }
-            }
-            _ => Settlement::GivenBack,
+            Some(_) if !self.limited.is_empty() => Settlement::Parked { available_at: LIMITED_UNTIL },
+            Some(due) => Settlement::Parked { available_at: due.into_iter().min().unwrap_or(WAITING_UNTIL) },
         }
     }
 
     /// The same while some consumers have not had their turn, for which they are not to blame: no attempt is spent, unless
     /// somebody failed who has to wait.
     pub(crate) fn settlement_so_far(&self, settings: &Settings, now: i64) -> Settlement {
-        match self.settlement(settings, now, Obstacles::default()) {
+        match self.settlement(settings, now, None) {
             retry @ Settlement::Retry { .. } => retry,
             _ => Settlement::GivenBack,
         }
@@ -273,7 +259,7 @@ impl Attempt {
         why: &str,
         at_once: bool,
     ) -> Settlement {
-        let settlement = self.settlement(settings, now, Obstacles::default());
+        let settlement = self.settlement(settings, now, None);
         if matches!(settlement, Settlement::Retry { .. }) {
             return settlement;
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::delivery::{Attempt, Delivery, Obstacles, max_attempts};
+use super::delivery::{Attempt, Delivery, max_attempts};
 use super::settling::record;
 use super::under_way::UnderWay;
 use crate::core::Core;
@@ -117,8 +117,7 @@ impl Planner<'_> {
             return settle_now(Settlement::Held);
         }
         if consumers.is_empty() {
-            let obstacles = Obstacles { pauses: Some(pauses), all_wait: true };
-            let settlement = attempt.settlement(settings, now, obstacles);
+            let settlement = attempt.settlement(settings, now, Some(pauses));
             attempt.remember(claim.seq, &settlement);
             return settle_now(settlement);
         }

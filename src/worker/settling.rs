@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::delivery::{Attempt, Obstacles, Report};
+use super::delivery::Report;
 use crate::core::Core;
 use crate::error::Result;
 use crate::event::EventId;
 use crate::history::{self, HistoryKind, NewEntry};
 use crate::inbox::{self, Mark};
-use crate::ordering::{self, InHands};
-use crate::outbox::claim::{Claim, LeaseId};
-use crate::outbox::order;
+use crate::ordering;
+use crate::outbox::claim::Claim;
 use crate::outbox::run::runs;
 use crate::outbox::settle::{self, Settlement};
 use crate::registry::Consumers;
@@ -88,9 +87,7 @@ pub(super) fn settle_report(
         }
         Report::Finished { claim, consumers, marks, attempt } => {
             let pauses = if attempt.paused.is_empty() { None } else { Some(core.pauses.within(conn)?) };
-            let all_wait = all_wait(core, conn, claim.seq, attempt, now)?;
-            let obstacles = Obstacles { pauses: pauses.as_ref(), all_wait };
-            let settlement = attempt.settlement(settings, now, obstacles);
+            let settlement = attempt.settlement(settings, now, pauses.as_ref());
             attempt.remember(claim.seq, &settlement);
             settle_marked(core, conn, *claim, consumers, marks, &settlement, now)
         }
@@ -114,27 +111,6 @@ pub(super) fn settle_report(
         Report::Lost { .. } => Ok(Recorded::Refused),
         Report::Settled { .. } | Report::Continues(_) => Ok(Recorded::Otherwise),
     }
-}
-
-/// Whether those whose turn it was not have to wait still.
-pub(super) fn all_wait(
-    core: &Core,
-    conn: &Connection,
-    seq: i64,
-    attempt: &Attempt,
-    now: i64,
-) -> Result<bool> {
-    if attempt.waiting.is_empty() {
-        return Ok(false);
-    }
-    let Some((_, aggregate)) = order::of_event(conn, seq)? else { return Ok(false) };
-    let in_hands = InHands::but(LeaseId(0));
-    for subscription in &attempt.waiting {
-        if !ordering::is_behind(&core.registry, conn, &aggregate, seq, subscription, &in_hands, now)? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 fn settle_marked(

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::batch::Caution;
-use super::delivery::{Attempt, Delivery, Obstacles};
+use super::delivery::{Attempt, Delivery};
 use super::dispatch::caught;
 use super::scope::HandlerScope;
-use super::settling::{all_wait, record, settle_alike};
+use super::settling::{record, settle_alike};
 use super::telling::{self, Told};
 use crate::breaker::Breaker;
 use crate::core::Core;
@@ -263,11 +263,7 @@ impl Shared<'_> {
         if step.next < delivery.consumers.len() {
             return Ok(ordering::release_next(self.core, conn, delivery.claim.seq, now)?);
         }
-        let all_wait = all_wait(self.core, conn, delivery.claim.seq, &step.attempt, now)?;
-        let settlement = {
-            let pauses = self.pauses.borrow();
-            step.attempt.settlement(self.settings, now, Obstacles { pauses: Some(&pauses), all_wait })
-        };
+        let settlement = step.attempt.settlement(self.settings, now, Some(&self.pauses.borrow()));
         step.attempt.remember(delivery.claim.seq, &settlement);
         let settled = settle::settle(conn, delivery.claim.seq, delivery.claim.lease, &settlement, now)
             .map_err(refused(step.next - 1))?;

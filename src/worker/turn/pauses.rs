@@ -114,11 +114,11 @@ enum Waits {
 
 fn waits(core: &Core, name: &str, pauses: &Pauses, now: i64) -> Waits {
     let consumers = core.registry.consumers_of(name);
-    let paused = consumers.iter().filter(|of| is_paused(pauses, &of.consumer_name, now)).count();
+    let of_them = consumers.iter().filter(|of| is_paused(pauses, &of.consumer_name, now)).count();
     if pauses.of_event_name(name, now) == Some(PAUSED_UNTIL) {
         return Waits::All;
     }
-    match paused {
+    match of_them {
         0 => Waits::None,
         all if all == consumers.len() => Waits::All,
         _ => Waits::Some,

@@ -51,6 +51,27 @@ fn a_pause_that_ends_by_itself_says_when() {
     assert!(out.starts_with(&format!("consumer mail is paused until {}", year / 100)), "{out}");
 }
 
+/// A typo paused nothing and said that it had.
+#[test]
+fn names_that_the_file_has_never_heard_of_are_warned_of() {
+    let (dir, _) = incident();
+    let consumer = "postbox: warning: no consumer of the name mial has had to do with this file: \
+                    `postbox consumers` lists those that have\n";
+    let event = "postbox: warning: no event of the name stock.count is in this file\n";
+    for (kind, name, warning) in [("consumer", "mial", consumer), ("event", "stock.count", event)] {
+        let not_paused = run(dir.path(), &["resume", "app.db", kind, name]);
+        assert_eq!((not_paused.code, not_paused.err.as_str()), (0, warning), "{}", not_paused.out);
+        assert!(not_paused.out.ends_with("was not paused\n"), "{}", not_paused.out);
+        let paused = run(dir.path(), &["pause", "app.db", kind, name]);
+        assert_eq!((paused.code, paused.err.as_str()), (0, warning));
+        assert!(paused.out.ends_with("is paused until it is resumed\n"), "{}", paused.out);
+        run(dir.path(), &["resume", "app.db", kind, name]).ok(); // it was paused
+    }
+    for (kind, name) in [("consumer", "mail"), ("event", "stock.counted")] {
+        run(dir.path(), &["resume", "app.db", kind, name]).ok();
+    }
+}
+
 #[test]
 fn what_cannot_be_paused_is_refused() {
     let (dir, path) = incident();

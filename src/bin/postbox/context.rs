@@ -48,6 +48,11 @@ pub(crate) fn write(file: &Path) -> Result<Postbox, Failure> {
     Postbox::open(file).map_err(Failure::of(file))
 }
 
+/// Whether a consumer of this name has ever had to do with events of this file. One that is only about to, has not.
+pub(crate) fn knows_consumer(postbox: &Postbox, name: &str) -> postbox::Result<bool> {
+    Ok(postbox.inbox().consumers()?.iter().any(|known| known.name == name))
+}
+
 /// Before something is destroyed. `yes`: the command line says so already.
 pub(crate) fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
     if yes {

@@ -152,7 +152,7 @@ pub(crate) fn about_many(
 
 /// What to say of a consumer that has never had to do with events of this file: its name may be wrong.
 fn stranger(postbox: &Postbox, consumer: &str) -> Result<Option<String>, Error> {
-    let is_known = postbox.inbox().consumers()?.iter().any(|known| known.name == consumer);
+    let is_known = context::knows_consumer(postbox, consumer)?;
     Ok((!is_known).then(|| {
         format!(
             "No consumer of the name {consumer} has had to do with this file: they wait until one subscribes."

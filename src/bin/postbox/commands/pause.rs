@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use postbox::{Pause, PauseTarget};
+use postbox::{EventFilter, Page, Pause, PauseTarget, Postbox};
 use serde_json::{Value, json};
 
 use crate::context::{self, Context};
@@ -14,7 +14,8 @@ use crate::{show, when};
 /// Pause a consumer, or all events of a name
 ///
 /// What is paused waits, at no cost and without an attempt spent, until `resume` or for a time. A running application notices
-/// within a second; handlers that run end as they do. Pausing what is paused changes its reason and its end.
+/// within a second; handlers that run end as they do. Pausing what is paused changes its reason and its end. A name that the file
+/// has never heard of is paused as well, with a warning.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -67,7 +68,11 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let pause = postbox
         .pause(&args.target.get(), args.reason.as_deref(), args.duration)
         .map_err(Failure::of(&args.file))?;
+    let warning = stranger(&postbox, &pause.target);
     postbox.close().map_err(Failure::of(&args.file))?;
+    if let Some(warning) = warning {
+        show::tell(&warning);
+    }
     context.show(
         || object(&pause),
         || {
@@ -78,6 +83,28 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             }
         },
     )
+}
+
+/// A warning, if the file has never heard of what is meant: its name may be wrong.
+pub(crate) fn stranger(postbox: &Postbox, target: &PauseTarget) -> Option<String> {
+    let (is_known, said) = match target {
+        PauseTarget::Consumer(name) => (
+            context::knows_consumer(postbox, name),
+            format!(
+                "no consumer of the name {name} has had to do with this file: `postbox consumers` lists those that have"
+            ),
+        ),
+        PauseTarget::EventName(name) => {
+            let page = postbox.outbox().list(&EventFilter::new().name(name), &Page::newest(1));
+            (page.map(|page| !page.events.is_empty()), format!("no event of the name {name} is in this file"))
+        }
+    };
+    let said = match is_known {
+        Ok(true) => return None,
+        Ok(false) => said,
+        Err(error) => format!("whether the file knows the name cannot be read: {error}"),
+    };
+    Some(format!("postbox: warning: {}\n", show::printable(&said)))
 }
 
 pub(crate) fn object(pause: &Pause) -> Value {

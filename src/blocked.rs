@@ -64,7 +64,8 @@ fn look_at(conn: &Connection, aggregate: &Aggregate, now: i64) -> Result<Option<
             State::Waiting => return Ok(Some(event.seq)),
             State::Dead => failed = Some(event.seq),
             State::Live if event.has_failed => failed = Some(event.seq),
-            State::Live => failed = None,
+            // It was its turn, so that what has failed before it is passed over, or is another consumer's.
+            State::Live | State::Limited => failed = None,
             State::Scheduled | State::Parked => {}
         }
         Ok(None)

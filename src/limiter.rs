@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::registry::Subscription;
+use crate::registry::{Consumers, Subscription};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -124,6 +124,14 @@ impl Limiter {
         }
     }
 
+    /// One that was called and has come has no use for the room that was kept for it.
+    fn give_room_back(&self, seq: i64) {
+        let mut state = self.state();
+        if state.called.remove(&seq).is_some() {
+            state.reserved -= 1;
+        }
+    }
+
     /// More wait than are remembered, and those are gone: true once.
     pub(crate) fn is_to_be_filled(&self) -> bool {
         let mut state = self.state();
@@ -172,15 +180,15 @@ impl Permit {
 
     /// The handler begins.
     pub(crate) fn begin(&self, now: i64) {
-        if let Some(limiter) = &self.of.limiter
-            && !self.has_begun.swap(true, Ordering::Relaxed)
-        {
-            let mut state = limiter.state();
+        let Some(limiter) = &self.of.limiter else { return };
+        let mut state = limiter.state();
+        if !self.has_begun.swap(true, Ordering::Relaxed) {
             state.reserved -= 1;
             state.running += 1;
-            if limiter.rate.is_some() {
-                state.beginnings.push_back(now);
-            }
+        }
+        // Once more where a shared transaction begins again.
+        if limiter.rate.is_some() {
+            state.beginnings.push_back(now);
         }
     }
 }
@@ -199,6 +207,21 @@ impl Drop for Permit {
 }
 
 pub(crate) struct NoRoom;
+
+/// An event that was claimed, and for which these consumers may have kept room: what it has not taken by then goes back.
+pub(crate) struct Arrived {
+    pub(crate) seq: i64,
+    pub(crate) consumers: Consumers,
+}
+
+impl Drop for Arrived {
+    fn drop(&mut self) {
+        self.consumers
+            .iter()
+            .filter_map(|of| of.limiter.as_ref())
+            .for_each(|limiter| limiter.give_room_back(self.seq));
+    }
+}
 
 impl fmt::Debug for Limiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

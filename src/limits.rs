@@ -15,8 +15,12 @@ use crate::db::{Synchronous, WriteEach};
 use crate::error::Result;
 use crate::inbox;
 use crate::limiter::Limiter;
+use crate::ordering::{self, InHands};
+use crate::outbox::claim::LeaseId;
 use crate::outbox::limited;
+use crate::outbox::order;
 use crate::outbox::parked::{self, Parked};
+use crate::registry::Subscription;
 use crate::sync::{Mutex, MutexGuard};
 
 /// So many are looked at in one look.
@@ -109,7 +113,9 @@ fn remember(core: &Core, conn: &Connection, behind: i64) -> Result<(Vec<i64>, Op
             };
             let is_asked = !matches!(&only, Some(Ok(only)) if !only.contains(consumer));
             let standing = inbox::standing_of(conn, seq, consumer)?;
-            if is_asked && !standing.is_some_and(|(status, gave_up)| status.is_done() || gave_up) {
+            let is_open = is_asked && !standing.is_some_and(|(status, gave_up)| status.is_done() || gave_up);
+            // It has no use for room before its turn, or while it is paused: it is planned anew then.
+            if is_open && !has_to_wait(core, conn, seq, subscription)? {
                 limiter.note_waiting(seq);
                 waits = true;
             }
@@ -119,4 +125,15 @@ fn remember(core: &Core, conn: &Connection, behind: i64) -> Result<(Vec<i64>, Op
         }
     }
     Ok((free, last))
+}
+
+fn has_to_wait(core: &Core, conn: &Connection, seq: i64, subscription: &Subscription) -> Result<bool> {
+    if core.pauses.is_consumer_paused(core, &subscription.consumer_name) {
+        return Ok(true);
+    }
+    let Some((_, of)) = order::of_event(conn, seq)?.filter(|_| subscription.order.is_some()) else {
+        return Ok(false);
+    };
+    let in_hands = InHands::but(LeaseId(0));
+    ordering::is_behind(&core.registry, conn, &of, seq, subscription, &in_hands, core.clock.now())
 }

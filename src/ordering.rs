@@ -145,7 +145,7 @@ pub(crate) fn release_next(core: &Core, conn: &Connection, seq: i64, now: i64) -
     }
     let Some((event_name, of)) = order::of_event(conn, seq)? else { return Ok(()) };
     for subscription in core.registry.consumers_of(&event_name).iter().filter(|of| of.order.is_some()) {
-        if let Some((first, State::Waiting | State::Parked)) =
+        if let Some((first, State::Waiting | State::Parked | State::Limited)) =
             first_of(&core.registry, conn, &of, i64::MAX, subscription, now)?
         {
             release(conn, first, now)?;
@@ -239,22 +239,29 @@ fn find_free(core: &Core, conn: &Connection, behind: i64) -> Result<(Vec<i64>, O
     Ok((free, last))
 }
 
-/// Whether any of its consumers could receive it now, or none is left.
+/// Whether any of its consumers could receive it now, or none is left. One that is paused could not.
 fn is_free(core: &Core, conn: &Connection, seq: i64, in_hands: &InHands) -> Result<bool> {
     let now = core.clock.now();
     let Some((event_name, of)) = order::of_event(conn, seq)? else { return Ok(true) };
+    let only = order::deliver_to(conn, seq)?;
     let has_index = order::has_index(conn)?;
+    let mut has_waiting = false;
     for subscription in core.registry.consumers_of(&event_name).iter() {
-        let standing = inbox::standing_of(conn, seq, &subscription.consumer_name)?;
-        if standing.is_some_and(|(status, gave_up)| status.is_done() || gave_up) {
+        let consumer = &subscription.consumer_name;
+        let standing = inbox::standing_of(conn, seq, consumer)?;
+        if standing.is_some_and(|(status, gave_up)| status.is_done() || gave_up)
+            || only.as_ref().is_some_and(|only| !only.contains(consumer))
+        {
             continue;
         }
-        let waits = has_index
-            && subscription.order.is_some()
-            && is_behind(&core.registry, conn, &of, seq, subscription, in_hands, now)?;
-        if waits {
-            return Ok(false);
+        let waits = core.pauses.is_consumer_paused(core, consumer)
+            || has_index
+                && subscription.order.is_some()
+                && is_behind(&core.registry, conn, &of, seq, subscription, in_hands, now)?;
+        if !waits {
+            return Ok(true);
         }
+        has_waiting = true;
     }
-    Ok(true)
+    Ok(!has_waiting)
 }

@@ -149,6 +149,10 @@ impl Subscription {
     ///   not held up.
     /// - An event that was published with a delay takes its place when its time has come: it holds nothing up before. The same is
     ///   true of what is retried or replayed by a person.
+    /// - While an event waits for the backoff of another of its consumers, it waits for this one's turn as well, and so do those
+    ///   behind it.
+    /// - What is to be looked through grows with the unfinished events of an aggregate that come before: a thousand that wait
+    ///   for another consumer make this one slow for that aggregate.
     /// - All subscriptions of the consumer whose events are to be in order with each other have to say so. Every process that
     ///   processes events of the file has to have the same subscriptions.
     /// - One at a time holds as long as leases do: a handler that goes on after its lease was lost may meet its own event again,
@@ -167,8 +171,9 @@ impl Subscription {
     /// At most so many of this subscription's handlers run at once, in this box; at least 1. As many as the box has
     /// [handler threads](crate::Builder::handler_threads) when not given.
     ///
-    /// Events for which there is no room wait in the order in which they came, without an attempt spent and without being claimed
-    /// again; their other consumers go on. Transactional handlers run one at a time in any case, since they hold the file's write
+    /// Events for which there is no room wait, and are called in the order in which they came, without an attempt spent and without being
+    /// claimed over and over; their other consumers go on. An event has its room from when it is claimed, also while other consumers of
+    /// it run before this one; and where one of them has to be tried again, it waits for that as well. Transactional handlers run one at a time in any case, since they hold the file's write
     /// lock, and this does not hold them up further.
     ///
     /// ```

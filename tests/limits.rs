@@ -361,6 +361,82 @@ fn a_trigger_that_forbids_to_let_one_go_holds_up_that_one_alone() {
     }
 }
 
+/// It has no use for room while it is paused, or before its turn: others have.
+#[test]
+fn room_is_not_kept_for_an_event_that_cannot_take_it() {
+    for TestBox { kind, bus, clock, .. } in &boxes() {
+        let calls = Calls::default();
+        bus.subscribe_many([
+            Subscription::new("*", "ordered", noting(&calls, "ordered")).ordered().max_concurrency(1),
+            Subscription::new("a", "slow", noting(&calls, "slow")).rate_limit(1, Duration::from_hours(1)),
+        ])
+        .unwrap();
+        let paused = PauseTarget::event_name("first");
+        bus.pause(&paused, None, None).unwrap();
+        bus.publish(NewEvent::new("first", "tests", "Thing", "x")).unwrap();
+        bus.publish_all((0..20).map(|_| NewEvent::new("a", "tests", "Thing", "x"))).unwrap();
+        for _ in 0..5 {
+            bus.drain().unwrap();
+            clock.advance(MINUTE);
+        }
+        assert_eq!(calls.count("ordered"), 0, "{kind}");
+        bus.resume(&paused).unwrap();
+        bus.drain().unwrap();
+        assert_eq!(calls.count("ordered"), 21, "{kind}");
+    }
+}
+
+/// The write lock is the application's as well.
+#[test]
+fn a_turn_calls_no_more_than_it_may_claim() {
+    for TestBox { kind, bus, .. } in &boxes() {
+        bus.update_settings(|settings| settings.batch_size = 10).unwrap();
+        let calls = Calls::default();
+        bus.subscribe(Subscription::new("a", "c", noting(&calls, "ran")).rate_limit(1, MINUTE)).unwrap();
+        bus.publish_all((0..101).map(numbered)).unwrap();
+        assert_eq!(bus.drain().unwrap(), 1, "{kind}");
+        bus.registry().clear();
+        bus.subscribe(Subscription::new("a", "c", noting(&calls, "ran")).rate_limit(1_000, MINUTE)).unwrap();
+        assert_eq!((bus.process_batch().unwrap(), waiting(bus)), (10, 90), "{kind}");
+        assert_eq!(bus.drain().unwrap(), 90, "{kind}");
+    }
+}
+
+#[test]
+fn a_shared_transaction_that_begins_again_counts_its_calls_again() {
+    for TestBox { kind, bus, clock, .. } in &boxes() {
+        let calls = Calls::default();
+        sql(bus, |tx| {
+            tx.execute_batch(
+                "CREATE TABLE parent (id INTEGER PRIMARY KEY);
+                 CREATE TABLE child (parent REFERENCES parent DEFERRABLE INITIALLY DEFERRED)",
+            )
+        });
+        let handler = {
+            let calls = calls.clone();
+            move |event: &Event, tx: &Tx<'_>| {
+                calls.add("ran");
+                if event.aggregate_id() == "0" {
+                    tx.execute("INSERT INTO child VALUES (1)", [])?;
+                }
+                Ok(())
+            }
+        };
+        let subscription = Subscription::transactional("a", "c", handler).rate_limit(6, MINUTE);
+        bus.subscribe(subscription.max_attempts(1)).unwrap();
+        bus.publish_all((0..2).map(numbered)).unwrap();
+        bus.drain().unwrap();
+        let so_far = calls.count("ran");
+        assert!(so_far > 2, "{kind}: the transaction has begun again");
+        bus.publish_all((2..12).map(numbered)).unwrap();
+        bus.drain().unwrap();
+        assert_eq!(calls.count("ran"), so_far.max(6), "{kind}");
+        clock.advance(MINUTE);
+        bus.drain().unwrap();
+        assert!(calls.count("ran") <= so_far.max(6) + 6, "{kind}");
+    }
+}
+
 #[test]
 fn limits_that_make_no_sense_are_refused() {
     for TestBox { bus, .. } in &boxes() {

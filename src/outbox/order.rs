@@ -44,8 +44,10 @@ pub(crate) enum State {
     Scheduled,
     /// It waits for its turn.
     Waiting,
-    /// It waits for something that is paused, or for room.
+    /// It waits for something that is paused.
     Parked,
+    /// It waits for room with a consumer that has limits.
+    Limited,
     /// It has ended without success.
     Dead,
     /// It is due, being worked on, or to be tried again.
@@ -78,6 +80,16 @@ pub(crate) fn of_event(conn: &Connection, seq: i64) -> Result<Option<(String, Ag
         Err(error) if error.sqlite_error_code().is_none() => Ok(None),
         read => Ok(read?),
     }
+}
+
+/// The only consumers that an event is for; `None`: all, or what no box wrote.
+pub(crate) fn deliver_to(conn: &Connection, seq: i64) -> Result<Option<Vec<String>>> {
+    let names: Option<Vec<u8>> = conn
+        .prepare_cached("SELECT CAST(deliver_to AS BLOB) FROM main.outbox_event WHERE seq = ?1")?
+        .query_row([seq], |row| row.get(0))
+        .optional()?
+        .flatten();
+    Ok(names.and_then(|names| serde_json::from_slice(&names).ok()))
 }
 
 /// Goes through the unfinished events of an aggregate with a `seq` below this, in order, until `look` has found something.
@@ -151,7 +163,8 @@ fn unfinished(row: &Row<'_>, now: i64) -> rusqlite::Result<Unfinished> {
     let state = match available_at {
         _ if !is_live => State::Dead,
         WAITING_UNTIL if is_pending => State::Waiting,
-        PAUSED_UNTIL | LIMITED_UNTIL if is_pending => State::Parked,
+        PAUSED_UNTIL if is_pending => State::Parked,
+        LIMITED_UNTIL if is_pending => State::Limited,
         at if is_pending && at > now && at < LIMITED_UNTIL && is_untouched == Some(true) => State::Scheduled,
         _ => State::Live,
     };

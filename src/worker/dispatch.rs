@@ -133,7 +133,8 @@ fn run_one(
         let duration = begun.elapsed();
         if subscription.time_limit.is_some() {
             let Some(Timed { permits_behind, .. }) = delivery.under_way.end() else {
-                // The worker has said that it ran too long, and what that comes to.
+                // The worker has said that it ran too long, and what that comes to. Its room is free before the worker looks.
+                delivery.permits.clear();
                 return report(Report::Lost { claim });
             };
             delivery.permits.extend(permits_behind);

@@ -12,7 +12,7 @@ use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::event::{Event, EventId};
 use crate::inbox::{self, Mark, Standing};
-use crate::limiter::{NoRoom, Permit};
+use crate::limiter::{Arrived, NoRoom, Permit};
 use crate::ordering::{self, InHands, is_behind, release_first};
 use crate::outbox::claim::{Claim, Claimed};
 use crate::outbox::order::Aggregate;
@@ -74,6 +74,7 @@ impl Planner<'_> {
             Ok(wanted) => wanted,
             Err(error) => return poisoned(error),
         };
+        let _arrived = Arrived { seq: claim.seq, consumers: core.registry.consumers_of(&event.name) };
         let of_name = pauses.of_event_name(&event.name, now);
         if consumers.is_empty() {
             // What is replayed for one consumer waits for that one.

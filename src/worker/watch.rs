@@ -18,6 +18,8 @@ pub(crate) struct Watch {
     /// The reader's `data_version` at the last look.
     seen_version: Option<i64>,
     next_poll: Instant,
+    /// Of the registry, when what waits was last gone through.
+    generation: u64,
 }
 
 impl Watch {
@@ -27,11 +29,12 @@ impl Watch {
             Some(conn) => core.reload_settings(conn)?,
             None => core.settings(),
         };
+        let generation = core.registry.generation();
         ordering::look_after(core, "start")?;
         limits::look_after(core, "start")?;
         // Opening has just done the rest of what a poll does.
         let next_poll = Instant::now() + Duration::from_millis(settings.polling_interval_ms);
-        Ok((Watch { reader, seen_version: None, next_poll }, Arc::new(settings)))
+        Ok((Watch { reader, seen_version: None, next_poll, generation }, Arc::new(settings)))
     }
 
     /// True when something may have changed: what is due is to be looked up. `idle`: the last look found nothing.
@@ -54,14 +57,18 @@ impl Watch {
             }
             changed
         };
+        let generation = core.registry.generation();
+        if polls || generation != self.generation {
+            ordering::look_after(core, "process")?;
+            limits::look_after(core, "process")?;
+            self.generation = generation;
+        }
         if polls {
             core.take_over_from_the_dead()?;
             if !self.read(core, |conn| strays::find(conn, 1))?.is_empty() {
                 core.set_strays_aside("process")?;
             }
             self.read(core, |conn| core.pauses.look_again(conn))?;
-            ordering::look_after(core, "process")?;
-            limits::look_after(core, "process")?;
             core.release_held_again(); // what another process held that knew no subscriber, for one
             let interval =
                 if idle { settings.idle_polling_interval_ms } else { settings.polling_interval_ms };

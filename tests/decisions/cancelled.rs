@@ -58,7 +58,7 @@ fn one_that_has_failed_is_as_if_the_consumer_had_never_heard_of_it() {
         let bus = &test.bus;
         with_a_past(&test, 1);
         let failing =
-            |_: &Event, _: &Context<'_>| Err(HandlerError::retry_after("no", Duration::from_secs(60)));
+            |_: &Event, _: &Context<'_>| Err(HandlerError::retry_after("no", Duration::from_mins(1)));
         bus.subscribe(Subscription::new("*", "fails", failing)).unwrap();
         bus.outbox().catch_up(&all(), "fails").unwrap();
         bus.drain().unwrap();
@@ -136,7 +136,7 @@ fn what_was_behind_it_has_its_turn() {
         let handler = move |_: &Event, _: &Context<'_>| {
             noted.add("ledger");
             if noted.all().len() == 2 {
-                return Err(HandlerError::retry_after("not now", Duration::from_secs(60)));
+                return Err(HandlerError::retry_after("not now", Duration::from_mins(1)));
             }
             Ok(())
         };

@@ -58,6 +58,24 @@ fn blocked_aggregates_are_listed_with_what_blocks_them_and_how_many_wait() {
     }
 }
 
+/// A dead letter that is passed over blocks nobody, also where the next event waits for room.
+#[test]
+fn what_waits_for_room_is_not_blocked() {
+    for TestBox { kind, bus, .. } in &boxes() {
+        let calls = Calls::default();
+        let handler = saying(&calls, |event, _| match event.name() {
+            "dead" => Err(HandlerError::dead_letter("never")),
+            _ => Ok(()),
+        });
+        let subscription = Subscription::new("*", "c", handler).pass_dead_letters();
+        bus.subscribe(subscription.rate_limit(1, std::time::Duration::from_hours(1))).unwrap();
+        publish(bus, &[("x", "dead"), ("x", "b"), ("x", "c")]);
+        bus.drain().unwrap();
+        assert_eq!(bus.stats().unwrap().pending, 2);
+        assert_eq!(bus.outbox().blocked(10).unwrap(), [], "{kind}");
+    }
+}
+
 #[test]
 fn a_page_has_one_to_a_thousand() {
     for TestBox { bus, .. } in &boxes() {

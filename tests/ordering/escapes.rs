@@ -59,6 +59,56 @@ fn a_consumer_that_is_removed_holds_nobody_up() {
     }
 }
 
+/// The other one's turn has not come.
+#[test]
+fn one_of_two_ordered_consumers_goes_on_where_it_asks_for_no_order_any_more() {
+    let mut test = file_box();
+    let calls = Calls::default();
+    let noted = Calls::default();
+    let fails = || {
+        saying(&noted, |event, _| match event.name() {
+            "a" => Err(HandlerError::dead_letter("no")),
+            _ => Ok(()),
+        })
+    };
+    let two = Subscription::new("*", "two", fails()).ordered();
+    test.bus.subscribe_many([Subscription::new("*", "one", fails()).ordered(), two]).unwrap();
+    publish(&test.bus, &[("x", "a"), ("x", "b"), ("x", "c")]);
+    assert_eq!((test.bus.drain().unwrap(), waiting(&test.bus)), (0, 2));
+    test = test.reopen();
+    let two = Subscription::new("*", "two", fails()).ordered();
+    test.bus.subscribe_many([Subscription::new("*", "one", fine(&calls)), two]).unwrap();
+    assert_eq!(test.bus.drain().unwrap(), 0);
+    assert_eq!(calls.all(), ["x b", "x c"]);
+    assert_eq!(waiting(&test.bus), 2, "for the other");
+}
+
+#[test]
+fn what_is_replayed_to_one_consumer_does_not_look_free_for_another() {
+    for TestBox { kind, bus, clock, .. } in &boxes() {
+        let calls = Calls::default();
+        let fails = saying(&calls, |event, call| match (event.name(), call) {
+            ("a", 2) => Err(HandlerError::dead_letter("no")),
+            _ => Ok(()),
+        });
+        bus.subscribe(Subscription::new("*", "c", fails).ordered()).unwrap();
+        let ids = publish(bus, &[("x", "a"), ("x", "b")]);
+        assert_eq!(bus.drain().unwrap(), 2);
+        bus.outbox().replay(&postbox::EventFilter::new(), "c").unwrap();
+        assert_eq!((bus.drain().unwrap(), waiting(bus)), (0, 1), "{kind}");
+        bus.subscribe(Subscription::new("*", "new", fine(&Calls::default()))).unwrap();
+        bus.drain().unwrap();
+        let before = crate::support::outbox_row(bus, ids[1]).updated_at;
+        clock.advance(Duration::from_mins(1));
+        bus.drain().unwrap();
+        assert_eq!(
+            crate::support::outbox_row(bus, ids[1]).updated_at,
+            before,
+            "{kind}: it is not let go in vain"
+        );
+    }
+}
+
 #[test]
 fn a_trigger_that_forbids_to_let_an_event_go_holds_up_that_one_alone() {
     for raise in ["ABORT", "FAIL", "IGNORE"] {
@@ -113,6 +163,29 @@ fn what_waited_for_the_hands_of_the_dead_goes_on_before_what_those_held() {
         assert_eq!(bus.drain().unwrap(), 2, "{kind}");
         assert_eq!(calls.all(), ["x older", "x younger"], "{kind}");
     }
+}
+
+#[test]
+fn a_running_worker_notices_new_subscriptions_at_once() {
+    let test = file_box();
+    let (calls, bus) = (Calls::default(), &test.bus);
+    let fails = saying(&calls, |event, _| match event.name() {
+        "a" => Err(HandlerError::dead_letter("no")),
+        _ => Ok(()),
+    });
+    bus.subscribe(Subscription::new("*", "c", fails).ordered()).unwrap();
+    bus.update_settings(|settings| {
+        settings.polling_interval_ms = 3_600_000;
+        settings.idle_polling_interval_ms = 3_600_000;
+    })
+    .unwrap();
+    let ids = publish(bus, &[("x", "a"), ("x", "b")]);
+    let worker = bus.start().unwrap();
+    crate::support::wait_until(Duration::from_secs(20), || waiting(bus) == 1);
+    bus.registry().clear();
+    bus.subscribe(Subscription::new("*", "c", fine(&calls))).unwrap();
+    crate::support::wait_until(Duration::from_secs(20), || status(bus, ids[1]) == OutboxStatus::Processed);
+    worker.shutdown(Duration::from_secs(10)).unwrap();
 }
 
 #[test]

@@ -6,17 +6,22 @@ use super::pieces::{Obstacle, Pieces};
 use crate::core::Core;
 use crate::outbox::limited;
 
-/// Calls those for which there is room: they are due. One that is never claimed after all, since the transaction comes to nothing, is
+/// Calls those for which there is room, as many as the turn may claim: they are due. True: there were some. One that is never claimed after all, since the transaction comes to nothing, is
 /// found again at a poll.
 pub(super) fn call(
     core: &Core,
     conn: &Connection,
     pieces: Pieces<'_>,
     now: i64,
-) -> std::result::Result<(), Obstacle> {
+    max: usize,
+) -> std::result::Result<bool, Obstacle> {
+    let mut calls = 0;
     for subscription in core.registry.limited() {
         let Some(limiter) = &subscription.limiter else { continue };
-        while let Some(seq) = limiter.next_to_call(subscription.is_transactional(), now) {
+        while calls < max
+            && let Some(seq) = limiter.next_to_call(subscription.is_transactional(), now)
+        {
+            calls += 1;
             let is_due = pieces.with(conn, || limited::release(conn, seq, now))?.unwrap_or_else(|error| {
                 log::warn!(target: "postbox::delivery", "the event of row {seq} waits for the next poll, although there is room for it: {error}");
                 false
@@ -24,5 +29,5 @@ pub(super) fn call(
             limiter.note_called(seq, is_due);
         }
     }
-    Ok(())
+    Ok(calls > 0)
 }

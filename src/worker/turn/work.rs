@@ -70,7 +70,8 @@ impl Turn<'_> {
             pauses::release_parked(core, conn, pieces, now, outcome)?;
         }
         if self.claim_max > 0 && core.registry.has_limits() {
-            limits::call(core, conn, pieces, now)?;
+            // Those that are called in vain have made room for others.
+            outcome.more_parked |= limits::call(core, conn, pieces, now, self.claim_max)?;
         }
         Ok(())
     }

@@ -91,10 +91,11 @@ impl<'a> Replay<'a> {
             settle::uncount_processed(conn)?;
         } else {
             let Some(mut names) = replayed_to(conn, seq)? else { return Ok(false) };
-            if names.iter().any(|name| name == self.consumer) {
-                return Ok(false);
+            match names.iter().any(|name| name == self.consumer) {
+                false => names.push(self.consumer.to_owned()),
+                true if is_done(conn, seq, self.consumer)? => {}
+                true => return Ok(false),
             }
-            names.push(self.consumer.to_owned());
             let deliver_to = serde_json::to_string(&names)?;
             if deliver_to.len() > DELIVER_TO_BYTES_MAX {
                 return Err(Error::invalid(
@@ -112,10 +113,19 @@ impl<'a> Replay<'a> {
 
     /// False: it does not wait to be replayed to this consumer, or somebody works on it.
     pub(crate) fn cancel_row(&self, conn: &Connection, seq: i64, now: i64) -> Result<bool> {
-        let Some(mut left) = replayed_to(conn, seq)? else { return Ok(false) };
-        let before = left.len();
-        left.retain(|name| name != self.consumer);
-        if left.len() == before {
+        let mut left = Vec::new();
+        let mut is_to_come = false;
+        for name in replayed_to(conn, seq)?.unwrap_or_default() {
+            if is_done(conn, seq, &name)? {
+                continue;
+            }
+            if name == self.consumer {
+                is_to_come = true;
+            } else {
+                left.push(name);
+            }
+        }
+        if !is_to_come {
             return Ok(false);
         }
         inbox::forget(conn, seq, self.consumer)?;
@@ -133,6 +143,11 @@ impl<'a> Replay<'a> {
     pub(crate) fn catch_up_row(&self, conn: &Connection, seq: i64, now: i64) -> Result<bool> {
         Ok(!inbox::is_known_to(conn, seq, self.consumer)? && self.replay_row(conn, seq, now)?)
     }
+}
+
+/// Whether one of the consumers to whom an event waits to be replayed has received it: then another is to try again.
+fn is_done(conn: &Connection, seq: i64, consumer: &str) -> Result<bool> {
+    Ok(inbox::standing_of(conn, seq, consumer)?.is_some_and(|(status, _)| status.is_done()))
 }
 
 /// To whom an event waits to be replayed. What is no list of names is set aside when it is claimed.

@@ -8,6 +8,8 @@ mod cancelled;
 mod of_many;
 #[path = "decisions/replayed.rs"]
 mod replayed;
+#[path = "decisions/several_replays.rs"]
+mod several_replays;
 
 use std::time::Duration;
 

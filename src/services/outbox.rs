@@ -412,7 +412,8 @@ impl Outbox<'_> {
 
     /// Takes a replay back: those of the filter's events that wait to be replayed to this consumer are not replayed to it any more,
     /// whether it subscribes or not. How many. Where they wait for no other consumer they are processed again, from now on. Events
-    /// that are claimed at this moment are left alone, and so are dead letters: [`discard`](Outbox::discard) them.
+    /// that are claimed at this moment are left alone, as are those that it has received by now and that are tried again for another
+    /// consumer, and dead letters: [`discard`](Outbox::discard) them.
     ///
     /// The consumer's inbox rows of these events stay forgotten, as the replay left them: [`catch_up`](Outbox::catch_up)
     /// would deliver them. [`count`](Outbox::count) with [`OutboxStatus::Pending`] and

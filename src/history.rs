@@ -111,12 +111,12 @@ pub(crate) struct NewEntry<'a> {
 
 /// Adds an entry to the event's history. The oldest makes room for it when there are many.
 pub(crate) fn add(conn: &Connection, seq: i64, entry: &NewEntry<'_>, now: i64) -> Result<()> {
-    // Behind a number at the end of all numbers, which another program wrote, there is none.
+    // Behind a number at the end of all numbers, which another program wrote, there is none; and below 1 none is ever too old.
     let number: i64 = conn
         .prepare_cached(
-            "SELECT coalesce(max(number), 0) + 1 FROM main.postbox_history WHERE event = ?1 AND number < ?2",
+            "SELECT coalesce(max(number), 0) + 1 FROM main.postbox_history WHERE event = ?1 AND number BETWEEN 1 AND ?2",
         )?
-        .query_row([seq, i64::MAX], |row| row.get(0))?;
+        .query_row([seq, i64::MAX - 1], |row| row.get(0))?;
     if number > KEPT {
         conn.prepare_cached("DELETE FROM main.postbox_history WHERE event = ?1 AND number <= ?2")?
             .execute([seq, number - KEPT])?;

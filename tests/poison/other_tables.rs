@@ -284,3 +284,24 @@ fn a_history_whose_numbers_are_spoilt_keeps_nobody_from_trying_again() {
         }
     }
 }
+
+/// Counted on from a number below all others, the entries had no end.
+#[test]
+fn a_history_whose_numbers_are_spoilt_keeps_a_hundred_entries() {
+    for number in [i64::MIN, -1, i64::MAX] {
+        for test in boxes() {
+            let bus = &test.bus;
+            let failing = |_: &Event, _: &Context<'_>| Err(HandlerError::retry_after("no", Duration::ZERO));
+            bus.subscribe(Subscription::new("*", "c", failing).max_attempts(1_000)).unwrap();
+            let id = bus.publish(event("a")).unwrap();
+            bus.process_batch().unwrap();
+            sql(bus, |tx| tx.execute("UPDATE postbox_history SET number = ?1", [number]));
+            for _ in 0..150 {
+                bus.process_batch().unwrap();
+            }
+            assert_eq!(outbox_row(bus, id).status, OutboxStatus::Pending, "{number} {}", test.kind);
+            let kept = bus.outbox().history(id).unwrap().len();
+            assert!((100..=101).contains(&kept), "{number} {}: {kept}", test.kind);
+        }
+    }
+}

@@ -17,10 +17,8 @@ use crate::event::{Event, NewEvent};
 use crate::failures::FailureBook;
 use crate::health::HealthBook;
 use crate::ids::Ids;
-use crate::limits::LimitBook;
 use crate::observer::Observer;
 use crate::observing::Observing;
-use crate::ordering::OrderBook;
 use crate::outbox;
 use crate::outbox::claim::{Claim, LeaseId, Leases};
 use crate::outbox::dead::{self, Dead};
@@ -33,6 +31,7 @@ use crate::registry::{Registry, Subscription};
 use crate::settings::{self, Settings};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, RwLock};
+use crate::walk::Walk;
 use crate::worker::{Handoff, Reserved, Unsettled, WorkerSlot};
 
 /// What a box is opened with.
@@ -57,8 +56,8 @@ pub(crate) struct Core {
     pub(crate) unsettled: Unsettled,
     pub(crate) health: HealthBook,
     pub(crate) pauses: PauseBook,
-    pub(crate) order: OrderBook,
-    pub(crate) limits: LimitBook,
+    pub(crate) order_walk: Walk,
+    pub(crate) limit_walk: Walk,
     pub(crate) failures: FailureBook,
     /// `None`: nobody is to be told anything.
     pub(crate) observing: Option<Observing>,
@@ -120,8 +119,8 @@ impl Core {
             unsettled: Unsettled::default(),
             health: HealthBook::default(),
             pauses: PauseBook::new(),
-            order: OrderBook::default(),
-            limits: LimitBook::default(),
+            order_walk: Walk::default(),
+            limit_walk: Walk::default(),
             failures: FailureBook::default(),
             observing: Observing::by(options.observers),
             handler_threads: options.handler_threads,

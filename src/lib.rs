@@ -206,6 +206,7 @@ pub mod testing;
 mod tx;
 mod validate;
 mod verify;
+mod walk;
 mod worker;
 
 pub use crate::backoff::Backoff;

@@ -4,14 +4,10 @@
 //! before it was started anew, is found by a walk through all that are parked: whole when a box begins to process or its subscriptions
 //! change, some of it at each poll.
 
-use std::sync::PoisonError;
-use std::time::Duration;
-
 use rusqlite::Connection;
 
-use crate::clock::{self, LIMITED_UNTIL};
+use crate::clock::LIMITED_UNTIL;
 use crate::core::Core;
-use crate::db::{Synchronous, WriteEach};
 use crate::error::Result;
 use crate::inbox;
 use crate::limiter::Limiter;
@@ -21,32 +17,7 @@ use crate::outbox::limited;
 use crate::outbox::order;
 use crate::outbox::parked::{self, Parked};
 use crate::registry::Subscription;
-use crate::sync::{Mutex, MutexGuard};
-
-/// So many are looked at in one look.
-const LOOKED_AT_MAX: usize = 500;
-
-/// What a box knows of its walk.
-#[derive(Default)]
-pub(crate) struct LimitBook {
-    walk: Mutex<Walk>,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Walk {
-    /// The last event that it has looked at.
-    seq: i64,
-    /// Of the registry at the last whole walk.
-    generation: Option<u64>,
-    /// When it last went on.
-    at: i64,
-}
-
-impl LimitBook {
-    fn walk(&self) -> MutexGuard<'_, Walk> {
-        self.walk.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+use crate::walk::LOOKED_AT_MAX;
 
 /// Whether there is room for an event that waits.
 pub(crate) fn is_call_due(core: &Core, now: i64) -> bool {
@@ -67,36 +38,12 @@ pub(crate) fn next_room(core: &Core, now: i64) -> Option<i64> {
     limited.iter().filter_map(|of| of.limiter.as_ref()?.next_room(now)).min()
 }
 
-/// Finds what waits for room: all of it where the subscriptions are new or not all of it could be remembered, else the next some. What
-/// waits for nobody who has limits is due.
+/// Finds what waits for room; all of it also where not all could be remembered. What waits for nobody who has limits is due.
 pub(crate) fn look_after(core: &Core, operation: &'static str) -> Result<()> {
-    let generation = core.registry.generation();
     let is_to_be_filled = core.registry.has_limits()
         && core.registry.limited().iter().any(|of| of.limiter.as_ref().is_some_and(Limiter::is_to_be_filled));
-    let walk = *core.limits.walk();
-    let is_whole = is_to_be_filled || walk.generation != Some(generation);
-    let (now, interval) = (core.clock.now(), Duration::from_millis(core.settings().polling_interval_ms));
-    if !is_whole && clock::add(walk.at, interval) > now {
-        return Ok(()); // work by hand may begin a thousand times a second
-    }
-    let mut behind = if is_whole { 0 } else { walk.seq };
-    loop {
-        let (free, last) = core.db.read(operation, |conn| remember(core, conn, behind))?;
-        let how = WriteEach { synchronous: Synchronous::Normal, ..WriteEach::ALL };
-        let done =
-            core.db.write_each(operation, how, &free, |conn, seq| limited::release(conn, *seq, now))?;
-        for (seq, error) in free.iter().zip(done).filter_map(|(seq, done)| Some((seq, done.err()?))) {
-            log::warn!(target: "postbox::delivery", "the event of row {seq} waits for the next poll, although there is room for it: {error}");
-        }
-        let Some(last) = last else { break };
-        behind = last;
-        if !is_whole {
-            *core.limits.walk() = Walk { seq: behind, at: now, ..walk };
-            return Ok(());
-        }
-    }
-    *core.limits.walk() = Walk { seq: 0, generation: Some(generation), at: now };
-    Ok(())
+    let find = |conn: &Connection, behind| remember(core, conn, behind);
+    core.limit_walk.go_on(core, operation, is_to_be_filled, "there is room for it", find, limited::release)
 }
 
 /// Notes the next that wait with those whom they wait for. Which of them wait for nobody, and the last, if there may be more.

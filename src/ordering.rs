@@ -7,48 +7,19 @@
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
-use std::sync::PoisonError;
-use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::clock;
 use crate::core::Core;
-use crate::db::{Synchronous, WriteEach};
 use crate::error::Result;
 use crate::inbox;
 use crate::outbox::claim::LeaseId;
 use crate::outbox::order::{self, Aggregate, State, Unfinished};
 use crate::registry::{Order, Registry, Subscription};
-use crate::sync::{Mutex, MutexGuard};
-
-/// So many that wait are looked at in one look.
-const LOOKED_AT_MAX: usize = 500;
+use crate::walk::LOOKED_AT_MAX;
 
 /// So many of an aggregate are let go where nobody knows for whom they wait.
 const RELEASED_MAX: usize = 100;
-
-/// What a box knows of its walk through the events that wait.
-#[derive(Default)]
-pub(crate) struct OrderBook {
-    walk: Mutex<Walk>,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Walk {
-    /// The last event that it has looked at.
-    seq: i64,
-    /// Of the registry at the last whole walk.
-    generation: Option<u64>,
-    /// When it last went on.
-    at: i64,
-}
-
-impl OrderBook {
-    fn walk(&self) -> MutexGuard<'_, Walk> {
-        self.walk.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Events that others are working on, read once for many looks.
 pub(crate) struct InHands {
@@ -197,32 +168,10 @@ pub(crate) fn let_look_again(conn: &Connection, seq: i64, now: i64) -> Result<()
     }
 }
 
-/// Lets go what waits for nobody: all of it where the subscriptions are new, else the next some.
+/// Lets go what waits for nobody.
 pub(crate) fn look_after(core: &Core, operation: &'static str) -> Result<()> {
-    let generation = core.registry.generation();
-    let walk = *core.order.walk();
-    let is_whole = walk.generation != Some(generation);
-    let (now, interval) = (core.clock.now(), Duration::from_millis(core.settings().polling_interval_ms));
-    if !is_whole && clock::add(walk.at, interval) > now {
-        return Ok(()); // work by hand may begin a thousand times a second
-    }
-    let mut behind = if is_whole { 0 } else { walk.seq };
-    loop {
-        let (free, last) = core.db.read(operation, |conn| find_free(core, conn, behind))?;
-        let how = WriteEach { synchronous: Synchronous::Normal, ..WriteEach::ALL };
-        let done = core.db.write_each(operation, how, &free, |conn, seq| order::release(conn, *seq, now))?;
-        for (seq, error) in free.iter().zip(done).filter_map(|(seq, done)| Some((seq, done.err()?))) {
-            log::warn!(target: "postbox::delivery", "the event of row {seq} waits for the next poll, although it is its turn: {error}");
-        }
-        let Some(last) = last else { break };
-        behind = last;
-        if !is_whole {
-            *core.order.walk() = Walk { seq: behind, at: now, ..walk };
-            return Ok(());
-        }
-    }
-    *core.order.walk() = Walk { seq: 0, generation: Some(generation), at: now };
-    Ok(())
+    let find = |conn: &Connection, behind| find_free(core, conn, behind);
+    core.order_walk.go_on(core, operation, false, "it is its turn", find, order::release)
 }
 
 /// Which of the next that wait do so for nobody, and the last that was looked at, if there may be more.

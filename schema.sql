@@ -1,4 +1,4 @@
--- The whole schema of postbox, version 5. Every object that the library owns in the application's file stands here, but for one index that
+-- The whole schema of postbox, version 6. Every object that the library owns in the application's file stands here, but for one index that
 -- src/outbox/order.sql makes where somebody asks for order.
 --
 -- Times are Unix microseconds of the box's own clock. Ids are 16 bytes. The views at the end show both to people.
@@ -57,7 +57,8 @@ CREATE TABLE outbox_event (
                     CHECK (status = 'pending' OR status = 'processing' OR status = 'processed' OR status = 'failed' OR status = 'dead_letter'),
     attempt_count   INTEGER NOT NULL DEFAULT 0 CHECK (attempt_count >= 0),
     -- The one clock column: publish delay, backoff and lease end. 253402300799999999 (the year 9999) while it is held for a first subscriber,
-    -- and one, two and three microseconds before while it waits for what is paused, for its turn, and for room with a consumer that has limits.
+    -- and one to four microseconds before while it waits for what is paused, for its turn, for room with a consumer that has limits, and for a
+    -- release that can read its payload.
     available_at    INTEGER NOT NULL,
     -- The claim that owns the row while it is processing, in 6 bytes: the open box, and in the low 24 bits the count of its claims.
     -- -32768 (2 bytes) while it is pending, 0 (no byte) when it is finished: no claim is either.
@@ -157,6 +158,42 @@ CREATE INDEX integration_link_source ON integration_link (source_module, source_
 CREATE INDEX integration_link_target ON integration_link (target_module, target_entity_type, target_entity_id);
 CREATE INDEX integration_link_type ON integration_link (link_type);
 
+-- Events that recur. A tick is published and `next_at` moved on in one transaction, so that each is published once, whichever process does
+-- it. Ticks are times of the wall clock, not of the box's own, which may be ahead of it.
+CREATE TABLE postbox_schedule (
+    seq             INTEGER PRIMARY KEY,
+    name            TEXT    NOT NULL UNIQUE CHECK (length(name) BETWEEN 1 AND 255),
+    rule            TEXT    NOT NULL,                   -- JSON: a cron expression and its time zone, or an interval
+    misfire         TEXT    NOT NULL,                   -- JSON: what becomes of ticks that passed while nobody was there
+    next_at         INTEGER,                            -- the first tick that nobody has dealt with; NULL: none is to come
+    last_at         INTEGER,                            -- the last tick that was published
+    paused_at       INTEGER,                            -- NULL: it runs
+    created_at      INTEGER NOT NULL,
+    updated_at      INTEGER NOT NULL,
+    event           TEXT    NOT NULL                    -- JSON: what each tick publishes
+) STRICT;
+
+CREATE INDEX postbox_schedule_next ON postbox_schedule (next_at) WHERE paused_at IS NULL AND next_at IS NOT NULL;
+
+-- Where each conversation of a saga stands. Its handlers write it in the transaction in which they mark their event.
+CREATE TABLE postbox_saga (
+    seq             INTEGER PRIMARY KEY,
+    name            TEXT    NOT NULL CHECK (length(name) BETWEEN 1 AND 255),
+    correlation_id  TEXT    NOT NULL CHECK (length(correlation_id) BETWEEN 1 AND 255),
+    status          TEXT    NOT NULL CHECK (status = 'running' OR status = 'completed' OR status = 'compensated'),
+    created_at      INTEGER NOT NULL,
+    updated_at      INTEGER NOT NULL,
+    last_event      TEXT    NOT NULL CHECK (length(last_event) BETWEEN 1 AND 255),  -- the name of the event that changed it last
+    reason          TEXT    CHECK (length(reason) <= 1023),                         -- why it was compensated
+    timeouts        TEXT,                               -- JSON: by name, the future events that are to end what does not come
+    undo            TEXT,                               -- JSON: events that undo what was done, in the order in which it was done
+    state           TEXT    NOT NULL,                   -- JSON: the application's
+    UNIQUE (name, correlation_id)
+) STRICT;
+
+-- Those that have not ended, the one first that has not moved for longest.
+CREATE INDEX postbox_saga_running ON postbox_saga (updated_at) WHERE status = 'running';
+
 -- For people with a `sqlite3` shell: ids as UUIDs, times as ISO 8601.
 CREATE VIEW outbox_event_readable AS
 SELECT seq,
@@ -167,6 +204,7 @@ SELECT seq,
                          WHEN 253402300799999998 THEN 'paused'
                          WHEN 253402300799999997 THEN 'waits for its turn'
                          WHEN 253402300799999996 THEN 'waits for room'
+                         WHEN 253402300799999995 THEN 'waits for a newer release'
                          ELSE strftime('%Y-%m-%dT%H:%M:%fZ', available_at / 1000000.0, 'unixepoch') END AS available_at,
        strftime('%Y-%m-%dT%H:%M:%fZ', processed_at / 1000000.0, 'unixepoch') AS processed_at,
        strftime('%Y-%m-%dT%H:%M:%fZ', created_at / 1000000.0, 'unixepoch') AS created_at,
@@ -198,5 +236,5 @@ SELECT lower(substr(hex(id), 1, 8) || '-' || substr(hex(id), 9, 4) || '-' || sub
        strftime('%Y-%m-%dT%H:%M:%fZ', updated_at / 1000000.0, 'unixepoch') AS updated_at
 FROM integration_link;
 
-INSERT INTO postbox_schema (singleton, version) VALUES (1, 5);
+INSERT INTO postbox_schema (singleton, version) VALUES (1, 6);
 INSERT INTO postbox_counter (singleton) VALUES (1);

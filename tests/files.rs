@@ -164,7 +164,7 @@ fn opening_again_changes_nothing() {
     }
     let conn = raw(&path);
     assert_eq!(integer(&conn, "SELECT count(*) FROM postbox_schema"), 1);
-    assert_eq!(integer(&conn, "SELECT version FROM postbox_schema"), 5);
+    assert_eq!(integer(&conn, "SELECT version FROM postbox_schema"), 6);
     assert_eq!(integer(&conn, "SELECT count(*) FROM postbox_setting"), 0);
 }
 

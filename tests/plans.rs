@@ -236,7 +236,7 @@ fn sources() -> Vec<(String, String)> {
     files
 }
 
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 11] = [
     "outbox_event",
     "inbox_event",
     "integration_link",
@@ -245,6 +245,8 @@ const TABLES: [&str; 9] = [
     "postbox_counter",
     "postbox_consumer",
     "postbox_pause",
+    "postbox_schedule",
+    "postbox_saga",
     "sqlite_schema",
 ];
 

@@ -10,7 +10,7 @@ use crate::error::{self, Error, Result};
 const SCHEMA: &str = include_str!("../../schema.sql");
 
 /// The version that schema.sql makes.
-pub(crate) const VERSION: u32 = 5;
+pub(crate) const VERSION: u32 = 6;
 
 /// Each step leads from the version before it to its own.
 const UPGRADES: &[Upgrade] = &[
@@ -18,6 +18,7 @@ const UPGRADES: &[Upgrade] = &[
     Upgrade { to: 3, sql: include_str!("upgrades/3.sql") },
     Upgrade { to: 4, sql: include_str!("upgrades/4.sql") },
     Upgrade { to: 5, sql: include_str!("upgrades/5.sql") },
+    Upgrade { to: 6, sql: include_str!("upgrades/6.sql") },
 ];
 
 struct Upgrade {
@@ -32,6 +33,10 @@ const NAMES: &[&str] = &[
     "postbox_consumer",
     "postbox_history",
     "postbox_pause",
+    "postbox_schedule",
+    "postbox_schedule_next",
+    "postbox_saga",
+    "postbox_saga_running",
     "outbox_event",
     "inbox_event",
     "integration_link",

@@ -139,7 +139,7 @@ fn child_opens_as_nobody() {
 
 fn assert_too_new(path: &Path) {
     match Postbox::open(path) {
-        Err(Error::SchemaTooNew { found, supported }) => assert_eq!((found, supported), (99, 5)),
+        Err(Error::SchemaTooNew { found, supported }) => assert_eq!((found, supported), (99, 6)),
         other => panic!("{other:?}"),
     }
 }

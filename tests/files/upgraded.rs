@@ -67,7 +67,7 @@ fn a_file_of_version_1_keeps_everything_that_is_in_it() {
     file_of_version_1(&path);
     let bus = Postbox::open(&path).unwrap();
     let conn = raw(&path);
-    assert_eq!(integer(&conn, "SELECT version FROM postbox_schema"), 5);
+    assert_eq!(integer(&conn, "SELECT version FROM postbox_schema"), 6);
     assert_eq!(text(&conn, "PRAGMA integrity_check"), "ok");
     assert_eq!(text(&conn, "SELECT id FROM customer"), "c-1");
     assert_eq!(integer(&conn, "SELECT count(*) FROM open_work"), 3, "a view of the application's");
@@ -204,6 +204,11 @@ fn file_of_version_4(path: &Path) {
     file_of(path, include_str!("../data/schema-4.sql"));
 }
 
+/// The same in version 5.
+fn file_of_version_5(path: &Path) {
+    file_of(path, include_str!("../data/schema-5.sql"));
+}
+
 fn file_of(path: &Path, schema: &str) {
     let conn = raw(path);
     conn.execute_batch("PRAGMA journal_mode = WAL; PRAGMA ignore_check_constraints = ON;").unwrap();
@@ -237,8 +242,8 @@ fn file_of(path: &Path, schema: &str) {
 }
 
 #[test]
-fn files_of_versions_2_to_4_keep_their_rows_and_what_nobody_could_see_in_them_is_set_aside() {
-    for make in [file_of_version_2 as fn(&Path), file_of_version_3, file_of_version_4] {
+fn files_of_versions_2_to_5_keep_their_rows_and_what_nobody_could_see_in_them_is_set_aside() {
+    for make in [file_of_version_2 as fn(&Path), file_of_version_3, file_of_version_4, file_of_version_5] {
         keeps_its_rows(make);
     }
 }
@@ -249,7 +254,7 @@ fn keeps_its_rows(make: fn(&Path)) {
     make(&path);
     let bus = Postbox::open(&path).unwrap();
     let conn = raw(&path);
-    assert_eq!(integer(&conn, "SELECT version FROM postbox_schema"), 5);
+    assert_eq!(integer(&conn, "SELECT version FROM postbox_schema"), 6);
     assert_eq!(text(&conn, "PRAGMA integrity_check"), "ok");
     let rows = text(&conn, "SELECT group_concat(seq || ' ' || status, ', ' ORDER BY seq) FROM outbox_event");
     assert_eq!(

@@ -1,4 +1,4 @@
-//! What people decide about events: to try dead letters again, to discard them, to replay what is past.
+//! What people decide about events: to try dead letters again, to discard them, to replay what is past, to move or cancel what is to come.
 
 use rusqlite::Connection;
 
@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::event::EventId;
 use crate::history::{self, HistoryKind, NewEntry};
 use crate::outbox::claim::DELIVER_TO_BYTES_MAX;
-use crate::outbox::{self, OutboxStatus, decided, settle};
+use crate::outbox::{self, OutboxStatus, decided, future, settle};
 use crate::{inbox, ordering, validate};
 
 /// In characters: so that it fits where errors are kept.
@@ -51,24 +51,68 @@ pub(crate) fn discard_row(conn: &Connection, seq: i64, reason: &str, now: i64) -
     Ok(true)
 }
 
+pub(crate) fn reschedule(conn: &Connection, id: EventId, at: i64, now: i64) -> Result<()> {
+    let seq = unstarted(conn, "reschedule", id)?;
+    future::reschedule(conn, seq, at.max(now), now)?;
+    // It holds up nobody before its new time.
+    ordering::let_look_again(conn, seq, now)
+}
+
+pub(crate) fn cancel(conn: &Connection, id: EventId, reason: &str, now: i64) -> Result<()> {
+    let seq = unstarted(conn, "cancel", id)?;
+    cancel_row(conn, seq, reason, now).map(drop)
+}
+
+/// False: somebody has begun with it.
+pub(crate) fn cancel_row(conn: &Connection, seq: i64, reason: &str, now: i64) -> Result<bool> {
+    if !future::is_unstarted(conn, seq)? {
+        return Ok(false);
+    }
+    future::cancel(conn, seq, &format!("cancelled: {reason}"), now)?;
+    settle::count_processed(conn, 1)?;
+    ordering::let_look_again(conn, seq, now)?;
+    history::add(conn, seq, &decision(HistoryKind::Discarded, None, Some(reason)), now)?;
+    Ok(true)
+}
+
+/// The row of an event that nobody has begun with.
+fn unstarted(conn: &Connection, operation: &'static str, id: EventId) -> Result<i64> {
+    let (seq, status) = row(conn, id)?;
+    if future::is_unstarted(conn, seq)? {
+        Ok(seq)
+    } else {
+        Err(Error::WrongStatus {
+            operation,
+            id: id.to_string(),
+            status: status.as_str(),
+            expected: "an event that has not started",
+        })
+    }
+}
+
 fn is_dead(status: Option<OutboxStatus>) -> bool {
     matches!(status, Some(OutboxStatus::DeadLetter | OutboxStatus::Failed))
 }
 
 /// The row of an event that nobody will process by itself.
 fn dead(conn: &Connection, operation: &'static str, id: EventId) -> Result<i64> {
-    let seq = outbox::seq_of(conn, id)?;
-    let status = seq.map(|seq| decided::status(conn, seq)).transpose()?.flatten();
-    match (seq, status) {
-        (Some(seq), status) if is_dead(status) => Ok(seq),
-        (Some(_), Some(status)) => Err(Error::WrongStatus {
+    let (seq, status) = row(conn, id)?;
+    if is_dead(Some(status)) {
+        Ok(seq)
+    } else {
+        Err(Error::WrongStatus {
             operation,
             id: id.to_string(),
             status: status.as_str(),
             expected: "a dead letter",
-        }),
-        _ => Err(Error::NotFound { what: "event", id: id.to_string() }),
+        })
     }
+}
+
+fn row(conn: &Connection, id: EventId) -> Result<(i64, OutboxStatus)> {
+    let seq = outbox::seq_of(conn, id)?;
+    let status = seq.map(|seq| decided::status(conn, seq)).transpose()?.flatten();
+    seq.zip(status).ok_or_else(|| Error::NotFound { what: "event", id: id.to_string() })
 }
 
 /// Past events, for one consumer.

@@ -29,7 +29,7 @@ pub enum HistoryKind {
     Lost,
     /// A dead letter was given new attempts.
     Retried,
-    /// A dead letter was given up, for a reason.
+    /// A dead letter was given up, or an event cancelled before it started, for a reason.
     Discarded,
     /// It was delivered anew to one consumer.
     Replayed,

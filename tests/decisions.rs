@@ -4,6 +4,8 @@ mod support;
 
 #[path = "decisions/cancelled.rs"]
 mod cancelled;
+#[path = "decisions/future.rs"]
+mod future;
 #[path = "decisions/of_many.rs"]
 mod of_many;
 #[path = "decisions/replayed.rs"]

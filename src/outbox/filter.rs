@@ -166,6 +166,11 @@ impl EventFilter {
             .collect()
     }
 
+    /// The values for a statement that says by itself which status is meant.
+    pub(crate) fn values_of_any_status(&self) -> Vec<Value> {
+        self.values(&[])
+    }
+
     fn values(&self, statuses: &[OutboxStatus]) -> Vec<Value> {
         let status = |index: usize| statuses.get(index).map(|status| status.as_str().to_owned().into());
         let text = |text: &Option<String>| text.clone().map(Value::Text);

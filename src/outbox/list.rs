@@ -39,11 +39,15 @@ impl Page {
     }
 
     pub(crate) fn validate(&self) -> Result<()> {
-        if (1..=LIMIT_MAX).contains(&self.limit) {
-            Ok(())
-        } else {
-            Err(Error::invalid("limit", format!("must be 1 to {LIMIT_MAX}, not {}", self.limit)))
-        }
+        check_limit(self.limit)
+    }
+}
+
+pub(crate) fn check_limit(limit: usize) -> Result<()> {
+    if (1..=LIMIT_MAX).contains(&limit) {
+        Ok(())
+    } else {
+        Err(Error::invalid("limit", format!("must be 1 to {LIMIT_MAX}, not {limit}")))
     }
 }
 

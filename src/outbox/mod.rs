@@ -7,6 +7,7 @@ mod cursor;
 pub(crate) mod dead;
 pub(crate) mod decided;
 pub(crate) mod filter;
+pub(crate) mod future;
 pub(crate) mod imported;
 pub(crate) mod insert;
 pub(crate) mod limited;

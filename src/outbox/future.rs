@@ -1,0 +1,77 @@
+//! Events that have not started: nobody has claimed them yet.
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
+
+use super::EventFilter;
+use super::filter::{PARAMETERS, matches_filter};
+use crate::clock::LATEST;
+use crate::error::{Error, Result};
+
+/// Where a list goes on: behind an event that is due then and has this `seq`.
+pub(crate) type Behind = (i64, i64);
+
+/// The first `limit` events of the filter (their `seq`) that are due after `now` for the first time, the one that is due first before the
+/// others, behind that one. For one snapshot or transaction.
+pub(crate) fn seqs(
+    conn: &Connection,
+    filter: &EventFilter,
+    behind: Option<Behind>,
+    limit: usize,
+    now: i64,
+) -> Result<Vec<i64>> {
+    let (at, seq) =
+        behind.map_or((now, i64::MAX), |(at, seq)| if at > now { (at, seq) } else { (now, i64::MAX) });
+    let mut values = filter.values_of_any_status();
+    debug_assert_eq!(values.len(), PARAMETERS);
+    values.extend([at, seq, LATEST, i64::try_from(limit).unwrap_or(i64::MAX)].map(Value::Integer));
+    let mut statement = conn.prepare_cached(concat!(
+        "SELECT e.seq FROM main.outbox_event AS e INDEXED BY outbox_event_due
+         WHERE e.status = 'pending' AND e.available_at BETWEEN ?18 AND ?20 AND (e.available_at > ?18 OR e.seq > ?19)
+               AND e.attempt_count = 0 AND e.last_error IS NULL AND e.deliver_to IS NULL AND ",
+        matches_filter!(),
+        " ORDER BY e.available_at, e.seq LIMIT ?21"
+    ))?;
+    let found = statement.query_map(params_from_iter(values), |row| row.get(0))?;
+    Ok(found.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Whether nobody has begun with it: it was never claimed, or given back as it was.
+pub(crate) fn is_unstarted(conn: &Connection, seq: i64) -> Result<bool> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT ?1 NOT BETWEEN 1 AND 8796093022207
+                    OR NOT EXISTS (SELECT 1 FROM main.inbox_event WHERE id BETWEEN ?1 << 20 AND (?1 << 20) + 1048575)
+             FROM main.outbox_event
+             WHERE seq = ?1 AND status = 'pending' AND attempt_count = 0 AND last_error IS NULL AND deliver_to IS NULL",
+        )?
+        .query_row([seq], |row| row.get(0))
+        .optional()?
+        .unwrap_or(false))
+}
+
+/// It is due then.
+pub(crate) fn reschedule(conn: &Connection, seq: i64, at: i64, now: i64) -> Result<()> {
+    let changed = conn
+        .prepare_cached(
+            "UPDATE main.outbox_event SET available_at = ?2, changed_at = ?3 WHERE seq = ?1 AND status = 'pending'",
+        )?
+        .execute(params![seq, at, now])?;
+    stored(changed)
+}
+
+/// It is over before it began.
+pub(crate) fn cancel(conn: &Connection, seq: i64, why: &str, now: i64) -> Result<()> {
+    let changed = conn
+        .prepare_cached(
+            "UPDATE main.outbox_event
+             SET status = 'processed', lease_id = 0, last_error = ?3, available_at = ?2, changed_at = NULL, processed_at = ?2
+             WHERE seq = ?1 AND status = 'pending'",
+        )?
+        .execute(params![seq, now, why])?;
+    stored(changed)
+}
+
+fn stored(changed: usize) -> Result<()> {
+    if changed == 1 { Ok(()) } else { Err(Error::NotStored { what: "a decision", table: "outbox_event" }) }
+}

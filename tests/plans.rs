@@ -9,7 +9,7 @@ use postbox::rusqlite::Connection;
 use postbox::rusqlite::config::DbConfig;
 
 /// verify/audit.rs is not among them: it reads everything, on purpose.
-const SOURCES: [(&str, &str); 24] = [
+const SOURCES: [(&str, &str); 25] = [
     ("outbox/mod.rs", include_str!("../src/outbox/mod.rs")),
     ("outbox/backlog.rs", include_str!("../src/outbox/backlog.rs")),
     ("outbox/counts.rs", include_str!("../src/outbox/counts.rs")),
@@ -17,6 +17,7 @@ const SOURCES: [(&str, &str); 24] = [
     ("outbox/dead.rs", include_str!("../src/outbox/dead.rs")),
     ("outbox/decided.rs", include_str!("../src/outbox/decided.rs")),
     ("outbox/imported.rs", include_str!("../src/outbox/imported.rs")),
+    ("outbox/future.rs", include_str!("../src/outbox/future.rs")),
     ("outbox/insert.rs", include_str!("../src/outbox/insert.rs")),
     ("outbox/limited.rs", include_str!("../src/outbox/limited.rs")),
     ("outbox/list.rs", include_str!("../src/outbox/list.rs")),
@@ -475,20 +476,31 @@ fn counts_read_the_small_indexes() {
     }
 }
 
-/// What a filter's own condition looks up: an inbox row by the consumer's number, which is looked up once.
+/// What a filter's own condition looks up: the inbox rows of an event, and one of them by the consumer's number, which is looked up once.
 fn assert_filtered(from: &[&str], expected: &str, and_then: &[&str]) {
     let sql = statement(from);
     for planner in planners() {
         let plan = planner.plan(&sql);
         assert_eq!(plan[0], expected, "{sql}");
         let lookups = [
-            "CORRELATED SCALAR SUBQUERY 2",
+            "CORRELATED SCALAR SUBQUERY 1",
+            "SEARCH i USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
+            "CORRELATED SCALAR SUBQUERY 3",
             "SEARCH i USING INTEGER PRIMARY KEY (rowid=?)",
-            "SCALAR SUBQUERY 1",
+            "SCALAR SUBQUERY 2",
             "SEARCH c USING COVERING INDEX sqlite_autoindex_postbox_consumer_1 (name=? AND rowid>? AND rowid<?)",
         ];
         assert_eq!(plan[1..], [&lookups, and_then].concat(), "{sql}");
     }
+}
+
+#[test]
+fn what_is_to_come_is_read_in_the_order_of_its_times() {
+    assert_filtered(
+        &["ORDER BY e.available_at, e.seq LIMIT"],
+        "SEARCH e USING INDEX outbox_event_due (available_at>? AND available_at<?)",
+        &[],
+    );
 }
 
 #[test]

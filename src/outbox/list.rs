@@ -116,51 +116,51 @@ fn select_seqs(part: Part, order: Order) -> &'static str {
     match (part, order) {
         (Part::Due, Order::Oldest) => concat!(
             "SELECT e.seq FROM main.outbox_event AS e INDEXED BY outbox_event_due
-             WHERE e.status = 'pending' AND e.seq BETWEEN ?18 AND ?19 AND ",
+             WHERE e.status = 'pending' AND e.seq BETWEEN ?19 AND ?20 AND ",
             matches_filter!(),
-            " ORDER BY e.seq LIMIT ?20"
+            " ORDER BY e.seq LIMIT ?21"
         ),
         (Part::Due, Order::Newest) => concat!(
             "SELECT e.seq FROM main.outbox_event AS e INDEXED BY outbox_event_due
-             WHERE e.status = 'pending' AND e.seq BETWEEN ?18 AND ?19 AND ",
+             WHERE e.status = 'pending' AND e.seq BETWEEN ?19 AND ?20 AND ",
             matches_filter!(),
-            " ORDER BY e.seq DESC LIMIT ?20"
+            " ORDER BY e.seq DESC LIMIT ?21"
         ),
         (Part::Claimed, Order::Oldest) => concat!(
             "SELECT e.seq FROM main.outbox_event AS e INDEXED BY outbox_event_claimed
-             WHERE e.status = 'processing' AND e.seq BETWEEN ?18 AND ?19 AND ",
+             WHERE e.status = 'processing' AND e.seq BETWEEN ?19 AND ?20 AND ",
             matches_filter!(),
-            " ORDER BY e.seq LIMIT ?20"
+            " ORDER BY e.seq LIMIT ?21"
         ),
         (Part::Claimed, Order::Newest) => concat!(
             "SELECT e.seq FROM main.outbox_event AS e INDEXED BY outbox_event_claimed
-             WHERE e.status = 'processing' AND e.seq BETWEEN ?18 AND ?19 AND ",
+             WHERE e.status = 'processing' AND e.seq BETWEEN ?19 AND ?20 AND ",
             matches_filter!(),
-            " ORDER BY e.seq DESC LIMIT ?20"
+            " ORDER BY e.seq DESC LIMIT ?21"
         ),
         (Part::Dead, Order::Oldest) => concat!(
             "SELECT e.seq FROM main.outbox_event AS e INDEXED BY outbox_event_dead
              WHERE e.status <> 'pending' AND e.status <> 'processing' AND e.status <> 'processed' AND e.status = ?1
-                   AND e.seq BETWEEN ?18 AND ?19 AND ",
+                   AND e.seq BETWEEN ?19 AND ?20 AND ",
             matches_filter!(),
-            " ORDER BY e.seq LIMIT ?20"
+            " ORDER BY e.seq LIMIT ?21"
         ),
         (Part::Dead, Order::Newest) => concat!(
             "SELECT e.seq FROM main.outbox_event AS e INDEXED BY outbox_event_dead
              WHERE e.status <> 'pending' AND e.status <> 'processing' AND e.status <> 'processed' AND e.status = ?1
-                   AND e.seq BETWEEN ?18 AND ?19 AND ",
+                   AND e.seq BETWEEN ?19 AND ?20 AND ",
             matches_filter!(),
-            " ORDER BY e.seq DESC LIMIT ?20"
+            " ORDER BY e.seq DESC LIMIT ?21"
         ),
         (Part::Table, Order::Oldest) => concat!(
-            "SELECT e.seq FROM main.outbox_event AS e NOT INDEXED WHERE e.seq BETWEEN ?18 AND ?19 AND ",
+            "SELECT e.seq FROM main.outbox_event AS e NOT INDEXED WHERE e.seq BETWEEN ?19 AND ?20 AND ",
             matches_filter!(),
-            " ORDER BY e.seq LIMIT ?20"
+            " ORDER BY e.seq LIMIT ?21"
         ),
         (Part::Table, Order::Newest) => concat!(
-            "SELECT e.seq FROM main.outbox_event AS e NOT INDEXED WHERE e.seq BETWEEN ?18 AND ?19 AND ",
+            "SELECT e.seq FROM main.outbox_event AS e NOT INDEXED WHERE e.seq BETWEEN ?19 AND ?20 AND ",
             matches_filter!(),
-            " ORDER BY e.seq DESC LIMIT ?20"
+            " ORDER BY e.seq DESC LIMIT ?21"
         ),
     }
 }

@@ -105,13 +105,13 @@ impl Outbox<'_> {
     }
 
     /// Cancels all the filter's events that have not started, as [`cancel`](Outbox::cancel) does, also those that are due and that nobody
-    /// has claimed yet. How many.
+    /// has claimed yet. How many: [`count`](Outbox::count) with [`EventFilter::unstarted`](crate::EventFilter::unstarted) says it before.
     ///
     /// # Errors
     /// As [`retry_all`](Outbox::retry_all), and of [`cancel`](Outbox::cancel) for the reason.
     pub fn cancel_all(&self, filter: &EventFilter, reason: &str) -> Result<usize> {
         decisions::check_reason(reason)?;
         let cancel = |conn: &rusqlite::Connection, seq, now| decisions::cancel_row(conn, seq, reason, now);
-        self.decide("outbox.cancel_all", filter, &PENDING, cancel, |_| ())
+        self.decide("outbox.cancel_all", &filter.clone().unstarted(), &PENDING, cancel, |_| ())
     }
 }

@@ -165,6 +165,7 @@ mod builder;
 mod clock;
 mod consumers;
 mod core;
+mod cursor;
 mod db;
 mod decisions;
 mod error;
@@ -188,6 +189,7 @@ mod observer;
 mod observing;
 mod ordering;
 mod outbox;
+mod page;
 mod pause_book;
 mod pauses;
 mod postbox;
@@ -213,6 +215,7 @@ pub use crate::backoff::Backoff;
 pub use crate::blocked::BlockedAggregate;
 pub use crate::builder::Builder;
 pub use crate::clock::Clock;
+pub use crate::cursor::Cursor;
 pub use crate::db::compact::Compaction;
 pub use crate::error::{Error, Result};
 pub use crate::event::{Event, EventId, NewEvent};
@@ -227,9 +230,10 @@ pub use crate::lag::ConsumerLag;
 pub use crate::links::{EntityRef, IntegrationLink, LinkType, NewLink};
 pub use crate::observer::{DeadLettered, Drained, Failed, Finished, Observer, Published, Started};
 pub use crate::outbox::{
-    Backlog, CausationNode, CausationTree, Cursor, EventFilter, EventPage, EventSummary, OutboxEvent,
-    OutboxStatus, Page, ReplayBacklog,
+    Backlog, CausationNode, CausationTree, EventFilter, EventPage, EventSummary, OutboxEvent, OutboxStatus,
+    ReplayBacklog,
 };
+pub use crate::page::Page;
 pub use crate::pauses::{Pause, PauseTarget};
 pub use crate::postbox::{Postbox, check_backup, restore};
 pub use crate::registry::{Registry, Subscription};

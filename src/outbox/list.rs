@@ -4,52 +4,11 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 use serde::Serialize;
 
-use super::cursor::Cursor;
 use super::filter::{EventFilter, Part, matches_filter};
 use super::summary::{EventSummary, summary};
-use crate::error::{Error, Result};
-
-/// So many events are in a page at the most.
-const LIMIT_MAX: usize = 1_000;
-
-/// Which page of a list: from which end, how many events, and behind which one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use = "a page does nothing by itself"]
-pub struct Page {
-    order: Order,
-    limit: usize,
-    after: Option<Cursor>,
-}
-
-impl Page {
-    /// The newest events, the last published first. `limit`: 1 to 1,000.
-    pub fn newest(limit: usize) -> Self {
-        Page { order: Order::Newest, limit, after: None }
-    }
-
-    /// The oldest events, the first published first. `limit`: 1 to 1,000.
-    pub fn oldest(limit: usize) -> Self {
-        Page { order: Order::Oldest, limit, after: None }
-    }
-
-    /// Those that come behind this place, in the page's own order: [`EventPage::next`] of the page before. Its event need not
-    /// be there any more.
-    pub fn after(self, cursor: Cursor) -> Self {
-        Page { after: Some(cursor), ..self }
-    }
-
-    pub(crate) fn validate(&self) -> Result<()> {
-        check_limit(self.limit)
-    }
-}
-
-pub(crate) fn check_limit(limit: usize) -> Result<()> {
-    if (1..=LIMIT_MAX).contains(&limit) {
-        Ok(())
-    } else {
-        Err(Error::invalid("limit", format!("must be 1 to {LIMIT_MAX}, not {limit}")))
-    }
-}
+use crate::cursor::Cursor;
+use crate::error::Result;
+use crate::page::{Order, Page};
 
 /// One page of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -63,7 +22,7 @@ pub struct EventPage {
 }
 
 pub(crate) fn list(conn: &Connection, filter: &EventFilter, page: &Page) -> Result<EventPage> {
-    let mut found = seqs(conn, filter, page.order, page.after.map(|cursor| cursor.0), page.limit + 1)?;
+    let mut found = seqs(conn, filter, page.order, page.after, page.limit + 1)?;
     let is_more = found.len() > page.limit;
     found.truncate(page.limit);
     let next = found.last().filter(|_| is_more).map(|seq| Cursor(*seq));
@@ -74,12 +33,6 @@ pub(crate) fn list(conn: &Connection, filter: &EventFilter, page: &Page) -> Resu
     Ok(EventPage { events, next })
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
-    Oldest,
-    Newest,
-}
-
 /// The first `limit` events (their `seq`) of the filter, in this order, behind the one `after`. For one snapshot or transaction.
 pub(crate) fn seqs(
     conn: &Connection,
@@ -88,12 +41,7 @@ pub(crate) fn seqs(
     after: Option<i64>,
     limit: usize,
 ) -> Result<Vec<i64>> {
-    let (first, last) = match (order, after) {
-        (_, None) => (i64::MIN, i64::MAX),
-        (Order::Oldest, Some(i64::MAX)) | (Order::Newest, Some(i64::MIN)) => return Ok(Vec::new()),
-        (Order::Oldest, Some(after)) => (after + 1, i64::MAX),
-        (Order::Newest, Some(after)) => (i64::MIN, after - 1),
-    };
+    let Some((first, last)) = order.range_behind(after) else { return Ok(Vec::new()) };
     let mut found: Vec<i64> = Vec::new();
     for (part, mut values) in filter.parts() {
         values.extend([first, last, i64::try_from(limit).unwrap_or(i64::MAX)].map(Value::Integer));
@@ -103,10 +51,7 @@ pub(crate) fn seqs(
             found.push(row.get(0)?);
         }
     }
-    match order {
-        Order::Oldest => found.sort_unstable(),
-        Order::Newest => found.sort_unstable_by(|one, other| other.cmp(one)),
-    }
+    order.sort(&mut found);
     found.truncate(limit);
     Ok(found)
 }

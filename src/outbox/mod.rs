@@ -3,7 +3,6 @@
 mod backlog;
 pub(crate) mod claim;
 mod counts;
-mod cursor;
 pub(crate) mod dead;
 pub(crate) mod decided;
 pub(crate) mod filter;
@@ -34,9 +33,8 @@ use uuid::Uuid;
 pub use self::backlog::{Backlog, ReplayBacklog};
 pub(crate) use self::backlog::{backlog, replays};
 pub(crate) use self::counts::{count, is_off, oldest_pending, repair};
-pub use self::cursor::Cursor;
 pub use self::filter::EventFilter;
-pub use self::list::{EventPage, Page};
+pub use self::list::EventPage;
 pub use self::summary::EventSummary;
 pub(crate) use self::summary::{caused_by, content, summary};
 pub(crate) use self::tree::causation_tree;

@@ -8,7 +8,8 @@ use crate::clock::to_micros;
 use crate::decisions;
 use crate::error::Result;
 use crate::event::EventId;
-use crate::outbox::{EventFilter, EventSummary, future, list, summary};
+use crate::outbox::{EventFilter, EventSummary, future, summary};
+use crate::page::check_limit;
 
 /// Events that have not started. An event starts when it is claimed for the first time; until then it can be moved and cancelled.
 impl Outbox<'_> {
@@ -67,7 +68,7 @@ impl Outbox<'_> {
         behind: Option<future::Behind>,
         limit: usize,
     ) -> Result<Vec<EventSummary>> {
-        list::check_limit(limit)?;
+        check_limit(limit)?;
         filter.validate()?;
         let Some(filter) = filter.within(&PENDING) else { return Ok(Vec::new()) };
         let now = self.access.core().clock.now();

@@ -55,6 +55,19 @@ pub enum Error {
         consumer: String,
     },
 
+    /// There is a link with the same ends and type already ([`Links::create_unique`](crate::Links::create_unique)).
+    #[error("{from} has a link to {to} of type {link_type} already: {id}")]
+    LinkExists {
+        /// The id of that link; where there are several, of the oldest.
+        id: uuid::Uuid,
+        /// Where it starts, as [`EntityRef`](crate::EntityRef) is written.
+        from: String,
+        /// Where it leads.
+        to: String,
+        /// Its type, as it is stored.
+        link_type: &'static str,
+    },
+
     /// There is no such row.
     #[error("no {what} with id {id}")]
     NotFound {
@@ -276,6 +289,7 @@ impl Error {
             Error::Invalid { .. } => "Invalid",
             Error::PayloadTooLarge { .. } => "PayloadTooLarge",
             Error::DuplicateSubscription { .. } => "DuplicateSubscription",
+            Error::LinkExists { .. } => "LinkExists",
             Error::NotFound { .. } => "NotFound",
             Error::SchemaTooNew { .. } => "SchemaTooNew",
             Error::SchemaTooOld { .. } => "SchemaTooOld",
@@ -339,6 +353,7 @@ impl Error {
             Error::Invalid { .. }
             | Error::PayloadTooLarge { .. }
             | Error::DuplicateSubscription { .. }
+            | Error::LinkExists { .. }
             | Error::NotFound { .. }
             | Error::SchemaTooNew { .. }
             | Error::SchemaTooOld { .. }

@@ -4,9 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::cascade::Announcement;
 use crate::error::Result;
 use crate::event::{Event, EventId, NewEvent};
 use crate::fault::Fault;
+use crate::links::EntityRef;
 use crate::postbox::Postbox;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::tx::Tx;
@@ -250,6 +252,15 @@ impl Context<'_> {
     /// As [`Postbox::publish`].
     pub fn publish(&self, event: NewEvent) -> Result<EventId> {
         self.postbox.publish_caused_by(event, Some(self.event))
+    }
+
+    /// As [`Postbox::announce_deleted`]; its events are follow-ups, as of [`publish`](Context::publish). It is durable when this
+    /// returns. A second delivery publishes nothing twice: the links are gone.
+    ///
+    /// # Errors
+    /// As [`Postbox::announce_deleted`].
+    pub fn announce_deleted(&self, entity: &EntityRef) -> Result<Announcement> {
+        self.postbox.announce_deleted_caused_by(entity, Some(self.event))
     }
 
     /// The consumer that this subscription was made for.

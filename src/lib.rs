@@ -48,7 +48,10 @@
 //!   Subscribe first, then start: what is due and wanted by nobody is processed without a handler
 //!   ([`UnhandledEvents`]).
 //! - **Process** with [`Postbox::start`], or by hand with [`Postbox::process_batch`] and [`Postbox::drain`].
-//! - **Link** entities of different modules with [`Links`]; look at [`Outbox`], [`Inbox`], [`Stats`] and [`Health`],
+//! - **Link** entities of different modules with [`Links`]: once ([`Links::get_or_create`]), found by a [`LinkFilter`], followed from
+//!   one to the next ([`Links::walk`]). Say that one was deleted with [`Tx::announce_deleted`]: modules whose entities hang on it
+//!   are told by an event, a [`LinkCascade`].
+//! - **See** how it stands: look at [`Outbox`], [`Inbox`], [`Stats`] and [`Health`],
 //!   and at how far behind each consumer is: [`Postbox::lag`].
 //! - **Watch** what it does, as it does it, with an [`Observer`].
 //! - **Look** at events with [`Outbox::list`] and an [`EventFilter`], at all that became of one with [`Outbox::story`], and at
@@ -162,6 +165,7 @@ mod bell;
 mod blocked;
 mod breaker;
 mod builder;
+mod cascade;
 mod clock;
 mod consumers;
 mod core;
@@ -214,6 +218,7 @@ mod worker;
 pub use crate::backoff::Backoff;
 pub use crate::blocked::BlockedAggregate;
 pub use crate::builder::Builder;
+pub use crate::cascade::{Announcement, LinkCascade};
 pub use crate::clock::Clock;
 pub use crate::cursor::Cursor;
 pub use crate::db::compact::Compaction;
@@ -227,7 +232,10 @@ pub use crate::health::Health;
 pub use crate::history::{HistoryEntry, HistoryKind, RecentFailure};
 pub use crate::inbox::{ConsumerSummary, InboxEvent, InboxId, InboxStatus};
 pub use crate::lag::ConsumerLag;
-pub use crate::links::{EntityRef, IntegrationLink, LinkType, NewLink};
+pub use crate::links::{
+    EntityRef, IntegrationLink, LinkDirection, LinkFilter, LinkPage, LinkType, LinkWalk, LinkedEntity,
+    MovedLinks, NewLink, UniqueLink, WalkOptions,
+};
 pub use crate::observer::{DeadLettered, Drained, Failed, Finished, Observer, Published, Started};
 pub use crate::outbox::{
     Backlog, CausationNode, CausationTree, EventFilter, EventPage, EventSummary, OutboxEvent, OutboxStatus,

@@ -2,31 +2,47 @@
 
 mod change;
 mod create;
+mod filter;
 mod find;
+mod list;
 mod row;
+mod unique;
+mod walk;
 
 use std::fmt;
 
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-pub(crate) use self::change::delete;
+pub use self::change::MovedLinks;
+pub(crate) use self::change::{delete, delete_of, move_entity};
 pub(crate) use self::create::{create, prepare};
+pub use self::filter::LinkFilter;
 pub(crate) use self::find::{
-    around, count_from_module, find_bidirectional, find_by_type, find_inbound, find_outbound, get,
+    around, cascades_from, count_from_module, find_bidirectional, find_by_type, find_inbound, find_outbound,
+    get, get_by_seq,
 };
+pub use self::list::LinkPage;
+pub(crate) use self::list::list;
+pub use self::unique::UniqueLink;
+pub(crate) use self::unique::{create_unique, get_or_create};
+pub(crate) use self::walk::walk;
+pub use self::walk::{LinkDirection, LinkWalk, LinkedEntity, WalkOptions};
+use crate::error::Result;
 use crate::json::Json;
+use crate::validate;
 
-/// What a link means. The library stores it and does nothing about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+/// What a link means. The library stores it and does nothing about it by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LinkType {
     /// The source knows of the target.
     Reference,
-    /// The target goes when the source goes.
+    /// The target goes when the source goes: the module that owns the target is told so, where the application
+    /// [announces](crate::Tx::announce_deleted) that the source was deleted.
     Cascade,
     /// The target belongs to the source's aggregate.
     AggregateRoot,
@@ -67,7 +83,7 @@ impl FromSql for LinkType {
 }
 
 /// An entity of some module.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct EntityRef {
     /// The module that owns it; 1 to 127 characters.
     pub module: String,
@@ -86,7 +102,19 @@ impl EntityRef {
     ) -> Self {
         EntityRef { module: module.into(), entity_type: entity_type.into(), entity_id: entity_id.into() }
     }
+
+    /// The names that a refusal gives module, type and id.
+    pub(crate) fn validate(&self, [module, entity_type, entity_id]: [&'static str; 3]) -> Result<()> {
+        validate::name(module, &self.module, validate::MODULE_MAX)?;
+        validate::name(entity_type, &self.entity_type, validate::TYPE_MAX)?;
+        validate::name(entity_id, &self.entity_id, validate::ENTITY_ID_MAX)
+    }
 }
+
+/// The fields of an entity that stands by itself, of a link's source and of its target.
+pub(crate) const ENTITY: [&str; 3] = ["module", "entity_type", "entity_id"];
+pub(crate) const SOURCE: [&str; 3] = ["source_module", "source_entity_type", "source_entity_id"];
+pub(crate) const TARGET: [&str; 3] = ["target_module", "target_entity_type", "target_entity_id"];
 
 impl fmt::Display for EntityRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

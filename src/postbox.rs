@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use serde_json::Value;
 
 use crate::builder::Builder;
+use crate::cascade::Announcement;
 use crate::core::Core;
 use crate::db::compact::Compaction;
 use crate::db::{self, Synchronous};
@@ -17,6 +18,7 @@ use crate::event::{Event, EventId, NewEvent};
 use crate::exchange::{self, ImportedEvent};
 use crate::health::Health;
 use crate::lag::{self, ConsumerLag};
+use crate::links::EntityRef;
 use crate::observing::Observing;
 use crate::outbox::{self, insert, settle};
 use crate::pause_book;
@@ -212,11 +214,20 @@ impl Postbox {
         &self,
         f: impl FnOnce(&Tx<'_>) -> std::result::Result<T, E>,
     ) -> std::result::Result<T, E> {
+        self.transaction_caused_by("transaction", None, f)
+    }
+
+    fn transaction_caused_by<T, E: From<Error>>(
+        &self,
+        operation: &'static str,
+        cause: Option<&Event>,
+        f: impl FnOnce(&Tx<'_>) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
         let core = &*self.core;
-        let writer = core.db.lock("transaction")?;
-        let open = writer.begin(Synchronous::Full, "transaction")?;
+        let writer = core.db.lock(operation)?;
+        let open = writer.begin(Synchronous::Full, operation)?;
         core.observing.iter().for_each(Observing::transaction_begins);
-        let value = writer.lend(|| f(&Tx::new(&writer, core, None)))?;
+        let value = writer.lend(|| f(&Tx::new(&writer, core, cause)))?;
         let published = core.observing.as_ref().map(|observing| observing.take_published(writer.conn()));
         open.commit()?;
         if let Err(error) = core.pauses.reload_after(writer.conn(), core.clock.now()) {
@@ -229,6 +240,23 @@ impl Postbox {
             observing.tell_publications(&core.db, &published);
         }
         Ok(value)
+    }
+
+    /// Says that the application has deleted this entity, in a transaction of its own: as [`Tx::announce_deleted`], which belongs
+    /// into the transaction that deletes it wherever that is one of the box's.
+    ///
+    /// # Errors
+    /// As [`Tx::announce_deleted`]; otherwise as [`transaction`](Postbox::transaction).
+    pub fn announce_deleted(&self, entity: &EntityRef) -> Result<Announcement> {
+        self.announce_deleted_caused_by(entity, None)
+    }
+
+    pub(crate) fn announce_deleted_caused_by(
+        &self,
+        entity: &EntityRef,
+        cause: Option<&Event>,
+    ) -> Result<Announcement> {
+        self.transaction_caused_by("announce_deleted", cause, |tx| tx.announce_deleted(entity))
     }
 
     /// Wakes the worker: "I committed something". Optional; it saves the wait of up to a second.

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
+use crate::cascade::{self, Announcement};
 use crate::core::Core;
 use crate::db::Writer;
 use crate::error::Result;
 use crate::event::{Event, EventId, NewEvent};
 use crate::handler::Signal;
-use crate::links::{IntegrationLink, NewLink};
+use crate::links::{EntityRef, IntegrationLink, NewLink};
 use crate::outbox::insert;
 use crate::pauses::{self, Pause, PauseTarget};
 use crate::services::{Access, Inbox, Links, Outbox};
@@ -64,6 +65,29 @@ impl<'a> Tx<'a> {
     /// As [`Links::create`].
     pub fn create_link(&self, link: NewLink) -> Result<IntegrationLink> {
         self.links().create(link)
+    }
+
+    /// Says that the application has deleted this entity: all links that start at or lead to it are deleted, and for each other
+    /// entity that a [`Cascade`](crate::LinkType::Cascade) link led to from it, an event is published to the module that owns that
+    /// entity: [`LinkCascade`](crate::LinkCascade). Nothing else of anybody's is deleted: that module's handler decides, and
+    /// announces in its turn what it has deleted.
+    ///
+    /// The event's source module is the deleted entity's, its aggregate is the entity that should go, and its metadata are the
+    /// link's. Where several cascade links lead to that entity, there is one event, of the oldest. In a transactional handler the
+    /// events are follow-ups, as of [`publish`](Tx::publish).
+    ///
+    /// A cycle of cascades ends: when an entity is announced, its links are gone by the time that others hear of it. Announcing it
+    /// again publishes nothing. An event that no subscription is for is processed without a handler, as any other
+    /// ([`UnhandledEvents`](crate::UnhandledEvents)).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) for `module`, `entity_type` or `entity_id` out of range, and for `target_module`
+    /// where that has a `*` in it and cannot be part of an event's name; [`Error::PayloadTooLarge`](crate::Error::PayloadTooLarge)
+    /// and [`Error::Json`](crate::Error::Json) where a link's metadata cannot be an event's. Nothing is written then, and the
+    /// transaction stays usable.
+    pub fn announce_deleted(&self, entity: &EntityRef) -> Result<Announcement> {
+        self.writer.refuse_ended()?;
+        cascade::announce(self.writer.conn(), entity, |event| self.publish(event))
     }
 
     /// Pauses as [`Postbox::pause`](crate::Postbox::pause) does, if and when this transaction commits.

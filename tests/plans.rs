@@ -9,7 +9,7 @@ use postbox::rusqlite::Connection;
 use postbox::rusqlite::config::DbConfig;
 
 /// verify/audit.rs is not among them: it reads everything, on purpose.
-const SOURCES: [(&str, &str); 27] = [
+const SOURCES: [(&str, &str); 30] = [
     ("outbox/mod.rs", include_str!("../src/outbox/mod.rs")),
     ("outbox/backlog.rs", include_str!("../src/outbox/backlog.rs")),
     ("outbox/counts.rs", include_str!("../src/outbox/counts.rs")),
@@ -37,19 +37,35 @@ const SOURCES: [(&str, &str); 27] = [
     ("links/change.rs", include_str!("../src/links/change.rs")),
     ("links/create.rs", include_str!("../src/links/create.rs")),
     ("links/find.rs", include_str!("../src/links/find.rs")),
+    ("links/list.rs", include_str!("../src/links/list.rs")),
+    ("links/unique.rs", include_str!("../src/links/unique.rs")),
+    ("links/walk.rs", include_str!("../src/links/walk.rs")),
 ];
 
-/// The beginning that look-ups of links share, each with its condition behind it.
-fn beginning_of_links() -> String {
-    let (_, after) = include_str!("../src/links/row.rs").split_once("macro_rules! select_link").unwrap();
+/// What a macro puts into statements, or before or behind them.
+fn text_of(source: &'static str, name: &str) -> String {
+    let (_, after) = source.split_once(&format!("macro_rules! {name}")).unwrap();
     after.split('"').nth(1).unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The condition of an `EventFilter`, which several statements share.
-fn condition_of_filters() -> &'static str {
-    let (_, after) =
-        include_str!("../src/outbox/filter.rs").split_once("macro_rules! matches_filter").unwrap();
-    after.split('"').nth(1).unwrap()
+fn condition_of_filters() -> String {
+    text_of(include_str!("../src/outbox/filter.rs"), "matches_filter")
+}
+
+/// The condition of a `LinkFilter`.
+fn condition_of_link_filters() -> String {
+    text_of(include_str!("../src/links/filter.rs"), "matches_links")
+}
+
+/// The beginning that look-ups of links share, each with its condition behind it.
+fn beginning_of_links() -> String {
+    text_of(include_str!("../src/links/row.rs"), "select_link")
+}
+
+/// Which links are superfluous: counted, and deleted.
+fn superfluous_links() -> String {
+    text_of(include_str!("../src/links/change.rs"), "of_superfluous")
 }
 
 /// Every string of a source file that is an SQL statement, up to its unit tests.
@@ -58,8 +74,14 @@ fn statements_of(source: &str) -> Vec<String> {
     // As `concat!` does with what stands before, in and behind the macro.
     let source = source.split_whitespace().collect::<Vec<_>>().join(" ");
     let source = source
-        .replace("\", matches_filter!(), \"", condition_of_filters())
-        .replace("\", matches_filter!()", &format!("{}\"", condition_of_filters()));
+        .replace("\", matches_filter!(), \"", &condition_of_filters())
+        .replace("\", matches_filter!()", &format!("{}\"", condition_of_filters()))
+        .replace("\", matches_links!(), \"", &condition_of_link_filters())
+        .replace(
+            "of_superfluous!(\"SELECT count(*)\")",
+            &format!("\"SELECT count(*) {}\"", superfluous_links()),
+        )
+        .replace("of_superfluous!(\"DELETE\")", &format!("\"DELETE {}\"", superfluous_links()));
     let strings = source.split('"').skip(1).step_by(2);
     let strings: Vec<String> =
         strings.map(|text| text.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
@@ -170,7 +192,12 @@ fn the_statements_are_found_in_the_sources() {
         ("inbox.rs", 11),
         ("inbox/listing.rs", 2),
         ("consumers.rs", 3),
-        ("links/find.rs", 7),
+        ("links/change.rs", 6),
+        ("links/create.rs", 1),
+        ("links/find.rs", 9),
+        ("links/list.rs", 8),
+        ("links/unique.rs", 3),
+        ("links/walk.rs", 2),
         ("pauses.rs", 12),
         ("outbox/order.rs", 10),
         ("outbox/parked.rs", 4),
@@ -673,6 +700,12 @@ fn links_are_found_from_either_end_and_by_type() {
         ("WHERE link_type = ?1", "integration_link_type"),
         ("WHERE (source_module = ?1", "integration_link_"), // either end will do
         ("count(*)", "integration_link_source"),
+        ("SELECT seq, target_module = ?4", "integration_link_source ("),
+        ("SELECT seq, source_module = ?1", "integration_link_target ("),
+        ("INDEXED BY integration_link_source WHERE", "integration_link_source ("),
+        ("INDEXED BY integration_link_target WHERE", "integration_link_target ("),
+        ("INDEXED BY integration_link_type WHERE", "integration_link_type ("),
+        ("NOT INDEXED WHERE", "SEARCH l USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
     ] {
         let found: Vec<String> = all()
             .into_iter()
@@ -687,6 +720,48 @@ fn links_are_found_from_either_end_and_by_type() {
                 let plan = planner.plan(sql).join("\n");
                 assert!(plan.contains(index) && !plan.contains("SCAN integration_link"), "{sql}\n{plan}");
             }
+        }
+    }
+}
+
+/// An entity may have many links, and so may a type: each page, and each link that is to be the only one, begins where it is.
+#[test]
+fn pages_and_look_ups_of_links_read_in_order_and_sort_nothing() {
+    let in_order: Vec<String> = all()
+        .into_iter()
+        .filter(|(file, _)| ["links/list.rs", "links/unique.rs", "links/walk.rs"].contains(file))
+        .map(|(_, sql)| sql)
+        .filter(|sql| sql.contains("ORDER BY"))
+        .collect();
+    assert_eq!(in_order.len(), 12, "{in_order:#?}");
+    for planner in planners() {
+        for sql in &in_order {
+            let plan = planner.plan(sql);
+            assert_eq!(plan.len(), 1, "{sql}\n{plan:#?}");
+            assert!(
+                !sql.contains("l.seq BETWEEN") || plan[0].contains("rowid>? AND rowid<?)"),
+                "{sql}\n{plan:#?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_links_of_an_entity_are_deleted_and_moved_by_the_indexes_of_both_ends() {
+    for parts in [
+        &["DELETE FROM main.integration_link WHERE (source_module"][..],
+        &["UPDATE main.integration_link SET source_module"],
+        &["SELECT EXISTS (SELECT 1 FROM main.integration_link"],
+        &["SELECT count(*) FROM main.integration_link WHERE seq IN ("],
+        &["DELETE FROM main.integration_link WHERE seq IN ("],
+    ] {
+        let sql = statement(parts);
+        for planner in planners() {
+            let plan = planner.plan(&sql).join("\n");
+            for index in ["INDEX integration_link_source (", "INDEX integration_link_target ("] {
+                assert!(plan.contains(index), "{sql}\n{plan}");
+            }
+            assert!(!plan.contains("CORRELATED") && !plan.contains("SCAN integration_link"), "{sql}\n{plan}");
         }
     }
 }

@@ -3,15 +3,14 @@
 use rusqlite::{Connection, params};
 use uuid::Uuid;
 
-use super::{IntegrationLink, NewLink};
+use super::{IntegrationLink, NewLink, SOURCE, TARGET};
 use crate::clock::from_micros;
 use crate::error::{Error, Result};
 use crate::json::Json;
-use crate::validate;
 
 /// A link that was checked and serialised.
 pub(crate) struct PreparedLink {
-    link: NewLink,
+    pub(super) link: NewLink,
     metadata: Option<String>,
 }
 
@@ -22,15 +21,8 @@ pub(crate) fn prepare(link: NewLink, metadata_bytes_max: usize) -> Result<Prepar
 
 /// The metadata as JSON.
 fn check(link: &NewLink, metadata_bytes_max: usize) -> Result<Option<String>> {
-    let ends = [
-        (&link.source, ["source_module", "source_entity_type", "source_entity_id"]),
-        (&link.target, ["target_module", "target_entity_type", "target_entity_id"]),
-    ];
-    for (end, [module, entity_type, entity_id]) in ends {
-        validate::name(module, &end.module, validate::MODULE_MAX)?;
-        validate::name(entity_type, &end.entity_type, validate::TYPE_MAX)?;
-        validate::name(entity_id, &end.entity_id, validate::ENTITY_ID_MAX)?;
-    }
+    link.source.validate(SOURCE)?;
+    link.target.validate(TARGET)?;
     link.metadata.as_ref().map(|value| value.to_text("metadata", metadata_bytes_max)).transpose()
 }
 

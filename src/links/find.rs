@@ -11,6 +11,10 @@ pub(crate) fn get(conn: &Connection, id: Uuid) -> Result<Option<IntegrationLink>
     Ok(read_all(conn, select_link!("WHERE id = ?1"), [id])?.pop())
 }
 
+pub(crate) fn get_by_seq(conn: &Connection, seq: i64) -> Result<Option<IntegrationLink>> {
+    Ok(read_all(conn, select_link!("WHERE seq = ?1"), [seq])?.pop())
+}
+
 pub(crate) fn find_outbound(conn: &Connection, source: &EntityRef) -> Result<Vec<IntegrationLink>> {
     read_all(
         conn,
@@ -78,4 +82,17 @@ pub(crate) fn count_from_module(conn: &Connection, source_module: &str) -> Resul
     Ok(conn
         .prepare_cached("SELECT count(*) FROM main.integration_link WHERE source_module = ?1")?
         .query_row([source_module], |row| row.get(0))?)
+}
+
+/// For each other entity that cascade links lead to from this one, the oldest such link (its `seq`), oldest first.
+pub(crate) fn cascades_from(conn: &Connection, source: &EntityRef) -> Result<Vec<i64>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT min(seq) AS oldest FROM main.integration_link INDEXED BY integration_link_source
+         WHERE source_module = ?1 AND source_entity_type = ?2 AND source_entity_id = ?3 AND link_type = 'cascade'
+               AND NOT (target_module = ?1 AND target_entity_type = ?2 AND target_entity_id = ?3)
+         GROUP BY target_module, target_entity_type, target_entity_id ORDER BY oldest",
+    )?;
+    let seqs =
+        statement.query_map([&source.module, &source.entity_type, &source.entity_id], |row| row.get(0))?;
+    Ok(seqs.collect::<rusqlite::Result<_>>()?)
 }

@@ -11,7 +11,7 @@ use crate::history::{self, HistoryEntry, RecentFailure};
 use crate::outbox::{
     self, Backlog, CausationTree, EventFilter, EventPage, OutboxEvent, OutboxStatus, ReplayBacklog, list,
 };
-use crate::page::{Order, Page};
+use crate::page::Page;
 use crate::story::{self, EventStory};
 
 /// So many failures are told at once.

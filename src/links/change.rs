@@ -68,7 +68,8 @@ macro_rules! of_superfluous {
                             OR (target_module, target_entity_type, target_entity_id, link_type) IN
                                (SELECT target_module, target_entity_type, target_entity_id, link_type
                                 FROM main.integration_link INDEXED BY integration_link_source
-                                WHERE source_module = ?4 AND source_entity_type = ?5 AND source_entity_id = ?6)
+                                WHERE source_module = ?4 AND source_entity_type = ?5 AND source_entity_id = ?6
+                                      AND NOT (target_module = ?1 AND target_entity_type = ?2 AND target_entity_id = ?3))
                             OR (target_module = ?1 AND target_entity_type = ?2 AND target_entity_id = ?3 AND link_type IN
                                (SELECT link_type FROM main.integration_link INDEXED BY integration_link_source
                                 WHERE source_module = ?4 AND source_entity_type = ?5 AND source_entity_id = ?6
@@ -80,7 +81,8 @@ macro_rules! of_superfluous {
                             OR (source_module, source_entity_type, source_entity_id, link_type) IN
                                (SELECT source_module, source_entity_type, source_entity_id, link_type
                                 FROM main.integration_link INDEXED BY integration_link_target
-                                WHERE target_module = ?4 AND target_entity_type = ?5 AND target_entity_id = ?6)))"
+                                WHERE target_module = ?4 AND target_entity_type = ?5 AND target_entity_id = ?6
+                                      AND NOT (source_module = ?1 AND source_entity_type = ?2 AND source_entity_id = ?3))))"
         )
     };
 }

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use postbox::{Context, Event, EventFilter, PauseTarget, Postbox, Subscription};
+use postbox::{
+    Context, EntityRef, Event, EventFilter, LinkType, NewLink, PauseTarget, Postbox, Subscription,
+};
 
 use crate::support::{Process, assert_bytes, cp, event, given, listing, raw};
 use crate::{customer, expect, program, publish, run, without_sizes};
@@ -20,6 +22,29 @@ fn what_they_print_is_as_expected_and_the_file_stays_as_it_is() {
         ("consumers", &["consumers", "app.db"]),
         ("links", &["links", "app.db", "finance", "Invoice", "inv-1"]),
         ("no-links", &["links", "app.db", "finance", "Invoice", "none"]),
+        (
+            "links-filtered",
+            &[
+                "links",
+                "app.db",
+                "finance",
+                "Invoice",
+                "inv-1",
+                "--type",
+                "cascade",
+                "--module",
+                "operations",
+            ],
+        ),
+        (
+            "no-such-links",
+            &["links", "app.db", "finance", "Invoice", "inv-1", "--inbound", "--type", "cascade"],
+        ),
+        ("links-walk", &["links", "app.db", "operations", "Task", "t-9", "--walk", "2"]),
+        (
+            "links-walk-outbound",
+            &["links", "app.db", "operations", "Task", "t-9", "--walk", "2", "--outbound"],
+        ),
         ("settings", &["settings", "get", "app.db"]),
         ("setting", &["settings", "get", "app.db", "batch_size"]),
         ("verify", &["verify", "app.db"]),
@@ -30,6 +55,25 @@ fn what_they_print_is_as_expected_and_the_file_stays_as_it_is() {
         assert_eq!(listing(dir.path()), ["app.db"], "{name}");
     }
     assert_bytes(&path, &before, "after it was looked at");
+}
+
+#[test]
+fn a_walk_that_is_not_shown_whole_says_so() {
+    let (dir, path) = customer();
+    let bus = Postbox::open(&path).unwrap();
+    let at = |n: usize| EntityRef::new("m", "T", n.to_string());
+    bus.transaction::<_, postbox::Error>(|tx| {
+        (1..=1_001)
+            .try_for_each(|n| tx.create_link(NewLink::new(at(0), at(n), LinkType::Reference)).map(drop))
+    })
+    .unwrap();
+    bus.close().unwrap();
+    let walk = ["links", "app.db", "m", "T", "0", "--walk", "1"];
+    let text = run(dir.path(), &walk).ok();
+    assert_eq!((text.lines().count(), text.lines().last()), (1_002, Some("There is more than is shown.")));
+    let listed = run(dir.path(), &[&walk[..5], &["--json"]].concat()).json();
+    assert_eq!(listed.as_array().unwrap().len(), 1_001, "without --walk it is all, page after page");
+    assert_eq!(run(dir.path(), &[&walk[..], &["--json"]].concat()).json()["is_complete"], false);
 }
 
 #[test]

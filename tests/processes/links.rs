@@ -8,9 +8,9 @@ use postbox::{EntityRef, Error, LinkType, NewLink, Postbox};
 use crate::children::{child, lines_of, next_said, say, tell};
 use crate::support::{Process, integer, raw};
 
-const LINKS: usize = 200;
+const LINKS: u32 = 200;
 
-fn link(n: usize, link_type: LinkType) -> NewLink {
+fn link(n: u32, link_type: LinkType) -> NewLink {
     let hub = EntityRef::new("finance", "Invoice", "hub");
     NewLink::new(hub, EntityRef::new("operations", "Task", n.to_string()), link_type)
 }
@@ -28,15 +28,15 @@ fn two_processes_that_make_the_same_links_at_once_make_each_of_them_once() {
     for process in &mut processes {
         tell(process, "go");
     }
-    let made: Vec<[usize; 2]> = said
+    let made: Vec<[u32; 2]> = said
         .iter_mut()
         .map(|lines| ["got:", "created:"].map(|mark| next_said(lines, mark).unwrap().parse().unwrap()))
         .collect();
     assert_eq!([made[0][0] + made[1][0], made[0][1] + made[1][1]], [LINKS, LINKS], "{made:?}");
     let rows = raw(&path);
-    assert_eq!(integer(&rows, "SELECT count(*) FROM integration_link"), 2 * LINKS as i64);
+    assert_eq!(integer(&rows, "SELECT count(*) FROM integration_link"), i64::from(2 * LINKS));
     let kinds = "SELECT count(*) FROM (SELECT DISTINCT target_entity_id, link_type FROM integration_link)";
-    assert_eq!(integer(&rows, kinds), 2 * LINKS as i64);
+    assert_eq!(integer(&rows, kinds), i64::from(2 * LINKS));
 }
 
 #[test]
@@ -46,9 +46,9 @@ fn child_makes_links() {
     say("ready");
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).unwrap();
-    let mut made = [0, 0];
+    let mut made = [0_u32, 0];
     for n in 0..LINKS {
-        made[0] += usize::from(bus.links().get_or_create(link(n, LinkType::Reference)).unwrap().is_new);
+        made[0] += u32::from(bus.links().get_or_create(link(n, LinkType::Reference)).unwrap().is_new);
         match bus.links().create_unique(link(n, LinkType::Cascade)) {
             Ok(_) => made[1] += 1,
             Err(Error::LinkExists { .. }) => {}

@@ -120,6 +120,9 @@ pub struct LinkedEntity {
 }
 
 /// Breadth first, for one snapshot or transaction. An entity that was met before is not gone through again, so that cycles end.
+///
+/// One recursive statement would be quicker along a chain, but it meets an entity once for each depth at which it can be reached, and
+/// knows no bound: with a hundred thousand links it took from six to forty times as long.
 pub(crate) fn walk(conn: &Connection, start: &EntityRef, options: &WalkOptions) -> Result<LinkWalk> {
     let mut walking = Walking { options, seen: HashSet::from([start.clone()]), entities: Vec::new() };
     let mut is_complete = walking.look_around(conn, start, 0, None)?;

@@ -126,7 +126,9 @@ fn a_cascade_goes_on_from_handler_to_handler_each_deleting_its_own() {
     for TestBox { bus, .. } in &boxes() {
         let calls = Calls::default();
         chain(bus, &[("a", "b"), ("b", "c"), ("c", "d")]);
-        ["b", "c", "d"].into_iter().for_each(|module| owns(bus, module, &calls));
+        for module in ["b", "c", "d"] {
+            owns(bus, module, &calls);
+        }
         delete_a(bus);
         assert_eq!(entities(bus), ["b", "c", "d"], "nothing is deleted behind anybody's back");
         bus.drain().unwrap();
@@ -145,7 +147,9 @@ fn a_cycle_of_cascades_ends_with_each_told_once() {
     for TestBox { bus, .. } in &boxes() {
         let calls = Calls::default();
         chain(bus, &[("a", "b"), ("b", "c"), ("c", "a"), ("b", "a"), ("b", "b"), ("a", "c")]);
-        ["a", "b", "c"].into_iter().for_each(|module| owns(bus, module, &calls));
+        for module in ["a", "b", "c"] {
+            owns(bus, module, &calls);
+        }
         delete_a(bus);
         bus.drain().unwrap();
         // b and c are told of a; c a second time of b, unless it was gone by then.
@@ -201,7 +205,9 @@ fn a_handler_that_fails_keeps_the_cascade_waiting_and_nothing_half_done() {
 
     // After a restart with a handler that does it.
     let test = test.reopen();
-    ["b", "c"].into_iter().for_each(|module| owns(&test.bus, module, &calls));
+    for module in ["b", "c"] {
+        owns(&test.bus, module, &calls);
+    }
     test.bus.outbox().retry(told[0].id).unwrap();
     test.bus.drain().unwrap();
     assert_eq!((entities(&test.bus), count(&test.bus)), (vec!["d".to_owned()], 0));

@@ -144,20 +144,20 @@ fn a_link_from_an_entity_to_itself_is_on_one_page_once() {
 fn pages_neither_skip_nor_double_while_links_come_and_go() {
     for TestBox { bus, .. } in &boxes() {
         let make = |n: usize| bus.links().create(link(invoice("1"), task(&n.to_string()))).unwrap().id;
-        let made: Vec<Uuid> = (0..6).map(make).collect();
+        let first_six: Vec<Uuid> = (0..6).map(make).collect();
         for filter in [
             LinkFilter::new(),
             LinkFilter::new().from(&invoice("1")),
             LinkFilter::new().link_type(LinkType::Reference),
         ] {
             let first = bus.links().find(&filter, &Page::oldest(2)).unwrap();
-            assert_eq!(ids(&first.links), made[..2]);
-            let gone = bus.links().delete(made[1]).unwrap();
+            assert_eq!(ids(&first.links), first_six[..2]);
+            let gone = bus.links().delete(first_six[1]).unwrap();
             let late = make(99);
             let second = bus.links().find(&filter, &Page::oldest(2).after(first.next.unwrap())).unwrap();
-            assert_eq!(ids(&second.links), made[2..4]);
+            assert_eq!(ids(&second.links), first_six[2..4]);
             let rest = bus.links().find(&filter, &Page::oldest(9).after(second.next.unwrap())).unwrap();
-            assert_eq!(ids(&rest.links), [made[4], made[5], late]);
+            assert_eq!(ids(&rest.links), [first_six[4], first_six[5], late]);
             assert!(rest.next.is_none());
             // As it was, for the next filter.
             bus.links().delete(late).unwrap();

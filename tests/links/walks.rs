@@ -5,13 +5,17 @@ use postbox::{EntityRef, Error, LinkDirection, LinkType, LinkWalk, NewLink, Post
 use crate::support::{boxes, file_box, refused_field};
 use crate::{link, on_both};
 
-fn part(id: impl ToString) -> EntityRef {
-    EntityRef::new("catalogue", "Part", id.to_string())
+fn part(id: impl Into<String>) -> EntityRef {
+    EntityRef::new("catalogue", "Part", id)
+}
+
+fn numbered(n: u32) -> EntityRef {
+    part(n.to_string())
 }
 
 fn connect(bus: &Postbox, pairs: &[(&str, &str)]) {
     for (from, to) in pairs {
-        bus.links().create(link(part(from), part(to))).unwrap();
+        bus.links().create(link(part(*from), part(*to))).unwrap();
     }
 }
 
@@ -110,10 +114,10 @@ fn a_walk_ends_at_its_bound_and_says_so() {
         test.bus
             .transaction::<_, Error>(|tx| {
                 for n in 0..1_001 {
-                    tx.create_link(link(part("hub"), part(n)))?;
-                    tx.create_link(link(part("hub"), part(n)))?; // twice, which is no further entity
+                    tx.create_link(link(part("hub"), numbered(n)))?;
+                    tx.create_link(link(part("hub"), numbered(n)))?; // twice, which is no further entity
                 }
-                tx.create_link(link(part(1_000), part("behind"))).map(drop)
+                tx.create_link(link(numbered(1_000), part("behind"))).map(drop)
             })
             .unwrap();
         on_both(test, |links| {
@@ -138,12 +142,13 @@ fn a_long_chain_is_followed_to_its_end_also_after_a_restart() {
     let test = file_box();
     test.bus
         .transaction::<_, Error>(|tx| {
-            (0..LENGTH).try_for_each(|n| tx.create_link(link(part(n), part((n + 1) % LENGTH))).map(drop))
+            (0..LENGTH)
+                .try_for_each(|n| tx.create_link(link(numbered(n), numbered((n + 1) % LENGTH))).map(drop))
         })
         .unwrap();
     let test = test.reopen();
     let options = WalkOptions::outbound(u32::MAX).entities_max(10_000);
-    let walk = test.bus.links().walk(&part(0), &options).unwrap();
+    let walk = test.bus.links().walk(&numbered(0), &options).unwrap();
     assert!(walk.is_complete);
     let depths: Vec<u32> = walk.entities.iter().map(|found| found.depth).collect();
     assert_eq!(depths, (1..LENGTH).collect::<Vec<_>>());

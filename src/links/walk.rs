@@ -122,7 +122,8 @@ pub struct LinkedEntity {
 /// Breadth first, for one snapshot or transaction. An entity that was met before is not gone through again, so that cycles end.
 ///
 /// One recursive statement would be quicker along a chain, but it meets an entity once for each depth at which it can be reached, and
-/// knows no bound: with a hundred thousand links it took from six to forty times as long.
+/// knows no bound: over a hundred thousand links between a thousand entities it took six times as long at depth 6, and thirty-five times
+/// at depth 50.
 pub(crate) fn walk(conn: &Connection, start: &EntityRef, options: &WalkOptions) -> Result<LinkWalk> {
     let mut walking = Walking { options, seen: HashSet::from([start.clone()]), entities: Vec::new() };
     let mut is_complete = walking.look_around(conn, start, 0, None)?;

@@ -210,6 +210,7 @@ mod story;
 mod sync;
 pub mod testing;
 mod tx;
+mod typed;
 mod validate;
 mod verify;
 mod walk;
@@ -250,6 +251,7 @@ pub use crate::settings::{Settings, UnhandledEvents};
 pub use crate::stats::Stats;
 pub use crate::story::EventStory;
 pub use crate::tx::Tx;
+pub use crate::typed::{DomainEvent, Upcasters};
 pub use crate::verify::{Finding, Severity, Verification};
 pub use crate::worker::{ShutdownReport, Worker};
 

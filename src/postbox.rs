@@ -29,6 +29,7 @@ use crate::services::{Access, Inbox, Links, Outbox};
 use crate::settings::{self, Settings};
 use crate::stats::{self, Stats};
 use crate::tx::Tx;
+use crate::typed::DomainEvent;
 use crate::verify::{self, Verification};
 use crate::worker::{self, Worker};
 
@@ -122,6 +123,15 @@ impl Postbox {
             .first()
             .map(|inserted| inserted.id)
             .ok_or(Error::NotStored { what: "the event", table: "outbox_event" })
+    }
+
+    /// Publishes an event that is a type of the application's: its name, module, aggregate and version are those of the type. To say
+    /// more about it, publish what [`NewEvent::typed`] makes of it.
+    ///
+    /// # Errors
+    /// As [`publish`](Postbox::publish); [`Error::Invalid`] with the field `payload` when the type cannot be JSON.
+    pub fn publish_typed<E: DomainEvent>(&self, event: &E) -> Result<EventId> {
+        self.publish(NewEvent::typed(event)?)
     }
 
     /// Publishes events in one transaction: all or none. Their ids are in the order of the events.

@@ -16,6 +16,7 @@ use crate::links::{EntityRef, IntegrationLink, NewLink};
 use crate::outbox::insert;
 use crate::pauses::{self, Pause, PauseTarget};
 use crate::services::{Access, Inbox, Links, Outbox};
+use crate::typed::DomainEvent;
 
 /// A write transaction of the box: everything that [`rusqlite::Connection`] can do, plus these.
 ///
@@ -57,6 +58,19 @@ impl<'a> Tx<'a> {
             observing.note_published(&event, inserted);
         }
         Ok(inserted.id)
+    }
+
+    /// The same for an event that is a type.
+    ///
+    /// # Errors
+    /// As [`publish`](Tx::publish); [`Error::Invalid`](crate::Error::Invalid) with the field `payload` when the type cannot be JSON.
+    pub fn publish_typed<E: DomainEvent>(&self, event: &E) -> Result<EventId> {
+        self.publish(NewEvent::typed(event)?)
+    }
+
+    /// The event whose transactional handler this transaction is lent to; `None` outside of handlers.
+    pub fn event(&self) -> Option<&Event> {
+        self.cause
     }
 
     /// Creates a link in this transaction.

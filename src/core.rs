@@ -60,6 +60,9 @@ pub(crate) struct Core {
     pub(crate) limit_walk: Walk,
     pub(crate) failures: FailureBook,
     /// `None`: nobody is to be told anything.
+    pub(crate) newer_walk: Walk,
+    /// The same through what is paused, and waits for a newer release as well.
+    pub(crate) newer_paused_walk: Walk,
     pub(crate) observing: Option<Observing>,
     pub(crate) handler_threads: usize,
     pub(crate) payload_bytes_max: usize,
@@ -124,6 +127,8 @@ impl Core {
             failures: FailureBook::default(),
             observing: Observing::by(options.observers),
             handler_threads: options.handler_threads,
+            newer_walk: Walk::default(),
+            newer_paused_walk: Walk::default(),
             payload_bytes_max: options.payload_bytes_max,
             acks: if options.synced_acks { Synchronous::Full } else { Synchronous::Normal },
             ids: Ids::new(),

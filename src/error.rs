@@ -495,3 +495,7 @@ mod tests {
         assert_eq!(error.to_string(), "JSON: a value does not fit the type: expected u8");
     }
 }
+fn describe_path(path: &str) -> String {
+    if path.is_empty() { "the payload".to_owned() } else { format!("at `{path}`") }
+}
+

@@ -103,7 +103,7 @@
 //! | | warn | processing pauses after a fault of the file (once a fault); the last outcomes cannot be recorded yet; events wait for a lease to run out |
 //! | | info | started, ended, took over from a process that died; processing goes on after a fault |
 //! | `postbox::delivery` | error | an event can be neither settled nor set aside, or neither claimed nor set aside; an observer panicked (once a box) |
-//! | | warn | a dead letter; failed for good; a handler or a breaker pauses a consumer; a pause that cannot be stored or ended; a lost lease; nobody subscribes (once a name); a row that cannot be read; a shared transaction failed; an outcome cannot be recorded |
+//! | | warn | a dead letter; failed for good; a handler or a breaker pauses a consumer; a pause that cannot be stored or ended; a lost lease; nobody subscribes (once a name); a version that is too new (once a name and version); a row that cannot be read; a shared transaction failed; an outcome cannot be recorded |
 //! | | info | an attempt failed and will be retried |
 //! | `postbox::settings` | warn | a setting in the file cannot be used (once a key) |
 //!
@@ -192,6 +192,7 @@ pub mod metrics;
 mod observer;
 mod observing;
 mod ordering;
+mod newer;
 mod outbox;
 mod page;
 mod pause_book;

@@ -374,6 +374,8 @@ pub struct Registry {
     has_ordered: AtomicBool,
     /// The same of one with limits.
     has_limits: AtomicBool,
+    /// The same of a typed one.
+    has_typed: AtomicBool,
 }
 
 impl Registry {
@@ -384,6 +386,7 @@ impl Registry {
             generation: AtomicU64::new(0),
             has_ordered: AtomicBool::new(false),
             has_limits: AtomicBool::new(false),
+            has_typed: AtomicBool::new(false),
         }
     }
 
@@ -396,6 +399,9 @@ impl Registry {
         }
         if new.iter().any(|subscription| subscription.limiter.is_some()) {
             self.has_limits.store(true, Ordering::Release);
+        }
+        if new.iter().any(|subscription| subscription.reads.is_some()) {
+            self.has_typed.store(true, Ordering::Release);
         }
         state.extend(new.into_iter().map(Arc::new));
         self.changed();
@@ -431,6 +437,12 @@ impl Registry {
             }
         }
         names
+    }
+
+    /// The name or pattern of each subscription, with its aliases.
+    pub(crate) fn names_and_aliases(&self) -> Vec<(String, Vec<String>)> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.iter().map(|of| (of.event_name.clone(), of.aliases.clone())).collect()
     }
 
     /// How many subscriptions there are.
@@ -490,6 +502,10 @@ impl Registry {
 
     pub(crate) fn has_limits(&self) -> bool {
         self.has_limits.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn has_typed(&self) -> bool {
+        self.has_typed.load(Ordering::Acquire)
     }
 
     /// Those with limits.

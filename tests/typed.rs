@@ -6,6 +6,10 @@ mod support;
 mod aliases;
 #[path = "typed/errors.rs"]
 mod errors;
+#[path = "typed/held_back.rs"]
+mod held_back;
+#[path = "typed/held_back_and_more.rs"]
+mod held_back_and_more;
 #[path = "typed/upcasting.rs"]
 mod upcasting;
 

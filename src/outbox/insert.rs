@@ -45,6 +45,10 @@ impl PreparedEvent {
         &self.event_name
     }
 
+    pub(crate) fn version(&self) -> u32 {
+        self.version
+    }
+
     pub(crate) fn is_due_at_once(&self) -> bool {
         matches!(self.due, Due::AtOnce)
     }

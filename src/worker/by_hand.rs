@@ -17,7 +17,7 @@ use crate::outbox::strays;
 use crate::postbox::Postbox;
 use crate::settings::Settings;
 use crate::sync::atomic::AtomicBool;
-use crate::{limits, ordering};
+use crate::{limits, newer, ordering};
 
 pub(crate) fn process_batch(postbox: &Postbox) -> Result<usize> {
     let Some(mut by_hand) = ByHand::begin(postbox, "process_batch")? else { return Ok(0) };
@@ -90,6 +90,7 @@ impl<'a> ByHand<'a> {
         scope::refuse_inside_handler(core, operation)?;
         ordering::look_after(core, operation)?;
         limits::look_after(core, operation)?;
+        newer::look_after(core, operation)?;
         let (settings, due, strays) = core.db.read(operation, |conn| {
             let settings = core.reload_settings(conn)?;
             // Clear, before the write lock is taken for nothing.

@@ -161,7 +161,9 @@ fn consumers_of(core: &Core, events: &[PreparedEvent], is_idle: bool) -> Option<
             let consumers = core.registry.consumers_of(event.name());
             let fits = consumers.first().is_some_and(|first| is_idle || !first.is_transactional())
                 && !is_paused(core, event.name(), &consumers)
-                && consumers.iter().all(|of| of.order.is_none() && of.limiter.is_none());
+                && consumers.iter().all(|of| {
+                    of.order.is_none() && of.limiter.is_none() && !of.is_too_old_for(event.version())
+                });
             (event.is_due_at_once() && fits).then_some(consumers)
         })
         .collect()

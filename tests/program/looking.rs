@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use postbox::{
-    Context, EntityRef, Event, EventFilter, LinkType, NewLink, PauseTarget, Postbox, Subscription,
+    Context, DomainEvent, EntityRef, Event, EventFilter, LinkType, NewEvent, NewLink, PauseTarget, Postbox,
+    Subscription,
 };
 
 use crate::support::{Process, assert_bytes, cp, event, given, listing, raw};
@@ -86,6 +87,43 @@ fn the_age_of_the_oldest_pending_event_is_told() {
     let stats = run(dir.path(), &["stats", "app.db", "--json"]).json();
     assert_eq!(stats["pending"], 3);
     assert!(stats["oldest_pending_age_ms"].is_u64(), "{stats}");
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Counted {}
+
+impl DomainEvent for Counted {
+    const NAME: &'static str = "stock.counted";
+    const SOURCE_MODULE: &'static str = "stock";
+    const AGGREGATE_TYPE: &'static str = "Shelf";
+
+    fn aggregate_id(&self) -> String {
+        "s-1".to_owned()
+    }
+}
+
+#[test]
+fn what_waits_for_a_newer_release_is_told() {
+    let (dir, path) = customer();
+    let bus = Postbox::builder().clock(crate::clock()).open(&path).unwrap();
+    bus.subscribe(Subscription::typed::<Counted>("shelves", |_, _| Ok(()))).unwrap();
+    let id = bus.publish(NewEvent::typed(&Counted {}).unwrap().version(2)).unwrap().to_string();
+    bus.drain().unwrap();
+    bus.close().unwrap();
+    let stats = run(dir.path(), &["stats", "app.db"]).ok();
+    assert!(stats.lines().any(|line| line.split_whitespace().eq(["newer", "1"])), "{stats}");
+    assert!(
+        stats.contains("1 event waits for a release of the application that knows the payload's version"),
+        "{stats}"
+    );
+    assert_eq!(run(dir.path(), &["stats", "app.db", "--json"]).json()["newer"], 1);
+    let shown = run(dir.path(), &["show", "app.db", &id]).ok();
+    assert!(shown.contains("waits for a newer release"), "{shown}");
+    let verified = run(dir.path(), &["verify", "app.db"]).ok();
+    assert!(
+        verified.contains("events that wait for a release that knows their payload's version: 1"),
+        "{verified}"
+    );
 }
 
 /// A consumer that is paused, one that has yet to subscribe, and what fails: with a name that a shell would take apart.

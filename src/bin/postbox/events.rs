@@ -72,6 +72,7 @@ pub(crate) fn due(at: OffsetDateTime) -> String {
         (9999, (23, 59, 59), 999_998) => "waits for what is paused".to_owned(),
         (9999, (23, 59, 59), 999_997) => "waits for its turn".to_owned(),
         (9999, (23, 59, 59), 999_996) => "waits for room".to_owned(),
+        (9999, (23, 59, 59), 999_995) => "waits for a newer release".to_owned(),
         _ => show::time(at),
     }
 }

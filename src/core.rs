@@ -9,6 +9,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::bell::Bell;
+use crate::catalogue::CatalogueBook;
 use crate::clock::{BoxClock, Clock};
 use crate::db::owner::{self, OwnerLock};
 use crate::db::{Database, Synchronous, WriteEach};
@@ -49,6 +50,7 @@ pub(crate) struct Core {
     pub(crate) db: Database<InsertJob>,
     pub(crate) clock: Arc<BoxClock>,
     pub(crate) registry: Registry,
+    pub(crate) catalogue: CatalogueBook,
     pub(crate) bell: Bell,
     pub(crate) leases: Leases,
     pub(crate) worker: WorkerSlot,
@@ -58,11 +60,11 @@ pub(crate) struct Core {
     pub(crate) pauses: PauseBook,
     pub(crate) order_walk: Walk,
     pub(crate) limit_walk: Walk,
-    pub(crate) failures: FailureBook,
-    /// `None`: nobody is to be told anything.
     pub(crate) newer_walk: Walk,
     /// The same through what is paused, and waits for a newer release as well.
     pub(crate) newer_paused_walk: Walk,
+    pub(crate) failures: FailureBook,
+    /// `None`: nobody is to be told anything.
     pub(crate) observing: Option<Observing>,
     pub(crate) handler_threads: usize,
     pub(crate) payload_bytes_max: usize,
@@ -115,6 +117,7 @@ impl Core {
             db,
             clock: Arc::new(clock),
             registry: Registry::new(),
+            catalogue: CatalogueBook::default(),
             bell: Bell::new(),
             leases,
             worker: WorkerSlot::default(),
@@ -124,11 +127,11 @@ impl Core {
             pauses: PauseBook::new(),
             order_walk: Walk::default(),
             limit_walk: Walk::default(),
+            newer_walk: Walk::default(),
+            newer_paused_walk: Walk::default(),
             failures: FailureBook::default(),
             observing: Observing::by(options.observers),
             handler_threads: options.handler_threads,
-            newer_walk: Walk::default(),
-            newer_paused_walk: Walk::default(),
             payload_bytes_max: options.payload_bytes_max,
             acks: if options.synced_acks { Synchronous::Full } else { Synchronous::Normal },
             ids: Ids::new(),
@@ -274,7 +277,10 @@ impl Core {
     }
 
     pub(crate) fn prepare(&self, event: NewEvent, cause: Option<&Event>) -> Result<(PreparedEvent, Content)> {
-        insert::prepare(event, self.payload_bytes_max, cause, || self.new_id())
+        let prepared = insert::prepare(event, self.payload_bytes_max, cause, || self.new_id())?;
+        #[cfg(feature = "schema")]
+        self.catalogue.schemas.check(prepared.0.name(), prepared.0.version(), prepared.1.payload())?;
+        Ok(prepared)
     }
 
     /// All or none.

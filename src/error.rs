@@ -46,6 +46,23 @@ pub enum Error {
         limit: usize,
     },
 
+    /// A payload does not fit the JSON Schema that was declared for its event's name and version
+    /// ([`Catalogue`](crate::Catalogue); feature `schema`). Nothing was written.
+    #[error(
+        "version {version} of `{event_name}` does not fit its schema: {}: {reason}",
+        describe_path(.path)
+    )]
+    SchemaViolation {
+        /// The event's name.
+        event_name: String,
+        /// The version of the payload's shape.
+        version: u32,
+        /// What does not fit, as a JSON Pointer into the payload, such as `/lines/1/price`; empty for the whole of it.
+        path: String,
+        /// Why: what the schema asks for. What stands there is not repeated.
+        reason: String,
+    },
+
     /// The consumer is subscribed to that name already.
     #[error("consumer `{consumer}` is subscribed to `{event_name}` already")]
     DuplicateSubscription {
@@ -288,6 +305,7 @@ impl Error {
             Error::CommitUnknown(_) => "CommitUnknown",
             Error::Invalid { .. } => "Invalid",
             Error::PayloadTooLarge { .. } => "PayloadTooLarge",
+            Error::SchemaViolation { .. } => "SchemaViolation",
             Error::DuplicateSubscription { .. } => "DuplicateSubscription",
             Error::LinkExists { .. } => "LinkExists",
             Error::NotFound { .. } => "NotFound",
@@ -352,6 +370,7 @@ impl Error {
             Error::Panicked { .. } => Some(Fault::Other),
             Error::Invalid { .. }
             | Error::PayloadTooLarge { .. }
+            | Error::SchemaViolation { .. }
             | Error::DuplicateSubscription { .. }
             | Error::LinkExists { .. }
             | Error::NotFound { .. }
@@ -477,6 +496,10 @@ fn describe_misfit(error: &serde_json::Error) -> String {
     }
 }
 
+fn describe_path(path: &str) -> String {
+    if path.is_empty() { "the payload".to_owned() } else { format!("at `{path}`") }
+}
+
 fn describe_detail(detail: &str) -> String {
     if detail.is_empty() { String::new() } else { format!(" ({detail})") }
 }
@@ -495,7 +518,3 @@ mod tests {
         assert_eq!(error.to_string(), "JSON: a value does not fit the type: expected u8");
     }
 }
-fn describe_path(path: &str) -> String {
-    if path.is_empty() { "the payload".to_owned() } else { format!("at `{path}`") }
-}
-

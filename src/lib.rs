@@ -47,6 +47,8 @@
 //!   plain [`Handler`] for all others (at least once). A failure says what is to be done: [`HandlerError`].
 //!   Subscribe first, then start: what is due and wanted by nobody is processed without a handler
 //!   ([`UnhandledEvents`]).
+//! - **Type** events with a [`DomainEvent`]: [`Postbox::publish_typed`], [`Subscription::typed`], with [`Upcasters`] for what older
+//!   releases wrote. The [`Catalogue`] tells what is published and by nobody handled.
 //! - **Process** with [`Postbox::start`], or by hand with [`Postbox::process_batch`] and [`Postbox::drain`].
 //! - **Link** entities of different modules with [`Links`]: once ([`Links::get_or_create`]), found by a [`LinkFilter`], followed from
 //!   one to the next ([`Links::walk`]). Say that one was deleted with [`Tx::announce_deleted`]: modules whose entities hang on it
@@ -154,10 +156,15 @@
 //!
 //! `metrics`: the module `metrics`, with an [`Observer`] that counts through the [`metrics`](https://docs.rs/metrics) crate.
 //!
+//! `schema`: JSON Schemas in the [`Catalogue`], derived from types with [`schemars`](https://docs.rs/schemars) (which is
+//! `postbox::schemars`) or written by hand, by which payloads are checked when they are published.
+//!
 //! `tracing`: a span for each delivery, as above.
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "schema")]
+pub use schemars;
 pub use {rusqlite, serde_json, time, uuid};
 
 mod backoff;
@@ -166,6 +173,7 @@ mod blocked;
 mod breaker;
 mod builder;
 mod cascade;
+mod catalogue;
 mod clock;
 mod consumers;
 mod core;
@@ -189,10 +197,10 @@ mod limits;
 mod links;
 #[cfg(feature = "metrics")]
 pub mod metrics;
+mod newer;
 mod observer;
 mod observing;
 mod ordering;
-mod newer;
 mod outbox;
 mod page;
 mod pause_book;
@@ -203,6 +211,8 @@ mod registry;
 mod rfc3339;
 #[cfg(all(test, shuttle))]
 mod schedules;
+#[cfg(feature = "schema")]
+mod schemas;
 mod services;
 mod settings;
 mod span;
@@ -221,6 +231,7 @@ pub use crate::backoff::Backoff;
 pub use crate::blocked::BlockedAggregate;
 pub use crate::builder::Builder;
 pub use crate::cascade::{Announcement, LinkCascade};
+pub use crate::catalogue::{Catalogue, CatalogueEntry, CatalogueVersion, EventDeclaration};
 pub use crate::clock::Clock;
 pub use crate::cursor::Cursor;
 pub use crate::db::compact::Compaction;

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::builder::Builder;
 use crate::cascade::Announcement;
+use crate::catalogue::Catalogue;
 use crate::core::Core;
 use crate::db::compact::Compaction;
 use crate::db::{self, Synchronous};
@@ -299,6 +300,11 @@ impl Postbox {
     /// Who subscribes to what.
     pub fn registry(&self) -> &Registry {
         &self.core.registry
+    }
+
+    /// Which events the application publishes, as its modules have declared, and who receives them.
+    pub fn catalogue(&self) -> Catalogue<'_> {
+        Catalogue::new(&self.core.catalogue, &self.core.registry)
     }
 
     // ---- processing ------------------------------------------------------------------------------------------------

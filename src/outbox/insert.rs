@@ -89,6 +89,13 @@ pub(crate) struct Content {
     metadata: Option<Value>,
 }
 
+#[cfg(feature = "schema")]
+impl Content {
+    pub(crate) fn payload(&self) -> &Value {
+        &self.payload
+    }
+}
+
 /// Checks everything about an event. `new_id` makes an id for one without a key; `cause` is the event whose handler
 /// publishes this one.
 pub(crate) fn prepare(

@@ -39,7 +39,10 @@ fn events_published_under_a_former_name_reach_typed_and_untyped_consumers_across
     test_box
         .bus
         .subscribe_many([
-            Subscription::typed::<Renamed>("typed", move |_, cx| Ok(noted.add(cx.event().name()))),
+            Subscription::typed::<Renamed>("typed", move |_, cx| {
+                noted.add(cx.event().name());
+                Ok(())
+            }),
             Subscription::new("invoice.created", "untyped", names(&untyped))
                 .alias("bill.made")
                 .alias("bill.paid"),

@@ -206,8 +206,14 @@ fn each_consumer_reads_up_to_its_own_version() {
         let calls = Calls::default();
         let (first, third) = (calls.clone(), calls.clone());
         bus.subscribe_many([
-            Subscription::typed::<CreatedV1>("first", move |_, _| Ok(first.add("first"))),
-            Subscription::typed_transactional::<CreatedV3>("third", move |_, _| Ok(third.add("third"))),
+            Subscription::typed::<CreatedV1>("first", move |_, _| {
+                first.add("first");
+                Ok(())
+            }),
+            Subscription::typed_transactional::<CreatedV3>("third", move |_, _| {
+                third.add("third");
+                Ok(())
+            }),
         ])
         .unwrap();
         let id = bus.publish_typed(&v3("inv-1")).unwrap();

@@ -657,7 +657,8 @@ impl Postbox {
     ///
     /// They are delivered like events that are published now, behind all that are there: every consumer that subscribes receives
     /// them, whoever has received them where they come from. [`ImportedEvent::processed`] takes them over as history instead.
-    /// Attempts, inbox rows, errors and history stay where they were.
+    /// Attempts, inbox rows, errors and history stay where they were. Schemas of the [catalogue](Postbox::catalogue) are for what is
+    /// published, and these have been.
     ///
     /// ```
     /// # use postbox::{ImportedEvent, NewEvent, Postbox};

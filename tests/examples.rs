@@ -87,6 +87,14 @@ fn every_copy_is_whole_and_a_backup_comes_back_with_its_numbers() {
 }
 
 #[test]
+fn events_that_are_types_are_read_across_releases() {
+    let said = run("typed_events");
+    has_line(&said, "second release   inv-1 1200, inv-1 1200, inv-2 990");
+    has_line(&said, "second release   1 held back, no attempt spent");
+    has_line(&said, "third release    inv-4 500 CHF");
+}
+
+#[test]
 fn every_example_is_run_by_a_test() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     for entry in fs::read_dir(folder).unwrap() {

@@ -57,7 +57,7 @@ fn remember(core: &Core, conn: &Connection, behind: i64) -> Result<(Vec<i64>, Op
         for subscription in core.registry.consumers_of(&event_name).iter() {
             let consumer = &subscription.consumer_name;
             // The others have had their turn, but for those that did not know its version before.
-            if (subscription.limiter.is_none() && subscription.reads.is_none())
+            if (subscription.limiter.is_none() && (version <= 1 || subscription.reads.is_none()))
                 || subscription.is_too_old_for(version)
             {
                 continue;

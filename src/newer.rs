@@ -68,7 +68,8 @@ fn waits_for_a_newer_release_alone(core: &Core, conn: &Connection, event: &Parke
 
 /// Whether a typed consumer could receive it now, although it is parked for one that is paused: it was too new for it before.
 fn is_known_now(core: &Core, conn: &Connection, event: &Parked) -> Result<bool> {
-    if core.pauses.is_event_name_paused(core, &event.event_name) {
+    // Nobody is too old for the first version.
+    if event.version <= 1 || core.pauses.is_event_name_paused(core, &event.event_name) {
         return Ok(false);
     }
     for subscription in core.registry.consumers_of(&event.event_name).iter() {

@@ -26,7 +26,8 @@ impl Catalogue<'_> {
     /// # use postbox::{DomainEvent, Error, NewEvent, Postbox};
     /// # use postbox::serde_json::json;
     /// # use serde::{Deserialize, Serialize};
-    /// #[derive(Serialize, Deserialize, schemars::JsonSchema)]
+    /// #[derive(Serialize, Deserialize, postbox::schemars::JsonSchema)]
+    /// #[schemars(crate = "postbox::schemars")]
     /// struct InvoicePaid {
     ///     number: String,
     ///     cents: u64,

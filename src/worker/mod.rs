@@ -22,6 +22,8 @@ mod under_way;
 mod unsettled;
 mod watch;
 
+#[cfg(feature = "testing")]
+pub(crate) use self::by_hand::drain_while;
 pub(crate) use self::by_hand::{drain, process_batch};
 pub(crate) use self::handle::{SHUTDOWN_LIMIT, WorkerSlot, start};
 pub use self::handle::{ShutdownReport, Worker};

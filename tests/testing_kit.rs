@@ -1,0 +1,17 @@
+//! `postbox::testing`: what applications test themselves with. Needs the feature `testing`.
+
+#[path = "testing_kit/drains.rs"]
+mod drains;
+mod support;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// What `f` panics with: it has to.
+#[track_caller]
+fn panics(f: impl FnOnce()) -> String {
+    let panic = catch_unwind(AssertUnwindSafe(f)).expect_err("it was to panic");
+    match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => (*panic.downcast::<&str>().expect("a text")).to_owned(),
+    }
+}

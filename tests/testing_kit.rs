@@ -1,7 +1,11 @@
 //! `postbox::testing`: what applications test themselves with. Needs the feature `testing`.
 
+#[path = "testing_kit/assertions.rs"]
+mod assertions;
 #[path = "testing_kit/drains.rs"]
 mod drains;
+#[path = "testing_kit/patterns.rs"]
+mod patterns;
 mod support;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -5,15 +5,13 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
+use super::pattern;
 use crate::clock::{HELD_UNTIL, LIMITED_UNTIL, PAUSED_UNTIL, WAITING_UNTIL, from_micros};
 use crate::error::{Error, Result};
 use crate::event::EventId;
 use crate::outbox::{EventFilter, OutboxEvent, OutboxStatus};
 use crate::page::Page;
 use crate::postbox::Postbox;
-
-/// A payload is shown as far as this, in characters.
-const PAYLOAD_MAX: usize = 400;
 
 /// The events that the filter means, in order of publishing or, where there are more than `max`, the last of them.
 pub(super) fn read_events(postbox: &Postbox, filter: &EventFilter, max: usize) -> Result<Vec<OutboxEvent>> {
@@ -54,15 +52,16 @@ pub(super) fn line(event: &OutboxEvent) -> String {
 
 /// The payload on one line, cut where it is long.
 pub(super) fn payload(event: &OutboxEvent) -> String {
-    let text = event.payload.to_string();
-    match text.char_indices().nth(PAYLOAD_MAX) {
-        Some((end, _)) => format!("{}... ({} bytes)", &text[..end], text.len()),
-        None => text,
-    }
+    pattern::shown(&event.payload)
+}
+
+/// What an event that is not finished waits for in this box.
+pub(super) fn waits_for_in(event: &OutboxEvent, postbox: &Postbox) -> String {
+    waits_for(event, now(postbox))
 }
 
 /// What an event that is not finished waits for, as far as its row says.
-pub(super) fn waits_for(event: &OutboxEvent, now: OffsetDateTime) -> String {
+fn waits_for(event: &OutboxEvent, now: OffsetDateTime) -> String {
     let micros = i64::try_from(event.available_at.unix_timestamp_nanos() / 1_000).unwrap_or(HELD_UNTIL);
     let attempts = match event.attempt_count {
         0 => String::new(),

@@ -1,6 +1,8 @@
 //! What tests need to be deterministic.
 
 #[cfg(feature = "testing")]
+mod alone;
+#[cfg(feature = "testing")]
 mod assertions;
 mod clock;
 #[cfg(feature = "testing")]
@@ -10,19 +12,34 @@ mod drains;
 #[cfg(feature = "testing")]
 mod due;
 #[cfg(feature = "testing")]
+mod failures;
+#[cfg(feature = "testing")]
+mod made_up;
+#[cfg(feature = "testing")]
+mod outcome;
+#[cfg(feature = "testing")]
 mod pattern;
+#[cfg(feature = "testing")]
+mod recorder;
+#[cfg(feature = "testing")]
+mod settled;
 #[cfg(feature = "testing")]
 mod test_box;
 
-#[cfg(feature = "testing")]
-pub use self::assertions::{Expected, Many, One, Subject};
 pub use self::clock::ManualClock;
 #[cfg(feature = "testing")]
-pub use self::drains::DrainLimit;
-#[cfg(feature = "testing")]
-pub use self::pattern::{Pattern, absent, anything, exactly, that};
-#[cfg(feature = "testing")]
-pub use self::test_box::{TestBox, TestBoxBuilder};
+pub use self::{
+    alone::{Alone, Ran, run_handler, run_transactional},
+    assertions::{Expected, Many, One, Subject},
+    drains::DrainLimit,
+    failures::{FailAttempt, Failure, fail_attempt, panic_with},
+    made_up::{MadeUpEvent, event},
+    outcome::Outcome,
+    pattern::{Pattern, absent, anything, exactly, that},
+    recorder::{RecordedCall, Recorder},
+    settled::wait_until_settled,
+    test_box::{TestBox, TestBoxBuilder},
+};
 #[cfg(feature = "testing")]
 #[doc(inline)]
 pub use crate::{assert_dead_lettered, assert_processed, assert_published, json_pattern, refute_published};

@@ -43,6 +43,12 @@ impl<'a> Tx<'a> {
         Tx { signal: Some(signal), ..self }
     }
 
+    /// The same for a handler of this event, which runs alone.
+    #[cfg(feature = "testing")]
+    pub(crate) fn in_handler<'e>(&'e self, event: &'e Event, signal: Signal<'e>) -> Tx<'e> {
+        Tx { writer: self.writer, core: self.core, cause: Some(event), signal: Some(signal) }
+    }
+
     /// Publishes an event that is delivered if and only if this transaction commits. In a transactional handler it is a
     /// follow-up: it carries the correlation id and trace of the event on and names it as its cause.
     ///

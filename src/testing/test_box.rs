@@ -13,8 +13,13 @@ use crate::clock::Clock;
 use crate::postbox::Postbox;
 use crate::settings::Settings;
 
-/// 2024-01-01T00:00:00Z: what a test box's clock shows at first.
+/// 2024-01-01T00:00:00Z.
 const START: Duration = Duration::from_secs(1_704_067_200);
+
+/// What a test box's clock shows at first.
+pub(super) fn start() -> OffsetDateTime {
+    OffsetDateTime::UNIX_EPOCH + START
+}
 
 /// A [`Postbox`] in memory, on a clock that only the test moves. Everything that a box can do, it can: it derefs to one, and is
 /// passed as `&Postbox` to the code under test (or as a clone of it).
@@ -135,7 +140,7 @@ impl TestBoxBuilder {
     /// When it cannot be opened, as for an option out of its range.
     #[track_caller]
     pub fn open(self) -> TestBox {
-        let start = self.start.unwrap_or(OffsetDateTime::UNIX_EPOCH + START);
+        let start = self.start.unwrap_or_else(start);
         let clock = ManualClock::new(start);
         let postbox = expect(self.recipe(&clock).open_in_memory(), "open a test box");
         self.set_up(&postbox);

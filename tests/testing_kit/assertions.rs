@@ -18,7 +18,7 @@ fn invoice(n: u32) -> NewEvent {
 
 /// The text of a failure with the events' ids, which are new in each run, left out.
 #[track_caller]
-fn says(postbox: &Postbox, f: impl FnOnce()) -> String {
+fn says<T>(postbox: &Postbox, f: impl FnOnce() -> T) -> String {
     let mut text = panics(f);
     let page = postbox.outbox().list(&postbox::EventFilter::new(), &postbox::Page::oldest(1_000)).unwrap();
     for event in page.events {

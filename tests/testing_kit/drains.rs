@@ -87,15 +87,11 @@ fn a_handler_that_publishes_what_it_handles_does_not_keep_a_drain_busy_for_ever(
     postbox.subscribe(Subscription::new("tick", "tock", again)).unwrap();
     postbox.publish(NewEvent::new("tick", "clock", "Tick", "1")).unwrap();
     let limit = DrainLimit::default().deliveries(25);
-    let said = panics(|| {
-        postbox.drain_until_empty(limit);
-    });
+    let said = panics(|| postbox.drain_until_empty(limit));
     assert!(said.starts_with("the limit of 25 deliveries is over, and more is due: "), "{said}");
     assert!(said.contains("1 event is left:\n  tick  clock/Tick/1  pending  "), "{said}");
     assert!(said.ends_with("\n    is due now"), "{said}");
-    let said = panics(|| {
-        postbox.drain_due();
-    });
+    let said = panics(|| postbox.drain_due());
     assert!(said.starts_with("the limit of 10000 deliveries is over"), "{said}");
 }
 
@@ -105,9 +101,7 @@ fn a_limit_of_time_says_what_is_left_and_why() {
     postbox.subscribe(Subscription::new("a", "c", failing(1))).unwrap();
     postbox.publish(event("a")).unwrap();
     let limit = DrainLimit::default().time(Duration::from_millis(400));
-    let said = panics(|| {
-        postbox.drain_until_empty(limit);
-    });
+    let said = panics(|| postbox.drain_until_empty(limit));
     assert!(said.starts_with("the limit of 400ms is over, and the next is due 600ms later\n"), "{said}");
     assert!(said.ends_with("\n    is due in 1s, after 1 attempt\n    last error: not yet"), "{said}");
     assert_eq!(postbox.drain_all(), 1);
@@ -121,9 +115,7 @@ fn what_no_time_brings_is_named_and_not_waited_for() {
     postbox.subscribe(Subscription::new("paused", "sync", noting(&Calls::default(), ""))).unwrap();
     postbox.pause(&PauseTarget::consumer("sync"), None, None).unwrap();
     postbox.publish(event("paused")).unwrap();
-    let said = panics(|| {
-        postbox.drain_all();
-    });
+    let said = panics(|| postbox.drain_all());
     assert!(said.starts_with("no time makes what is left due\n2 events are left:\n  held  "), "{said}");
     assert!(said.contains("\n    waits for somebody who subscribes to it\n"), "{said}");
     assert!(said.ends_with("\n    waits for the end of a pause"), "{said}");
@@ -135,9 +127,7 @@ fn processing_that_is_off_is_said_by_drain_all() {
     postbox.update_settings(|settings| settings.enabled = false).unwrap();
     postbox.publish(event("a")).unwrap();
     assert_eq!(postbox.drain_due(), 0);
-    let said = panics(|| {
-        postbox.drain_all();
-    });
+    let said = panics(|| postbox.drain_all());
     assert!(said.starts_with("processing is off: the setting `enabled`\n"), "{said}");
 }
 
@@ -157,9 +147,7 @@ fn a_panic_points_at_the_line_of_the_test() {
     let postbox = TestBox::new();
     postbox.update_settings(|settings| settings.enabled = false).unwrap();
     postbox.publish(event("a")).unwrap();
-    let said = panics(|| {
-        postbox.drain_all();
-    });
+    let said = panics(|| postbox.drain_all());
     let line = line!() - 2;
     std::panic::set_hook(before);
     assert!(said.contains("1 event is left"), "{said}");

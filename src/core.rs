@@ -208,18 +208,23 @@ impl Core {
         let Some(path) = self.db.path() else { return Ok(false) };
         let mut any = false;
         for dead in owner::find_dead(path) {
-            let now = self.clock.now();
-            let claims = self.db.read("take over", |conn| settle::claims_of(conn, dead.owner))?;
-            let done = self.db.write_each("take over", WriteEach::ALL, &claims, |conn, (seq, lease)| {
-                settle::take_from_the_dead(conn, *seq, *lease, dead.begun.contains(seq), now)
-            })?;
-            // Where a trigger is in the way, it is due when its lease runs out.
-            let taken = done.into_iter().filter(|done| matches!(done, Ok(true))).count();
-            log::info!(target: "postbox::worker", "took {taken} claims over from a box that died");
+            any |= self.take_over(dead.owner, &dead.begun)? > 0;
             dead.bury();
-            any |= taken > 0;
         }
         Ok(any)
+    }
+
+    /// The same for one box, whose handlers had begun these events (their `seq`). How many claims.
+    pub(crate) fn take_over(&self, owner: u32, begun: &[i64]) -> Result<usize> {
+        let now = self.clock.now();
+        let claims = self.db.read("take over", |conn| settle::claims_of(conn, owner))?;
+        let done = self.db.write_each("take over", WriteEach::ALL, &claims, |conn, (seq, lease)| {
+            settle::take_from_the_dead(conn, *seq, *lease, begun.contains(seq), now)
+        })?;
+        // Where a trigger is in the way, it is due when its lease runs out.
+        let taken = done.into_iter().filter(|done| matches!(done, Ok(true))).count();
+        log::info!(target: "postbox::worker", "took {taken} claims over from a box that died");
+        Ok(taken)
     }
 
     /// Whether a claim whose lease has run out is left to its owner a little longer: when its process lives, a jump of the
@@ -247,6 +252,7 @@ impl Core {
 
     /// Before a handler starts: if the process dies in it, this event is the one to blame.
     pub(crate) fn note_begun(&self, slot: u64, claim: Claim) {
+        self.db.crash().note_begun(slot, claim.seq);
         if let Some(lock) = &*self.owner_lock.read().unwrap_or_else(PoisonError::into_inner) {
             lock.note_begun(slot, claim.seq);
         }

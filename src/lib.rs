@@ -177,6 +177,7 @@ mod catalogue;
 mod clock;
 mod consumers;
 mod core;
+mod crash;
 mod cursor;
 mod db;
 mod decisions;

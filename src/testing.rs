@@ -6,6 +6,8 @@ mod alone;
 mod assertions;
 mod clock;
 #[cfg(feature = "testing")]
+mod crash;
+#[cfg(feature = "testing")]
 mod describe;
 #[cfg(feature = "testing")]
 mod drains;
@@ -40,6 +42,8 @@ pub use self::{
     settled::wait_until_settled,
     test_box::{TestBox, TestBoxBuilder},
 };
+#[cfg(feature = "testing")]
+pub use crate::crash::CrashPoint;
 #[cfg(feature = "testing")]
 #[doc(inline)]
 pub use crate::{assert_dead_lettered, assert_processed, assert_published, json_pattern, refute_published};

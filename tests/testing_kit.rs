@@ -4,6 +4,8 @@
 mod alone;
 #[path = "testing_kit/assertions.rs"]
 mod assertions;
+#[path = "testing_kit/crashes.rs"]
+mod crashes;
 #[path = "testing_kit/drains.rs"]
 mod drains;
 #[path = "testing_kit/patterns.rs"]

@@ -44,6 +44,9 @@ pub fn wait_until_settled(postbox: &Postbox, id: EventId, limit: Duration) -> Ou
             OutboxStatus::Pending | OutboxStatus::Processing => {}
             settled => return settled,
         }
+        if postbox.core().db.crash().is_dead() {
+            postbox.core().db.crash().end_thread(); // nothing settles it here
+        }
         if begun.elapsed() >= limit {
             let story = expect(describe::story(postbox, id), "look at the event");
             let worker = if postbox.core().worker.is_running() { "" } else { "\n  no worker runs" };

@@ -72,6 +72,17 @@ impl TestBox {
         self.postbox.notify();
     }
 
+    /// Opens it once more as it was opened at first.
+    pub(super) fn recipe(&self) -> Builder {
+        self.recipe.recipe(&self.clock)
+    }
+
+    /// The box that was opened so.
+    pub(super) fn replace(&mut self, postbox: Postbox) {
+        self.recipe.set_up(&postbox);
+        self.postbox = postbox;
+    }
+
     /// To this time of the box, unless it is past.
     pub(super) fn move_to(&self, at: i64) {
         let left = at.saturating_sub(self.core().clock.now());
@@ -124,7 +135,7 @@ impl TestBoxBuilder {
     }
 
     /// What an application does at each start: it makes its tables, if they are not there, and subscribes. Run when the box is
-    /// opened. Called again, it adds to what was said before.
+    /// opened, and [opened again](TestBox::reopen). Called again, it adds to what was said before.
     pub fn setup(mut self, setup: impl Fn(&Postbox) + 'static) -> Self {
         let before = self.setup.take();
         let all = move |postbox: &Postbox| {

@@ -391,6 +391,11 @@ impl Report {
         !matches!(self, Report::GivenBack { .. } | Report::Interrupted { .. } | Report::Postponed { .. })
     }
 
+    /// Whether what handlers came to is still to be written.
+    pub(crate) fn is_to_be_written(&self) -> bool {
+        matches!(self, Report::Marked { .. } | Report::Processed { .. } | Report::Finished { .. })
+    }
+
     /// The claim that is over with this report.
     pub(crate) fn ends(&self) -> Option<Claim> {
         match self {

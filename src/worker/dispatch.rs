@@ -9,6 +9,7 @@ use super::scope::HandlerScope;
 use super::telling;
 use super::under_way::Timed;
 use crate::core::Core;
+use crate::crash::CrashPoint;
 use crate::handler::{Context, HandlerError, HandlerResult, Signal, panic_message};
 use crate::outbox::claim::Claim;
 use crate::pause_book::Asked;
@@ -112,6 +113,8 @@ fn run_one(
             delivery.next += 1;
             continue;
         }
+        let crash = postbox.core().db.crash();
+        crash.at(CrashPoint::BeforeHandler);
         delivery.begin(&subscription, postbox.core().clock.now());
         telling::started(postbox.core(), &delivery.event, &subscription.consumer_name);
         let begun = Instant::now();
@@ -130,6 +133,7 @@ fn run_one(
         };
         let result = span::deliver(&delivery.event, &subscription.consumer_name, || caught(handle));
         let duration = begun.elapsed();
+        crash.at(CrashPoint::AfterHandler);
         if subscription.time_limit.is_some() {
             let Some(Timed { permits_behind, .. }) = delivery.under_way.end() else {
                 // The worker has said that it ran too long, and what that comes to. Its room is free before the worker looks.

@@ -14,6 +14,7 @@ use super::pool::Work;
 use super::under_way::UnderWay;
 use crate::clock;
 use crate::core::Core;
+use crate::crash::CrashPoint;
 use crate::error::Error;
 use crate::outbox::claim::{Claim, LeaseId};
 use crate::outbox::insert::{Content, Inserted, Lease, PreparedEvent};
@@ -197,6 +198,7 @@ impl Reserved<'_> {
     /// After the commit. `content` is that of the first event, where it is at hand.
     pub(crate) fn hand_over(mut self, inserted: &[Inserted], mut content: Option<Content>) {
         let core = self.core;
+        core.db.crash().at(CrashPoint::AfterClaim);
         // All of this may have changed while the commit waited for its turn.
         if !core.settings().allow_processing(true) {
             return self.give_back();

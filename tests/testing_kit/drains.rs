@@ -148,7 +148,7 @@ fn a_panic_points_at_the_line_of_the_test() {
     postbox.update_settings(|settings| settings.enabled = false).unwrap();
     postbox.publish(event("a")).unwrap();
     let said = panics(|| postbox.drain_all());
-    let line = line!() - 2;
+    let line = line!() - 1;
     std::panic::set_hook(before);
     assert!(said.contains("1 event is left"), "{said}");
     assert_eq!(seen.lock().unwrap().take(), Some((file!().to_owned(), line)));

@@ -146,6 +146,10 @@
 //! # }
 //! ```
 //!
+//! With the feature `testing` there is more: a box for tests in one line, drains that move the clock along, assertions that list what
+//! was published instead, recording consumers, one handler alone, and crashes between two steps. [`testing`] has the page "Testing
+//! your application".
+//!
 //! # Features
 //!
 //! `bundled` (default): builds SQLite from the source that rusqlite ships. Without it the host's SQLite is linked, and
@@ -158,6 +162,8 @@
 //!
 //! `schema`: JSON Schemas in the [`Catalogue`], derived from types with [`schemars`](https://docs.rs/schemars) (which is
 //! `postbox::schemars`) or written by hand, by which payloads are checked when they are published.
+//!
+//! `testing`: what applications test themselves with, in the module [`testing`]. It adds no dependency.
 //!
 //! `tracing`: a span for each delivery, as above.
 

@@ -1,4 +1,8 @@
-//! What tests need to be deterministic.
+//! What tests need to be deterministic, and, with the feature `testing`, what applications test themselves with.
+//!
+//! [`ManualClock`] is always there.
+#![cfg_attr(feature = "testing", doc = "")]
+#![cfg_attr(feature = "testing", doc = include_str!("testing/your_application.md"))]
 
 #[cfg(feature = "testing")]
 mod alone;

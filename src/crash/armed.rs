@@ -54,10 +54,10 @@ impl Crash {
     /// A thread has come to this step: does not return where the box dies, or is dead.
     pub(crate) fn at(&self, point: CrashPoint) {
         if self.is_dead() {
-            self.end_thread();
+            Self::end_thread();
         } else if self.shared.is_armed.load(Ordering::SeqCst) && self.is_hit(point) {
             self.die();
-            self.end_thread();
+            Self::end_thread();
         }
     }
 
@@ -127,7 +127,7 @@ impl Crash {
     }
 
     /// Unwinds, without a word of the panic hook's. What unwinds already goes on.
-    pub(crate) fn end_thread(&self) {
+    pub(crate) fn end_thread() {
         if !thread::panicking() {
             resume_unwind(Box::new(Crashed));
         }

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::handler::{Cancellation, Context, Handler, Signal, TransactionalHandler};
 use crate::links::{IntegrationLink, LinkType};
-use crate::outbox::{EventFilter, OutboxEvent};
+use crate::outbox::{EventFilter, EventSummary, OutboxEvent};
 use crate::page::Page;
 use crate::postbox::Postbox;
 use crate::worker::HandlerScope;
@@ -185,7 +185,7 @@ impl<'a> Alone<'a> {
 
     fn newest(&self) -> Result<Option<Cursor>> {
         let page = self.postbox.outbox().list(&EventFilter::new(), &Page::newest(1))?;
-        Ok(page.events.first().map(|event| event.cursor()))
+        Ok(page.events.first().map(EventSummary::cursor))
     }
 
     fn published_after(&self, newest: Option<Cursor>) -> Result<Vec<OutboxEvent>> {

@@ -80,8 +80,8 @@ impl TestBox {
         crash.arm(point, n);
         match catch_unwind(AssertUnwindSafe(|| work(self))) {
             Ok(done) => {
-                let is_worked_on = self.core().worker.is_running();
-                if !crash.is_dead() && !(is_worked_on && crash.wait_for_death(LIMIT)) {
+                let limit = if self.core().worker.is_running() { LIMIT } else { Duration::ZERO };
+                if !crash.wait_for_death(limit) {
                     crash.disarm();
                     drop(done);
                     panic!(

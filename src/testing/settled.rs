@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::describe;
 use super::drains::expect;
+use crate::crash::Crash;
 use crate::event::EventId;
 use crate::outbox::OutboxStatus;
 use crate::postbox::Postbox;
@@ -45,7 +46,7 @@ pub fn wait_until_settled(postbox: &Postbox, id: EventId, limit: Duration) -> Ou
             settled => return settled,
         }
         if postbox.core().db.crash().is_dead() {
-            postbox.core().db.crash().end_thread(); // nothing settles it here
+            Crash::end_thread(); // nothing settles it here
         }
         if begun.elapsed() >= limit {
             let story = expect(describe::story(postbox, id), "look at the event");

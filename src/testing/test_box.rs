@@ -13,8 +13,8 @@ use crate::clock::Clock;
 use crate::postbox::Postbox;
 use crate::settings::Settings;
 
-/// 2024-01-01T00:00:00Z.
-const START: Duration = Duration::from_secs(1_704_067_200);
+/// 2024-01-01T00:00:00Z: so many days after the epoch.
+const START: Duration = Duration::from_hours(19_723 * 24);
 
 /// What a test box's clock shows at first.
 pub(super) fn start() -> OffsetDateTime {
@@ -139,7 +139,9 @@ impl TestBoxBuilder {
     pub fn setup(mut self, setup: impl Fn(&Postbox) + 'static) -> Self {
         let before = self.setup.take();
         let all = move |postbox: &Postbox| {
-            before.iter().for_each(|before| before(postbox));
+            if let Some(before) = &before {
+                before(postbox);
+            }
             setup(postbox);
         };
         TestBoxBuilder { setup: Some(Box::new(all)), ..self }

@@ -132,29 +132,6 @@ fn processing_that_is_off_is_said_by_drain_all() {
 }
 
 #[test]
-fn a_panic_points_at_the_line_of_the_test() {
-    use std::sync::{Arc, Mutex};
-    let seen = Arc::new(Mutex::new(None));
-    let noted = Arc::clone(&seen);
-    let before = std::panic::take_hook();
-    let this = std::thread::current().id();
-    std::panic::set_hook(Box::new(move |info| {
-        if std::thread::current().id() == this {
-            let location = info.location().expect("a location");
-            *noted.lock().unwrap() = Some((location.file().to_owned(), location.line()));
-        }
-    }));
-    let postbox = TestBox::new();
-    postbox.update_settings(|settings| settings.enabled = false).unwrap();
-    postbox.publish(event("a")).unwrap();
-    let said = panics(|| postbox.drain_all());
-    let line = line!() - 1;
-    std::panic::set_hook(before);
-    assert!(said.contains("1 event is left"), "{said}");
-    assert_eq!(seen.lock().unwrap().take(), Some((file!().to_owned(), line)));
-}
-
-#[test]
 fn a_test_box_is_opened_with_options_a_start_and_a_setup() {
     let start = time::OffsetDateTime::UNIX_EPOCH + SECOND * 1_000_000_000;
     let calls = Calls::default();

@@ -132,17 +132,14 @@ impl Expected<One> {
     #[track_caller]
     pub fn refute_published(self, postbox: &Postbox) {
         let found = expect(self.find(postbox, Fate::Published), "look for events");
-        if !found.is_empty() {
-            panic!("{}", report::found_all_the_same(&self.to_string(), &found));
-        }
+        assert!(found.is_empty(), "{}", report::found_all_the_same(&self.to_string(), &found));
     }
 
     #[track_caller]
     fn first(self, postbox: &Postbox, fate: Fate) -> OutboxEvent {
         let mut found = expect(self.find(postbox, fate), "look for events");
-        if found.is_empty() {
-            panic!("{}", expect(report::none(&self, fate, postbox), "list what there is"));
-        }
+        let none = || expect(report::none(&self, fate, postbox), "list what there is");
+        assert!(!found.is_empty(), "{}", none());
         found.swap_remove(0)
     }
 }
@@ -179,12 +176,9 @@ impl Expected<Many> {
     fn all(self, postbox: &Postbox, fate: Fate) -> Vec<OutboxEvent> {
         let found = expect(self.find(postbox, fate), "look for events");
         let wanted = self.count.unwrap_or(0);
-        if found.len() != wanted {
-            panic!(
-                "{}",
-                expect(report::other_count(&self, fate, wanted, &found, postbox), "list what there is")
-            );
-        }
+        let other =
+            || expect(report::other_count(&self, fate, wanted, &found, postbox), "list what there is");
+        assert!(found.len() == wanted, "{}", other());
         found
     }
 }

@@ -37,7 +37,7 @@ pub use self::expected::{Expected, Many, One, Subject};
 #[macro_export]
 macro_rules! assert_published {
     ($postbox:expr, $($wanted:tt)+) => {
-        $crate::expected!($($wanted)+).assert_published(&$postbox)
+        $crate::__expected!($($wanted)+).assert_published(&$postbox)
     };
 }
 
@@ -56,7 +56,7 @@ macro_rules! assert_published {
 #[macro_export]
 macro_rules! refute_published {
     ($postbox:expr, $($wanted:tt)+) => {
-        $crate::expected!($($wanted)+).refute_published(&$postbox)
+        $crate::__expected!($($wanted)+).refute_published(&$postbox)
     };
 }
 
@@ -80,7 +80,7 @@ macro_rules! refute_published {
 #[macro_export]
 macro_rules! assert_processed {
     ($postbox:expr, $($wanted:tt)+) => {
-        $crate::expected!($($wanted)+).assert_processed(&$postbox)
+        $crate::__expected!($($wanted)+).assert_processed(&$postbox)
     };
 }
 
@@ -105,14 +105,14 @@ macro_rules! assert_processed {
 #[macro_export]
 macro_rules! assert_dead_lettered {
     ($postbox:expr, $($wanted:tt)+) => {
-        $crate::expected!($($wanted)+).assert_dead_lettered(&$postbox)
+        $crate::__expected!($($wanted)+).assert_dead_lettered(&$postbox)
     };
 }
 
 /// The arguments of the assertions, as an [`Expected`].
 #[doc(hidden)]
 #[macro_export]
-macro_rules! expected {
+macro_rules! __expected {
     ($subject:expr $(, $option:ident = $value:expr)* $(,)?) => {
         $crate::testing::Expected::event($subject)$(.$option($value))*
     };

@@ -14,8 +14,7 @@ impl TestBox {
     /// Ends the box and opens it again on the same memory, as if the process had been killed at this moment and started anew: claims,
     /// subscriptions and all else that was in memory are gone, a running worker ends, an open transaction is rolled back. What
     /// [`setup`](crate::testing::TestBoxBuilder::setup) does is done again; the clock goes on. Claims of the dead are taken over at
-    /// once, as they are in a file. Clones of the old box, and handlers of it that still run, get [`Error::Closed`](crate::Error::Closed)
-    /// where they write.
+    /// once, as they are in a file. Clones of the old box get [`Error::Closed`](crate::Error::Closed), and so do handlers of it that still run.
     ///
     /// # Panics
     /// When the box was closed, or a thread holds its transaction for longer than the busy timeout.

@@ -30,9 +30,9 @@ impl Default for DrainLimit {
 }
 
 impl DrainLimit {
-    /// How many events may be claimed, each retry counted. It is looked at after each batch of `batch_size`.
+    /// How many events may be claimed, each retry counted; at least 1. It is looked at after each batch of `batch_size`.
     pub fn deliveries(self, n: usize) -> Self {
-        DrainLimit { deliveries: n, ..self }
+        DrainLimit { deliveries: n.max(1), ..self }
     }
 
     /// How far the clock may be moved.
@@ -42,7 +42,7 @@ impl DrainLimit {
 }
 
 /// Times that something was due and nothing came of it, in a row.
-const IN_VAIN_MAX: usize = 100;
+const IN_VAIN_MAX: usize = 1_000;
 
 impl TestBox {
     /// Delivers what is due now, follow-ups included, and says how many events reached `processed`. The clock stays where it is.
@@ -118,6 +118,9 @@ impl TestBox {
 
     #[track_caller]
     fn drain_at(&self, at: i64, budget: &mut Budget) -> usize {
+        if budget.deliveries == 0 {
+            self.give_up(&budget.is_spent());
+        }
         let before = budget.deliveries;
         self.move_to(at);
         let processed = self.drain_now(budget);
@@ -133,21 +136,15 @@ impl TestBox {
 
     #[track_caller]
     fn drain_now(&self, budget: &mut Budget) -> usize {
-        let mut is_over = false;
         let drained = worker::drain_while(self, |claimed| {
             budget.deliveries = budget.deliveries.saturating_sub(claimed);
-            is_over = budget.deliveries == 0;
-            !is_over
+            budget.deliveries > 0
         });
         let processed = expect(drained, "drain");
         let now = self.core().clock.now();
-        if is_over && self.next_due().is_some_and(|due| due <= now) {
-            self.give_up(&format!(
-                "the limit of {} deliveries is over, and more is due: does a handler publish what it handles?",
-                budget.limit
-            ));
+        if budget.deliveries == 0 && self.next_due().is_some_and(|due| due <= now) {
+            self.give_up(&budget.is_spent());
         }
-        budget.deliveries = budget.deliveries.max(1);
         processed
     }
 
@@ -173,6 +170,13 @@ struct Budget {
 impl Budget {
     fn of(limit: DrainLimit) -> Self {
         Budget { limit: limit.deliveries, deliveries: limit.deliveries, in_vain: 0 }
+    }
+
+    fn is_spent(&self) -> String {
+        format!(
+            "the limit of {} deliveries is over, and more is to come: does a handler publish what it handles?",
+            self.limit
+        )
     }
 }
 

@@ -363,7 +363,7 @@ macro_rules! json_pattern {
         $crate::testing::anything()
     };
     ({ $($inner:tt)* }) => {{
-        #[allow(unused_mut, clippy::vec_init_then_push)]
+        #[allow(unused_mut, clippy::vec_init_then_push, reason = "there may be none, and they come one by one")]
         let fields = {
             let mut fields = ::std::vec::Vec::<(::std::string::String, $crate::testing::Pattern)>::new();
             $crate::json_pattern!(@fields fields $($inner)*);
@@ -372,7 +372,7 @@ macro_rules! json_pattern {
         $crate::testing::Pattern::object(fields)
     }};
     ([ $($inner:tt)* ]) => {{
-        #[allow(unused_mut, clippy::vec_init_then_push)]
+        #[allow(unused_mut, clippy::vec_init_then_push, reason = "there may be none, and they come one by one")]
         let elements = {
             let mut elements = ::std::vec::Vec::<$crate::testing::Pattern>::new();
             $crate::json_pattern!(@elements elements $($inner)*);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::failures::Failure;
 use super::made_up;
 use super::outcome::Outcome;
+use crate::crash::Crashed;
 use crate::event::Event;
 use crate::handler::{Context, Handler, HandlerResult, TransactionalHandler};
 use crate::registry::Subscription;
@@ -183,6 +184,10 @@ impl Shared {
             Some(failure) => failure.happen(),
             None => handle(),
         }));
+        let result = match result {
+            Err(panic) if panic.is::<Crashed>() => resume_unwind(panic), // its process is gone
+            result => result,
+        };
         let outcome = match &result {
             Ok(Ok(())) => Outcome::Processed,
             Ok(Err(error)) => error.again().into(),

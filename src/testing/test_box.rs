@@ -104,8 +104,8 @@ impl fmt::Debug for TestBox {
     }
 }
 
-type Options = Box<dyn Fn(Builder) -> Builder>;
-type Setup = Box<dyn Fn(&Postbox)>;
+type Options = Box<dyn Fn(Builder) -> Builder + Send + Sync>;
+type Setup = Box<dyn Fn(&Postbox) + Send + Sync>;
 
 /// How a [`TestBox`] is opened.
 #[must_use = "a builder does nothing until it opens a box"]
@@ -128,7 +128,7 @@ impl TestBoxBuilder {
 
     /// Whatever else a [`Builder`] takes, such as an observer. The clock stays the test's. Called again, it adds to what was said
     /// before.
-    pub fn options(mut self, options: impl Fn(Builder) -> Builder + 'static) -> Self {
+    pub fn options(mut self, options: impl Fn(Builder) -> Builder + Send + Sync + 'static) -> Self {
         let before = self.options.take();
         let all = move |builder| options(before.iter().fold(builder, |builder, before| before(builder)));
         TestBoxBuilder { options: Some(Box::new(all)), ..self }
@@ -136,7 +136,7 @@ impl TestBoxBuilder {
 
     /// What an application does at each start: it makes its tables, if they are not there, and subscribes. Run when the box is
     /// opened, and [opened again](TestBox::reopen). Called again, it adds to what was said before.
-    pub fn setup(mut self, setup: impl Fn(&Postbox) + 'static) -> Self {
+    pub fn setup(mut self, setup: impl Fn(&Postbox) + Send + Sync + 'static) -> Self {
         let before = self.setup.take();
         let all = move |postbox: &Postbox| {
             if let Some(before) = &before {

@@ -29,7 +29,7 @@ const POINTS: [CrashPoint; 8] = [
 ];
 
 /// A box with a table, and these subscriptions at each start.
-fn test_box(subscriptions: impl Fn() -> Vec<Subscription> + 'static) -> TestBox {
+fn test_box(subscriptions: impl Fn() -> Vec<Subscription> + Send + Sync + 'static) -> TestBox {
     TestBox::builder()
         .setup(move |postbox| {
             let make = "CREATE TABLE IF NOT EXISTS effect (seq INTEGER PRIMARY KEY, who TEXT NOT NULL)";
@@ -208,6 +208,24 @@ fn a_handler_that_publishes_dies_with_its_box_and_the_follow_up_stays() {
     postbox.drain_all();
     assert_processed!(postbox, "*", count = 2);
     assert_eq!(calls.calls().len(), 1);
+}
+
+#[test]
+fn a_recorder_does_not_write_down_a_call_that_the_death_has_cut_short() {
+    let makes = Recorder::new("makes");
+    let recorder = makes.clone();
+    let mut postbox = test_box(move || {
+        let publish = |_: &Event, cx: &Context<'_>| {
+            cx.publish(NewEvent::new("b", "m", "T", "1"))?;
+            Ok(())
+        };
+        vec![recorder.around("a", publish)]
+    });
+    postbox.publish(event("a")).unwrap();
+    postbox.crash_at(CrashPoint::AfterPublish, |postbox| postbox.drain_all());
+    assert!(makes.calls().is_empty());
+    postbox.drain_all();
+    assert_eq!(makes.calls().len(), 1);
 }
 
 #[test]

@@ -88,11 +88,40 @@ fn a_handler_that_publishes_what_it_handles_does_not_keep_a_drain_busy_for_ever(
     postbox.publish(NewEvent::new("tick", "clock", "Tick", "1")).unwrap();
     let limit = DrainLimit::default().deliveries(25);
     let said = panics(|| postbox.drain_until_empty(limit));
-    assert!(said.starts_with("the limit of 25 deliveries is over, and more is due: "), "{said}");
+    assert!(said.starts_with("the limit of 25 deliveries is over, and more is to come: "), "{said}");
     assert!(said.contains("1 event is left:\n  tick  clock/Tick/1  pending  "), "{said}");
     assert!(said.ends_with("\n    is due now"), "{said}");
     let said = panics(|| postbox.drain_due());
     assert!(said.starts_with("the limit of 10000 deliveries is over"), "{said}");
+}
+
+#[test]
+fn one_that_publishes_it_for_later_does_not_either() {
+    let postbox = TestBox::new();
+    let again = |_: &Event, cx: &Context<'_>| {
+        cx.publish(NewEvent::new("tick", "clock", "Tick", "1").delay(SECOND))?;
+        Ok(())
+    };
+    postbox.subscribe(Subscription::new("tick", "tock", again)).unwrap();
+    postbox.publish(NewEvent::new("tick", "clock", "Tick", "1")).unwrap();
+    let begun = postbox.now();
+    assert_eq!(postbox.drain_for(SECOND * 9), 10);
+    let said = panics(|| postbox.drain_until_empty(DrainLimit::default().deliveries(5)));
+    assert!(said.starts_with("the limit of 5 deliveries is over, and more is to come: "), "{said}");
+    assert!(said.ends_with("\n    is due in 1s"), "{said}");
+    assert_eq!(postbox.now(), begun + SECOND * 14);
+}
+
+#[test]
+fn threads_share_a_test_box_and_its_clones() {
+    let (postbox, calls) = (TestBox::new(), Calls::default());
+    postbox.subscribe(Subscription::new("a", "c", noting(&calls, "a"))).unwrap();
+    let clone = postbox.clone();
+    std::thread::scope(|scope| {
+        scope.spawn(|| postbox.publish(event("a")).unwrap());
+        scope.spawn(move || clone.publish(event("a")).unwrap());
+    });
+    assert_eq!(postbox.drain_due(), 2);
 }
 
 #[test]

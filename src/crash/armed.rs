@@ -78,12 +78,13 @@ impl Crash {
 
     /// The transaction of this operation is complete.
     pub(crate) fn before_commit(&self, operation: &'static str) -> Result<()> {
+        self.refuse_dead(operation)?;
         match operation {
             "publish" | "publish_all" | "transaction" => self.at(CrashPoint::BeforePublish),
             "deliver" => self.at(CrashPoint::BeforeCommit),
             _ => {}
         }
-        self.refuse_dead(operation)
+        Ok(())
     }
 
     pub(crate) fn after_commit(&self, operation: &'static str) {

@@ -22,7 +22,7 @@ pub(super) fn start() -> OffsetDateTime {
 }
 
 /// A [`Postbox`] in memory, on a clock that only the test moves. Everything that a box can do, it can: it derefs to one, and is
-/// passed as `&Postbox` to the code under test (or as a clone of it).
+/// passed as `&Postbox` to the code under test; code that keeps a box of its own is given a [`postbox()`](TestBox::postbox).
 ///
 /// ```
 /// use postbox::testing::TestBox;
@@ -54,6 +54,12 @@ impl TestBox {
     /// Settings, a start time, subscriptions.
     pub fn builder() -> TestBoxBuilder {
         TestBoxBuilder { start: None, options: None, setup: None }
+    }
+
+    /// A clone of the box, for code that keeps one, and for threads. One that was made before the test box was
+    /// [opened again](TestBox::reopen) is closed.
+    pub fn postbox(&self) -> Postbox {
+        self.postbox.clone()
     }
 
     /// Its clock. Clones show the same time.

@@ -1,11 +1,13 @@
 //! Boxes that die between two steps, and what is promised of the next start.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use postbox::testing::{
-    CrashPoint, Recorder, TestBox, assert_processed, refute_published, wait_until_settled,
+    CrashPoint, Recorder, TestBox, assert_processed, assert_published, refute_published, wait_until_settled,
 };
 use postbox::{
     Context, Error, Event, HandlerError, HistoryKind, NewEvent, OutboxStatus, PauseTarget, Postbox, Settings,
@@ -73,7 +75,7 @@ fn a_transactional_effect_happens_exactly_once_wherever_the_box_dies() {
             CrashPoint::AfterCommit => (OutboxStatus::Processed, 1, 1, 1, 0),
             _ => (OutboxStatus::Processing, 1, 2, 2, 1),
         };
-        let id = postbox::testing::assert_published!(postbox, "a", count = 1)[0].id;
+        let id = assert_published!(postbox, "a", count = 1)[0].id;
         let row = outbox_row(&postbox, id);
         assert_eq!((row.status, row.attempt_count), (status_then, attempts_then), "{point:?}");
         assert_eq!(effects(&postbox).len(), usize::from(point == CrashPoint::AfterCommit), "{point:?}");
@@ -106,7 +108,7 @@ fn a_plain_handler_runs_at_least_once_wherever_the_box_dies_and_no_more_often_th
             CrashPoint::AfterHandler => (1, 1, 2, 2),
             _ => (1, 1, 1, 1),
         };
-        let id = postbox::testing::assert_published!(postbox, "a").id;
+        let id = assert_published!(postbox, "a").id;
         assert_eq!(outbox_row(&postbox, id).attempt_count, attempts_then, "{point:?}");
         assert_eq!(calls.calls().len(), calls_then, "{point:?}");
         postbox.drain_all();
@@ -158,7 +160,7 @@ fn what_is_in_the_file_outlives_the_box_and_what_is_in_memory_does_not() {
     postbox.subscribe(Subscription::new("a", "c", |_: &Event, _: &Context<'_>| Ok(()))).unwrap();
     let id = postbox.publish(event("a").delay(SECOND * 60)).unwrap();
     postbox.advance(SECOND * 30);
-    let (before, old) = (postbox.now(), Postbox::clone(&postbox));
+    let (before, old) = (postbox.now(), postbox.postbox());
     postbox.reopen();
     assert_eq!(postbox.now(), before);
     assert_eq!((postbox.settings().max_attempts, postbox.settings().batch_size), (9, 7));
@@ -308,6 +310,50 @@ fn a_handler_that_still_runs_when_its_box_dies_writes_nothing_any_more() {
 }
 
 #[test]
+fn nothing_is_begun_in_a_box_that_has_died_on_another_thread() {
+    let (mut postbox, mut refused) = (test_box(Vec::new), 0);
+    postbox.crash_at(CrashPoint::AfterPublish, |postbox| {
+        let bus = postbox.postbox();
+        assert!(thread::spawn(move || bus.publish(event("a"))).join().is_err(), "it ends with its box");
+        refused += u32::from(matches!(postbox.publish(event("b")), Err(Error::Closed { .. })));
+        let written = postbox.transaction(|tx| Ok::<_, Error>(add_effect(tx, "too late")?));
+        refused += u32::from(matches!(written, Err(Error::Closed { .. })));
+    });
+    assert_eq!(refused, 2);
+    assert!(effects(&postbox).is_empty());
+    assert_published!(postbox, "a", count = 1);
+    refute_published!(postbox, "b");
+}
+
+#[test]
+fn a_transaction_that_is_open_on_another_thread_when_the_box_dies_is_not_committed() {
+    let (begun, begins) = channel();
+    let (go_on, goes_on) = channel::<()>();
+    let goes_on = Mutex::new(goes_on);
+    let wait = move |_: &Event, _: &Context<'_>| {
+        begun.send(()).map_err(HandlerError::retry)?;
+        goes_on.lock().unwrap().recv().map_err(HandlerError::retry)
+    };
+    let (mut postbox, mut is_refused) = (test_box(Vec::new), false);
+    postbox.subscribe(Subscription::new("a", "waits", wait)).unwrap();
+    postbox.crash_at(CrashPoint::AfterHandler, |postbox| {
+        let worker = postbox.start().unwrap();
+        let id = postbox.publish(event("a")).unwrap();
+        begins.recv_timeout(LIMIT).unwrap();
+        let written = postbox.transaction(|tx| {
+            go_on.send(()).unwrap();
+            // It unwinds when the box is dead.
+            let wait = AssertUnwindSafe(|| wait_until_settled(postbox, id, LIMIT));
+            assert!(catch_unwind(wait).is_err());
+            Ok::<_, Error>(add_effect(tx, "too late")?)
+        });
+        is_refused = matches!(written, Err(Error::Closed { .. }));
+        worker
+    });
+    assert!(is_refused && effects(&postbox).is_empty());
+}
+
+#[test]
 fn a_step_that_is_never_come_to_is_no_crash() {
     let mut postbox = test_box(Vec::new);
     let said = panics(|| postbox.crash_at(CrashPoint::AfterHandler, |postbox| postbox.drain_all()));
@@ -319,7 +365,7 @@ fn a_step_that_is_never_come_to_is_no_crash() {
     let said = panics(|| postbox.crash_at(CrashPoint::AfterPublish, |_| panic!("the test's own")));
     assert_eq!(said, "the test's own");
     postbox.publish(event("a")).unwrap();
-    Postbox::clone(&postbox).close().unwrap();
+    postbox.postbox().close().unwrap();
     let said = panics(|| postbox.reopen());
     assert_eq!(said, "the box was closed, and its memory is gone");
 }

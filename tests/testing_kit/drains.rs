@@ -116,7 +116,7 @@ fn one_that_publishes_it_for_later_does_not_either() {
 fn threads_share_a_test_box_and_its_clones() {
     let (postbox, calls) = (TestBox::new(), Calls::default());
     postbox.subscribe(Subscription::new("a", "c", noting(&calls, "a"))).unwrap();
-    let clone = postbox.clone();
+    let clone = postbox.postbox();
     std::thread::scope(|scope| {
         scope.spawn(|| postbox.publish(event("a")).unwrap());
         scope.spawn(move || clone.publish(event("a")).unwrap());

@@ -197,6 +197,8 @@ mod health;
 mod history;
 mod ids;
 mod inbox;
+#[cfg(all(test, shuttle))]
+mod interleavings;
 mod json;
 mod lag;
 mod limiter;
@@ -216,8 +218,6 @@ mod postbox;
 mod pruning;
 mod registry;
 mod rfc3339;
-#[cfg(all(test, shuttle))]
-mod schedules;
 #[cfg(feature = "schema")]
 mod schemas;
 mod services;

@@ -218,6 +218,7 @@ mod postbox;
 mod pruning;
 mod registry;
 mod rfc3339;
+mod schedule;
 #[cfg(feature = "schema")]
 mod schemas;
 mod services;
@@ -265,7 +266,8 @@ pub use crate::page::Page;
 pub use crate::pauses::{Pause, PauseTarget};
 pub use crate::postbox::{Postbox, check_backup, restore};
 pub use crate::registry::{Registry, Subscription};
-pub use crate::services::{Inbox, Links, Outbox};
+pub use crate::schedule::{Misfire, Schedule, ScheduleRule, StoredSchedule};
+pub use crate::services::{Inbox, Links, Outbox, Schedules};
 pub use crate::settings::{Settings, UnhandledEvents};
 pub use crate::stats::Stats;
 pub use crate::story::EventStory;

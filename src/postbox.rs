@@ -26,7 +26,7 @@ use crate::pause_book;
 use crate::pauses::{self, Pause, PauseTarget};
 use crate::pruning;
 use crate::registry::{Registry, Subscription};
-use crate::services::{Access, Inbox, Links, Outbox};
+use crate::services::{Access, Inbox, Links, Outbox, Schedules};
 use crate::settings::{self, Settings};
 use crate::stats::{self, Stats};
 use crate::tx::Tx;
@@ -371,6 +371,11 @@ impl Postbox {
     /// Links between entities of different modules.
     pub fn links(&self) -> Links<'_> {
         Links::new(Access::Apart(&self.core))
+    }
+
+    /// Recurring events.
+    pub fn schedules(&self) -> Schedules<'_> {
+        Schedules::new(Access::Apart(&self.core))
     }
 
     /// The settings in force, as this box last read them. Another process's change is noticed by a running worker within

@@ -1,14 +1,16 @@
-//! Outbox, inbox and links as the application sees them: on the box, or inside one of its transactions.
+//! Outbox, inbox, links and schedules as the application sees them: on the box, or inside one of its transactions.
 
 mod inbox;
 mod links;
 mod outbox;
+mod schedules;
 
 use rusqlite::Connection;
 
 pub use self::inbox::Inbox;
 pub use self::links::Links;
 pub use self::outbox::Outbox;
+pub use self::schedules::Schedules;
 use crate::core::Core;
 use crate::error::Result;
 

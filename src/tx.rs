@@ -15,7 +15,7 @@ use crate::handler::Signal;
 use crate::links::{EntityRef, IntegrationLink, NewLink};
 use crate::outbox::insert;
 use crate::pauses::{self, Pause, PauseTarget};
-use crate::services::{Access, Inbox, Links, Outbox};
+use crate::services::{Access, Inbox, Links, Outbox, Schedules};
 use crate::typed::DomainEvent;
 
 /// A write transaction of the box: everything that [`rusqlite::Connection`] can do, plus these.
@@ -160,6 +160,11 @@ impl<'a> Tx<'a> {
     /// Links, in this transaction.
     pub fn links(&self) -> Links<'_> {
         Links::new(self.access())
+    }
+
+    /// Recurring events, in this transaction.
+    pub fn schedules(&self) -> Schedules<'_> {
+        Schedules::new(self.access())
     }
 
     fn access(&self) -> Access<'_> {

@@ -14,6 +14,7 @@ use crate::core::Core;
 use crate::db::{backup, schema};
 use crate::error::Result;
 use crate::fault::Fault;
+use crate::schedule::table;
 use crate::settings;
 
 /// How much a finding matters.
@@ -127,6 +128,7 @@ fn look_at_rows(core: &Core, conn: &Connection, findings: &mut Findings) -> Resu
     findings.inbox(audit::orphaned_inbox_rows(conn)?, audit::misplaced_inbox_rows(conn)?);
     findings.history(audit::orphaned_history(conn)?);
     findings.settings(&settings::unusable(conn)?);
+    findings.schedules(&table::flaws(conn)?);
     findings.clock(events.latest_time, core.clock.of_its_source());
     Ok(())
 }

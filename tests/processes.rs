@@ -17,6 +17,8 @@ mod links;
 mod pausing;
 #[path = "processes/poison.rs"]
 mod poison;
+#[path = "processes/ticking.rs"]
+mod ticking;
 
 use std::collections::HashSet;
 use std::io::Read;

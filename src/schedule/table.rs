@@ -11,7 +11,7 @@ use super::due::{self, Progress};
 use super::rule::{Rule, Ticks};
 use super::template::Template;
 use super::{Misfire, Prepared, StoredSchedule};
-use crate::clock::from_micros;
+use crate::clock::{LATEST, from_micros};
 use crate::error::{Error, Result};
 use crate::validate;
 
@@ -85,6 +85,13 @@ impl Stored {
         self.ticks().err().or_else(|| self.misfire().err()).or_else(|| self.template().err())
     }
 
+    fn has_sound_times(&self) -> bool {
+        let Progress { next, last, latest } = self.progress;
+        let others = [self.counted_from, next, last, latest, self.paused_at];
+        let all = others.into_iter().flatten().chain([self.created_at, self.updated_at]);
+        all.into_iter().all(|at| (0..=LATEST).contains(&at))
+    }
+
     pub(crate) fn show(self) -> StoredSchedule {
         let error = self.fault().map(|error| validate::error_text(&error.to_string())).or(self.last_error);
         let (rule, starting_at, ending_at) = match Rule::read(&self.rule) {
@@ -111,6 +118,25 @@ impl Stored {
 
 fn spoilt(column: &'static str) -> Error {
     Error::invalid(column, "was written by another program, or a newer release, and cannot be understood")
+}
+
+/// What no box would write, or what keeps a schedule from ticking.
+pub(crate) enum Flaw {
+    Spoilt(Error),
+    /// Not within the years 1970 to 9999.
+    Time,
+    Failing,
+}
+
+/// By name. A build without a feature that a schedule needs sees nothing wrong in that.
+pub(crate) fn flaws(conn: &Connection) -> Result<Vec<(String, Flaw)>> {
+    let flaw = |stored: &Stored| match stored.fault() {
+        Some(error) if !matches!(error, Error::FeatureMissing { .. }) => Some(Flaw::Spoilt(error)),
+        _ if !stored.has_sound_times() => Some(Flaw::Time),
+        None if stored.last_error.is_some() => Some(Flaw::Failing),
+        _ => None,
+    };
+    Ok(list(conn)?.into_iter().filter_map(|stored| flaw(&stored).map(|flaw| (stored.name, flaw))).collect())
 }
 
 /// When the next tick is, of those schedules that are not to be skipped.

@@ -22,6 +22,7 @@ mod reschedule;
 mod restore;
 mod resume;
 mod retry;
+mod schedules;
 mod settings;
 mod show;
 mod stats;
@@ -56,6 +57,7 @@ pub(crate) enum Command {
     Pause(pause::Args),
     Resume(resume::Args),
     Pauses(pauses::Args),
+    Schedules(schedules::Args),
     Prune(prune::Args),
     Compact(compact::Args),
     Consumers(consumers::Args),
@@ -90,6 +92,7 @@ impl Command {
             Command::Pause(args) => pause::run(&args, context),
             Command::Resume(args) => resume::run(&args, context),
             Command::Pauses(args) => pauses::run(&args, context),
+            Command::Schedules(args) => schedules::run(&args, context),
             Command::Prune(args) => prune::run(&args, context),
             Command::Compact(args) => compact::run(&args, context),
             Command::Consumers(args) => consumers::run(&args, context),

@@ -28,7 +28,7 @@ fn child_ticks() {
     let worker = bus.start().unwrap();
     say("ready");
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
-    assert!(worker.shutdown(Duration::from_secs(60)).unwrap().clean);
+    assert!(worker.shutdown(Duration::from_mins(1)).unwrap().clean);
     bus.close().unwrap();
 }
 

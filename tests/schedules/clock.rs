@@ -1,10 +1,8 @@
 //! Clocks that jump.
 
-use std::time::Duration;
-
 use postbox::{Misfire, Schedule};
 
-use crate::support::{boxes, event, file_box, start_time};
+use crate::support::{boxes, event, file_box, just_before, start_time};
 use crate::{DAY, HOUR, MINUTE, minutely, note_ticks, seconds, stored};
 
 fn hourly() -> Schedule {
@@ -102,7 +100,7 @@ fn after_more_than_a_day_back_ticks_go_on_from_the_new_time() {
 
 #[test]
 fn by_less_than_a_day_back_the_old_ticks_are_waited_for_and_by_a_day_not() {
-    for (back, expected) in [(DAY - Duration::from_micros(1), DAY + HOUR), (DAY, HOUR)] {
+    for (back, expected) in [(just_before(DAY), DAY + HOUR), (DAY, HOUR)] {
         let test = file_box();
         test.clock.advance(DAY);
         test.bus.schedules().put("s", hourly()).unwrap();

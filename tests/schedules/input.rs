@@ -10,7 +10,7 @@ use crate::support::{boxes, event, file_box, memory_box_with, start_time};
 use crate::{HOUR, MINUTE, minutely};
 
 #[track_caller]
-fn assert_refused(schedule: Schedule, field: &str, words: &str) {
+fn assert_refused(schedule: &Schedule, field: &str, words: &str) {
     for test in boxes() {
         let error = test.bus.schedules().put("s", schedule.clone()).unwrap_err();
         assert!(matches!(error, Error::Invalid { field: f, .. } if f == field), "{error}");
@@ -26,12 +26,12 @@ fn assert_refused(schedule: Schedule, field: &str, words: &str) {
 
 #[test]
 fn intervals_are_from_a_tenth_of_a_second_to_a_hundred_years_in_whole_microseconds() {
-    assert_refused(Schedule::every(Duration::ZERO, event("tick")), "interval", "0ns: must be from 100 ms");
-    assert_refused(Schedule::every(Duration::from_micros(99_999), event("tick")), "interval", "99.999ms");
-    assert_refused(Schedule::every(Duration::MAX, event("tick")), "interval", "to 100 years");
+    assert_refused(&Schedule::every(Duration::ZERO, event("tick")), "interval", "0ns: must be from 100 ms");
+    assert_refused(&Schedule::every(Duration::from_micros(99_999), event("tick")), "interval", "99.999ms");
+    assert_refused(&Schedule::every(Duration::MAX, event("tick")), "interval", "to 100 years");
     let odd = Duration::from_nanos(1_000_000_500);
     assert_refused(
-        Schedule::every(odd, event("tick")),
+        &Schedule::every(odd, event("tick")),
         "interval",
         "1.0000005s: must be in whole microseconds",
     );
@@ -45,39 +45,39 @@ fn intervals_are_from_a_tenth_of_a_second_to_a_hundred_years_in_whole_microsecon
 
 #[test]
 fn a_misfire_rule_has_a_sensible_number() {
-    assert_refused(minutely().misfire(Misfire::All { max: 0 }), "misfire", "`all` up to 0");
-    assert_refused(minutely().misfire(Misfire::All { max: 1_001 }), "misfire", "from 1 to 1000");
+    assert_refused(&minutely().misfire(Misfire::All { max: 0 }), "misfire", "`all` up to 0");
+    assert_refused(&minutely().misfire(Misfire::All { max: 1_001 }), "misfire", "from 1 to 1000");
 }
 
 #[test]
 fn bounds_are_in_order_and_after_1970() {
     let ends_first = minutely().starting_at(start_time()).ending_at(start_time() - MINUTE);
-    assert_refused(ends_first, "ending_at", "before `starting_at`");
+    assert_refused(&ends_first, "ending_at", "before `starting_at`");
     let old = OffsetDateTime::UNIX_EPOCH - MINUTE;
-    assert_refused(minutely().starting_at(old), "starting_at", "1970");
-    assert_refused(minutely().ending_at(old), "ending_at", "1970");
+    assert_refused(&minutely().starting_at(old), "starting_at", "1970");
+    assert_refused(&minutely().ending_at(old), "ending_at", "1970");
 }
 
 #[test]
 fn a_scheduled_event_has_nothing_that_is_each_tick_s_own() {
     let put = |event: NewEvent| Schedule::every(HOUR, event);
-    assert_refused(put(event("tick").idempotency_key("k")), "idempotency_key", "not for scheduled events");
-    assert_refused(put(event("tick").delay(MINUTE)), "delay", "not for scheduled events");
-    assert_refused(put(event("tick").available_at(start_time())), "available_at", "not for scheduled");
+    assert_refused(&put(event("tick").idempotency_key("k")), "idempotency_key", "not for scheduled events");
+    assert_refused(&put(event("tick").delay(MINUTE)), "delay", "not for scheduled events");
+    assert_refused(&put(event("tick").available_at(start_time())), "available_at", "not for scheduled");
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-    assert_refused(put(event("tick").trace_parent(trace)), "trace_parent", "not for scheduled events");
-    assert_refused(put(event("tick").metadata(json!([1]))), "metadata", "must be a JSON object");
+    assert_refused(&put(event("tick").trace_parent(trace)), "trace_parent", "not for scheduled events");
+    assert_refused(&put(event("tick").metadata(json!([1]))), "metadata", "must be a JSON object");
     let taken = json!({ "postbox.schedule": {} });
-    assert_refused(put(event("tick").metadata(taken)), "metadata", "`postbox.schedule`");
+    assert_refused(&put(event("tick").metadata(taken)), "metadata", "`postbox.schedule`");
 }
 
 #[test]
 fn an_event_that_could_not_be_published_is_refused_when_it_is_put() {
-    assert_refused(Schedule::every(HOUR, event("")), "event_name", "empty");
-    assert_refused(Schedule::every(HOUR, event("a.*")), "event_name", "`*`");
-    assert_refused(Schedule::every(HOUR, event("tick").version(0)), "version", "from 1");
+    assert_refused(&Schedule::every(HOUR, event("")), "event_name", "empty");
+    assert_refused(&Schedule::every(HOUR, event("a.*")), "event_name", "`*`");
+    assert_refused(&Schedule::every(HOUR, event("tick").version(0)), "version", "from 1");
     let deep = (0..127).fold(json!(1), |inner, _| json!([inner]));
-    assert_refused(Schedule::every(HOUR, event("tick").payload(deep)), "event", "nested more than 127");
+    assert_refused(&Schedule::every(HOUR, event("tick").payload(deep)), "event", "nested more than 127");
 
     // As it is with the tick in its metadata.
     let test = memory_box_with(|builder| builder.max_payload_bytes(100));

@@ -229,7 +229,7 @@ fn next(file: &Path, name: &str, count: usize, context: &Context) -> Result<(), 
         || times.iter().map(|at| show::time_json(*at)).collect(),
         || match times.as_slice() {
             [] => "No more ticks are to come.\n".to_owned(),
-            times => times.iter().map(|at| format!("{}\n", show::time(*at))).collect(),
+            times => times.iter().map(|at| show::time(*at) + "\n").collect(),
         },
     )
 }

@@ -20,7 +20,7 @@ fn scheduled() -> (TempDir, PathBuf) {
     let event = |name| NewEvent::new(name, "mail", "Mailbox", "inbox");
     let put = |name, schedule| drop(bus.schedules().put(name, schedule).unwrap());
     put("digest", Schedule::cron("0 6 * * 1-5", "Europe/Berlin", event("digest.due")));
-    let later = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(4_102_444_800);
+    let later = OffsetDateTime::UNIX_EPOCH + Duration::from_hours(1_139_568);
     let hours = Schedule::every(Duration::from_hours(36), event("sync.due"))
         .starting_at(later)
         .ending_at(later + Duration::from_hours(100))

@@ -81,7 +81,7 @@ impl Stored {
     }
 
     /// Why it cannot tick, as far as the row tells.
-    fn fault(&self) -> Option<Error> {
+    pub(crate) fn fault(&self) -> Option<Error> {
         self.ticks().err().or_else(|| self.misfire().err()).or_else(|| self.template().err())
     }
 

@@ -1,7 +1,8 @@
 //! Publishing the ticks of schedules that have come. Whoever processes does it first: a worker in its loop, and a caller by hand.
 
-use rusqlite::Connection;
 use std::time::Duration;
+
+use rusqlite::Connection;
 
 use super::left_alone::LeftAlone;
 use crate::clock::to_micros;
@@ -46,9 +47,9 @@ pub(super) fn publish_due(core: &Core, left_alone: &LeftAlone) -> Result<bool> {
                         observing.tell_inserted(&core.db, &events, &inserted);
                     }
                 }
-                Done::Failed(name, error) => {
+                Done::Failed(failed) => {
                     left_alone.leave(seq);
-                    tell(core, &name, &error);
+                    tell(core, &failed);
                 }
             }
         }
@@ -62,9 +63,9 @@ pub(super) fn follow_clock(core: &Core, left_alone: &LeftAlone) -> Result<()> {
     let ahead = core.db.read(OPERATION, |conn| table::ahead(conn, wall))?;
     let ahead: Vec<i64> = ahead.into_iter().filter(|seq| !left_alone.contains(*seq)).collect();
     for (seq, done) in each(core, &ahead, |conn, seq| go_on_from(conn, seq, wall))? {
-        if let Done::Failed(name, error) = done {
+        if let Done::Failed(failed) = done {
             left_alone.leave(seq);
-            tell(core, &name, &error);
+            tell(core, &failed);
         }
     }
     Ok(())
@@ -73,10 +74,18 @@ pub(super) fn follow_clock(core: &Core, left_alone: &LeftAlone) -> Result<()> {
 /// What came of one schedule.
 enum Done {
     Published(Vec<PreparedEvent>, Vec<Inserted>),
-    Failed(String, Error),
+    Failed(Failed),
 }
 
-/// In as few transactions as can be. What fails is noted in its row.
+struct Failed {
+    name: String,
+    error: Error,
+    /// The row does not show it by itself.
+    is_to_be_noted: bool,
+}
+
+/// In as few transactions as can be. What fails is noted in its row, unless whoever looks sees it there by himself, as one of
+/// another build may not.
 fn each(
     core: &Core,
     seqs: &[i64],
@@ -84,9 +93,9 @@ fn each(
 ) -> Result<Vec<(i64, Done)>> {
     let done = core.db.write_each(OPERATION, HOW, seqs, |conn, seq| {
         match in_savepoint(conn, || work(conn, *seq)) {
-            Ok(Done::Failed(name, error)) => {
-                table::note_error(conn, *seq, &validate::error_text(&error.to_string()))?;
-                Ok(Done::Failed(name, error))
+            Ok(Done::Failed(failed)) if failed.is_to_be_noted => {
+                table::note_error(conn, *seq, &validate::error_text(&failed.error.to_string()))?;
+                Ok(Done::Failed(failed))
             }
             done => done,
         }
@@ -102,7 +111,11 @@ fn each(
                     let text = validate::error_text(&error.to_string());
                     match core.db.write(OPERATION, |conn| table::note_error(conn, *seq, &text)) {
                         Err(error) if error.is_fault_of_file() => return Err(error),
-                        _ => Done::Failed(format!("in row {seq}"), error),
+                        _ => Done::Failed(Failed {
+                            name: format!("in row {seq}"),
+                            error,
+                            is_to_be_noted: false,
+                        }),
                     }
                 }
             },
@@ -117,7 +130,7 @@ fn in_savepoint(conn: &Connection, work: impl FnOnce() -> Result<Done>) -> Resul
     let done = work();
     match &done {
         Err(_) if conn.is_autocommit() => return done,
-        Err(_) | Ok(Done::Failed(..)) => {
+        Err(_) | Ok(Done::Failed(_)) => {
             conn.prepare_cached("ROLLBACK TO postbox_tick")?.execute([])?;
         }
         Ok(Done::Published(..)) => {}
@@ -163,12 +176,16 @@ fn fail_alone(conn: &Connection, done: Result<Done>, stored: &Stored) -> Result<
     match done {
         Err(error) if conn.is_autocommit() => Err(error),
         // What is not SQLite's is the row's: it cannot be understood, or not by this build.
-        Err(error) if error.fault().is_none() => Ok(Done::Failed(stored.name.clone(), error)),
+        Err(error) if error.fault().is_none() => Ok(Done::Failed(Failed {
+            name: stored.name.clone(),
+            error,
+            is_to_be_noted: stored.fault().is_none(),
+        })),
         done => done,
     }
 }
 
-fn tell(core: &Core, name: &str, error: &Error) {
+fn tell(core: &Core, Failed { name, error, .. }: &Failed) {
     if core.first_warning_of(&format!("the schedule {name}")) {
         log::warn!(target: "postbox::delivery", "the schedule {name} does not tick: {error}");
     }

@@ -133,6 +133,11 @@ fn without_the_feature_a_cron_schedule_waits_and_is_shown_and_intervals_tick() {
     let error = "a schedule by a cron expression needs the cargo feature `cron`, which this build is without";
     assert_eq!((bad.error.as_deref(), seconds(bad.next_at), bad.last_at), (Some(error), Some(60), None));
     assert!(matches!(bad.rule, Some(postbox::ScheduleRule::Cron { .. })));
+    let noted: Option<String> = test
+        .app_connection()
+        .query_row("SELECT last_error FROM postbox_schedule WHERE name = 'bad'", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(noted, None, "a build that has the feature sees no error");
     let refused = test.bus.schedules().next_times("bad", 1).unwrap_err();
     assert!(matches!(refused, postbox::Error::FeatureMissing { feature: "cron", .. }));
     test.bus.schedules().pause("bad").unwrap();

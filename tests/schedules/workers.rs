@@ -1,9 +1,13 @@
 //! Ticks while a worker runs.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use postbox::{Misfire, Observer, Postbox, Published, Schedule, Settings};
+use postbox::testing::ManualClock;
+use postbox::{Clock, Misfire, Observer, Postbox, Published, Schedule, Settings};
+
+use time::OffsetDateTime;
 
 use crate::support::{boxes, event, file_box, memory_box_with, wait_until};
 use crate::{HOUR, LIMIT, MINUTE, minutely, note_ticks, stored};
@@ -113,24 +117,42 @@ fn a_clock_that_jumps_under_a_worker_is_noticed() {
 #[test]
 fn a_schedule_that_cannot_tick_is_no_reason_to_spin() {
     let test = file_box();
-    let conn = test.app_connection();
     test.bus.schedules().put("bad", minutely()).unwrap();
-    conn.execute("UPDATE postbox_schedule SET rule = '{}'", []).unwrap();
-    conn.execute_batch(
-        "CREATE TABLE tried (n INTEGER PRIMARY KEY);
-         CREATE TRIGGER tries AFTER UPDATE OF last_error ON postbox_schedule BEGIN INSERT INTO tried VALUES (NULL); END",
-    )
-    .unwrap();
+    test.bus.schedules().put("spoilt", minutely()).unwrap();
+    test.app_connection()
+        .execute_batch(
+            "UPDATE postbox_schedule SET rule = '{}' WHERE name = 'spoilt';
+             CREATE TRIGGER no_tick BEFORE INSERT ON outbox_event WHEN NEW.event_name = 'tick'
+             BEGIN SELECT RAISE(ABORT, 'no ticks'); END",
+        )
+        .unwrap();
     test.clock.advance(MINUTE);
-    let worker = test.bus.start().unwrap();
-    wait_until(LIMIT, || stored(&test.bus, "bad").error.is_some());
+    let asked = Arc::new(AtomicU64::new(0));
+    let counting = Counting { clock: test.clock.clone(), asked: Arc::clone(&asked) };
+    let bus = Postbox::builder().clock(counting).open(test.path()).unwrap();
+    let worker = bus.start().unwrap();
     for _ in 0..20 {
         test.bus.publish(event("other")).unwrap();
     }
+    wait_until(LIMIT, || stored(&test.bus, "bad").error.is_some());
     wait_until(LIMIT, || test.bus.stats().unwrap().processed == 20);
+    let before = asked.load(Ordering::Relaxed);
+    std::thread::sleep(Duration::from_millis(300)); // absence is what is asserted
+    let more = asked.load(Ordering::Relaxed) - before;
+    assert!(more < 100, "it asks for the time whenever it looks: {more}");
     assert!(worker.shutdown(LIMIT).unwrap().clean);
-    let tried: i64 = conn.query_row("SELECT count(*) FROM tried", [], |row| row.get(0)).unwrap();
-    assert_eq!(tried, 1);
+}
+
+struct Counting {
+    clock: ManualClock,
+    asked: Arc<AtomicU64>,
+}
+
+impl Clock for Counting {
+    fn now(&self) -> OffsetDateTime {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.clock.now()
+    }
 }
 
 #[test]

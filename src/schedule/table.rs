@@ -139,12 +139,13 @@ pub(crate) fn flaws(conn: &Connection) -> Result<Vec<(String, Flaw)>> {
     Ok(list(conn)?.into_iter().filter_map(|stored| flaw(&stored).map(|flaw| (stored.name, flaw))).collect())
 }
 
-/// When the next tick is, of those schedules that are not to be skipped.
-pub(crate) fn next_tick(conn: &Connection, skip: impl Fn(i64) -> bool) -> Result<Option<i64>> {
+/// When the next tick after this time is, of those schedules that are not to be skipped.
+pub(crate) fn next_tick(conn: &Connection, after: i64, skip: impl Fn(i64) -> bool) -> Result<Option<i64>> {
     let mut statement = conn.prepare_cached(
-        "SELECT seq, next_at FROM main.postbox_schedule WHERE paused_at IS NULL AND next_at IS NOT NULL ORDER BY next_at",
+        "SELECT seq, next_at FROM main.postbox_schedule
+         WHERE paused_at IS NULL AND next_at IS NOT NULL AND next_at > ?1 ORDER BY next_at",
     )?;
-    let mut rows = statement.query([])?;
+    let mut rows = statement.query([after])?;
     while let Some(row) = rows.next()? {
         if !skip(row.get(0)?) {
             return Ok(Some(row.get(1)?));

@@ -55,7 +55,7 @@ impl TestBox {
     }
 
     /// Moves the clock forward by `time`, and delivers what becomes due on the way, each event at its own time: delays, backoffs,
-    /// ends of pauses, room under rate limits. How many events reached `processed`.
+    /// ends of pauses, room under rate limits, each tick of a schedule. How many events reached `processed`.
     ///
     /// # Panics
     /// As [`drain_due`](TestBox::drain_due).
@@ -65,7 +65,8 @@ impl TestBox {
         let mut budget = Budget::of(DrainLimit { time: Duration::MAX, ..DrainLimit::default() });
         let mut processed = self.drain_now(&mut budget);
         while self.settings().enabled
-            && let Some(at) = self.next_due().filter(|at| *at <= end)
+            && let Some(at) =
+                [self.next_due(), self.next_tick()].into_iter().flatten().min().filter(|at| *at <= end)
         {
             processed += self.drain_at(at, &mut budget);
         }
@@ -75,6 +76,9 @@ impl TestBox {
 
     /// Delivers until no event is left that is not finished, moving the clock to whatever is due next: delays, backoffs, ends of
     /// pauses, room under rate limits. How many events reached `processed`. A dead letter is finished.
+    ///
+    /// Schedules tick on the way, and what they publish is delivered as well; the clock is not moved for their sake, since their ticks
+    /// never end: see [`drain_for`](TestBox::drain_for).
     ///
     /// # Panics
     /// When something is left that time alone does not bring (it waits for a subscriber, for a pause without an end, behind a dead
@@ -96,7 +100,9 @@ impl TestBox {
         let mut processed = self.drain_now(&mut budget);
         while !self.is_empty() {
             match self.next_due() {
-                Some(at) if at <= end => processed += self.drain_at(at, &mut budget),
+                Some(at) if at <= end => {
+                    processed += self.drain_at(self.next_tick().map_or(at, |tick| tick.min(at)), &mut budget);
+                }
                 Some(at) => {
                     let left = Duration::from_micros(u64::try_from(at - end).unwrap_or(0));
                     self.give_up(&format!(
@@ -114,6 +120,11 @@ impl TestBox {
     #[track_caller]
     fn next_due(&self) -> Option<i64> {
         expect(due::next_due(self.core()), "look for what is due")
+    }
+
+    #[track_caller]
+    fn next_tick(&self) -> Option<i64> {
+        expect(due::next_tick(self.core()), "look for the next tick")
     }
 
     #[track_caller]

@@ -1,12 +1,14 @@
 //! When something is next due.
 
+use crate::clock::to_micros;
 use crate::core::Core;
 use crate::error::Result;
+use crate::schedule::table;
 use crate::{limits, outbox};
 
 /// When something is to be done next, by the box's clock: a time that has come means now. `None`: time alone brings nothing more.
 ///
-/// What the box does at a time of its own belongs here, besides the events in the file.
+/// What the box does at a time of its own belongs here, besides the events in the file. Ticks of schedules are apart: they never end.
 pub(super) fn next_due(core: &Core) -> Result<Option<i64>> {
     let row =
         core.db.read("next due", |conn| outbox::next_due(conn, |seq| core.in_flight().contains_key(&seq)))?;
@@ -14,4 +16,11 @@ pub(super) fn next_due(core: &Core) -> Result<Option<i64>> {
     let is_due = core.pauses.is_release_due(now) || limits::is_call_due(core, now);
     let times = [row, core.pauses.next_end(now), limits::next_room(core, now), is_due.then_some(now)];
     Ok(times.into_iter().flatten().min())
+}
+
+/// When a schedule ticks next, after now, by the box's clock.
+pub(super) fn next_tick(core: &Core) -> Result<Option<i64>> {
+    let wall = to_micros(core.clock.of_its_source());
+    let tick = core.db.read("next tick", |conn| table::next_tick(conn, wall, |_| false))?;
+    Ok(tick.map(|tick| core.clock.now().saturating_add(tick.saturating_sub(wall))))
 }

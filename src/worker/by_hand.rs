@@ -227,7 +227,7 @@ fn publish_ticks(core: &Core, operation: &'static str) -> Result<bool> {
     }
     let wall = ticking::wall(core);
     let (is_due, is_ahead) = core.db.read(operation, |conn| {
-        let next = table::next_tick(conn, |_| false)?;
+        let next = table::next_tick(conn, i64::MIN, |_| false)?;
         Ok((next.is_some_and(|tick| tick <= wall), !table::ahead(conn, wall)?.is_empty()))
     })?;
     if !(is_due || is_ahead)

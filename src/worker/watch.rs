@@ -108,7 +108,7 @@ impl Watch {
     fn look_at_ticks(&mut self, core: &Core) -> Result<()> {
         if core.may_have_schedules() {
             let skip = |seq| self.ticks_left_alone.contains(seq);
-            self.next_tick = self.read(core, |conn| table::next_tick(conn, skip))?;
+            self.next_tick = self.read(core, |conn| table::next_tick(conn, i64::MIN, skip))?;
         }
         Ok(())
     }

@@ -8,8 +8,15 @@ use postbox::{
     UnhandledEvents,
 };
 
+use time::OffsetDateTime;
+
 use crate::panics;
 use crate::support::{Calls, SECOND, event, noting, status};
+
+/// What a test box's clock shows at first.
+fn start() -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp(1_704_067_200).unwrap()
+}
 
 fn failing(times: u32) -> impl postbox::Handler {
     move |event: &Event, _: &Context<'_>| {
@@ -47,6 +54,31 @@ fn drain_for_delivers_each_event_at_its_own_time_and_ends_at_its_own() {
     assert_eq!(postbox.drain_for(Duration::from_secs(10)), 3);
     assert_eq!(calls.all(), ["3", "5", "7"]);
     assert_eq!((postbox.now() - start).whole_seconds(), 10);
+}
+
+fn every_minute() -> postbox::Schedule {
+    postbox::Schedule::every(SECOND * 60, event("tick"))
+}
+
+#[test]
+fn schedules_tick_one_by_one_while_time_is_moved() {
+    let (postbox, calls) = (TestBox::new(), Calls::default());
+    let seen = calls.clone();
+    let note = move |event: &Event, _: &Context<'_>| {
+        seen.add(event.scheduled_for().unwrap().minute().to_string());
+        Ok(())
+    };
+    postbox.subscribe(Subscription::new("tick", "c", note)).unwrap();
+    postbox.schedules().put("s", every_minute().misfire(postbox::Misfire::Skip)).unwrap();
+    assert_eq!(postbox.drain_for(SECOND * 200), 3);
+    assert_eq!(calls.take(), ["1", "2", "3"]);
+    // Where there is nothing but ticks to come, nothing is left to be done.
+    assert_eq!(postbox.drain_all(), 0);
+    assert_eq!((postbox.now() - start()).whole_seconds(), 200);
+    postbox.publish(event("later").delay(SECOND * 110)).unwrap();
+    assert_eq!(postbox.drain_all(), 3);
+    assert_eq!(calls.take(), ["4", "5"], "those on the way to what is due");
+    assert_eq!((postbox.now() - start()).whole_seconds(), 310);
 }
 
 #[test]

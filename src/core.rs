@@ -306,6 +306,16 @@ impl Core {
         inserted
     }
 
+    /// Publishes inside a transaction of the box's own.
+    pub(crate) fn publish_within(&self, conn: &Connection, event: &PreparedEvent) -> Result<Inserted> {
+        self.db.note_event_written(conn);
+        let inserted = insert::insert(conn, event, self.clock.now())?;
+        if let Some(observing) = &self.observing {
+            observing.note_published(event, inserted);
+        }
+        Ok(inserted)
+    }
+
     pub(crate) fn is_observed(&self) -> bool {
         self.observing.is_some()
     }

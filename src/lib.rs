@@ -194,12 +194,15 @@ mod postbox;
 mod pruning;
 mod registry;
 mod rfc3339;
+mod saga;
+mod sagas;
 #[cfg(all(test, shuttle))]
 mod schedules;
 mod services;
 mod settings;
 mod span;
 mod stats;
+mod stored_event;
 mod story;
 mod sync;
 pub mod testing;
@@ -233,7 +236,11 @@ pub use crate::outbox::{
 pub use crate::pauses::{Pause, PauseTarget};
 pub use crate::postbox::{Postbox, check_backup, restore};
 pub use crate::registry::{Registry, Subscription};
-pub use crate::services::{Inbox, Links, Outbox};
+pub use crate::saga::{Saga, SagaStep};
+pub use crate::sagas::{
+    SagaFilter, SagaInstance, SagaPage, SagaStatus, SagaSummary, SagaTimeout, SagaTotals,
+};
+pub use crate::services::{Inbox, Links, Outbox, Sagas};
 pub use crate::settings::{Settings, UnhandledEvents};
 pub use crate::stats::Stats;
 pub use crate::story::EventStory;

@@ -6,6 +6,8 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use rusqlite::Connection;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::builder::Builder;
@@ -23,7 +25,8 @@ use crate::pause_book;
 use crate::pauses::{self, Pause, PauseTarget};
 use crate::pruning;
 use crate::registry::{Registry, Subscription};
-use crate::services::{Access, Inbox, Links, Outbox};
+use crate::saga::Saga;
+use crate::services::{Access, Inbox, Links, Outbox, Sagas};
 use crate::settings::{self, Settings};
 use crate::stats::{self, Stats};
 use crate::tx::Tx;
@@ -247,6 +250,22 @@ impl Postbox {
         self.subscribe_many([subscription])
     }
 
+    /// Adds the subscriptions of a saga: see [`Saga`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the saga is not whole, or another of its name is subscribed, and as
+    /// [`subscribe`](Postbox::subscribe).
+    pub fn subscribe_saga<S: Default + Serialize + DeserializeOwned + 'static>(
+        &self,
+        saga: Saga<S>,
+    ) -> Result<()> {
+        if self.core.registry.consumer_names().contains(&saga.consumer_name()) {
+            let reason = format!("`{}` is subscribed already", saga.name());
+            return Err(Error::invalid("saga", reason));
+        }
+        self.subscribe_many(saga.subscriptions()?)
+    }
+
     /// Adds subscriptions: all or none.
     ///
     /// # Errors
@@ -327,6 +346,11 @@ impl Postbox {
     /// Links between entities of different modules.
     pub fn links(&self) -> Links<'_> {
         Links::new(Access::Apart(&self.core))
+    }
+
+    /// Sagas: where each conversation stands.
+    pub fn sagas(&self) -> Sagas<'_> {
+        Sagas::new(Access::Apart(&self.core))
     }
 
     /// The settings in force, as this box last read them. Another process's change is noticed by a running worker within

@@ -262,17 +262,6 @@ impl Subscription {
         self.backoff.map_or(Ok(()), |backoff| backoff.validate())
     }
 
-    /// How closely the name is matched, if it is: the exact name before any pattern, a longer pattern before a shorter.
-    fn closeness(&self, event_name: &str) -> Option<usize> {
-        match self.event_name.strip_suffix('*') {
-            None => (self.event_name == event_name).then_some(usize::MAX),
-            Some("") => Some(0),
-            Some(prefix) => {
-                (event_name.len() > prefix.len() && event_name.starts_with(prefix)).then_some(prefix.len())
-            }
-        }
-    }
-
     pub(crate) fn is_transactional(&self) -> bool {
         matches!(self.handler, Kind::Transactional(_))
     }
@@ -472,10 +461,21 @@ fn check(present: &[Arc<Subscription>], new: &[Subscription]) -> Result<()> {
     Ok(())
 }
 
+/// How closely the pattern matches the name, if it does: the exact name before any pattern, a longer pattern before a shorter.
+pub(crate) fn closeness(pattern: &str, event_name: &str) -> Option<usize> {
+    match pattern.strip_suffix('*') {
+        None => (pattern == event_name).then_some(usize::MAX),
+        Some("") => Some(0),
+        Some(prefix) => {
+            (event_name.len() > prefix.len() && event_name.starts_with(prefix)).then_some(prefix.len())
+        }
+    }
+}
+
 fn find(subscriptions: &[Arc<Subscription>], event_name: &str) -> Consumers {
     let mut found: Vec<(usize, &Arc<Subscription>)> = Vec::new();
     for subscription in subscriptions {
-        let Some(closeness) = subscription.closeness(event_name) else { continue };
+        let Some(closeness) = closeness(&subscription.event_name, event_name) else { continue };
         match found.iter_mut().find(|(_, other)| other.consumer_name == subscription.consumer_name) {
             Some(other) if other.0 < closeness => *other = (closeness, subscription),
             Some(_) => {}

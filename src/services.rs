@@ -1,14 +1,16 @@
-//! Outbox, inbox and links as the application sees them: on the box, or inside one of its transactions.
+//! Outbox, inbox, links and sagas as the application sees them: on the box, or inside one of its transactions.
 
 mod inbox;
 mod links;
 mod outbox;
+mod sagas;
 
 use rusqlite::Connection;
 
 pub use self::inbox::Inbox;
 pub use self::links::Links;
 pub use self::outbox::Outbox;
+pub use self::sagas::Sagas;
 use crate::core::Core;
 use crate::error::Result;
 

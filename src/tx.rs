@@ -14,7 +14,7 @@ use crate::handler::Signal;
 use crate::links::{IntegrationLink, NewLink};
 use crate::outbox::insert;
 use crate::pauses::{self, Pause, PauseTarget};
-use crate::services::{Access, Inbox, Links, Outbox};
+use crate::services::{Access, Inbox, Links, Outbox, Sagas};
 
 /// A write transaction of the box: everything that [`rusqlite::Connection`] can do, plus these.
 ///
@@ -29,11 +29,18 @@ pub struct Tx<'a> {
     cause: Option<&'a Event>,
     /// Tells that handler to stop early.
     signal: Option<Signal<'a>>,
+    /// The correlation id of the saga whose step has this transaction: what is published carries it.
+    conversation: Option<&'a str>,
 }
 
 impl<'a> Tx<'a> {
     pub(crate) fn new(writer: &'a Writer, core: &'a Core, cause: Option<&'a Event>) -> Self {
-        Tx { writer, core, cause, signal: None }
+        Tx { writer, core, cause, signal: None, conversation: None }
+    }
+
+    /// The same transaction, for a step of a saga.
+    pub(crate) fn within_saga<'b>(&'b self, correlation_id: &'b str) -> Tx<'b> {
+        Tx { conversation: Some(correlation_id), ..*self }
     }
 
     /// For a handler that is told so to stop early.
@@ -47,7 +54,10 @@ impl<'a> Tx<'a> {
     /// # Errors
     /// [`Error::Invalid`](crate::Error::Invalid) and [`Error::PayloadTooLarge`](crate::Error::PayloadTooLarge) before
     /// anything is written. The transaction stays usable.
-    pub fn publish(&self, event: NewEvent) -> Result<EventId> {
+    pub fn publish(&self, mut event: NewEvent) -> Result<EventId> {
+        if let (Some(id), None) = (self.conversation, &event.correlation_id) {
+            event.correlation_id = Some(id.to_owned());
+        }
         let (event, _) = self.core.prepare(event, self.cause)?;
         self.writer.refuse_ended()?;
         self.writer.note_event_written();
@@ -116,6 +126,20 @@ impl<'a> Tx<'a> {
     /// Links, in this transaction.
     pub fn links(&self) -> Links<'_> {
         Links::new(self.access())
+    }
+
+    /// Sagas, in this transaction.
+    pub fn sagas(&self) -> Sagas<'_> {
+        Sagas::new(self.access())
+    }
+
+    pub(crate) fn core(&self) -> &'a Core {
+        self.core
+    }
+
+    /// Something in it has rolled it back: what is written now would stand alone.
+    pub(crate) fn refuse_ended(&self) -> Result<()> {
+        self.writer.refuse_ended()
     }
 
     fn access(&self) -> Access<'_> {

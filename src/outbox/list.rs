@@ -41,6 +41,28 @@ impl Page {
     pub(crate) fn validate(&self) -> Result<()> {
         check_limit(self.limit)
     }
+
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    pub(crate) fn order(&self) -> Order {
+        self.order
+    }
+
+    /// Of the numbers that may be in it.
+    pub(crate) fn range(&self) -> Option<(i64, i64)> {
+        range(self.order, self.after.map(|cursor| cursor.0))
+    }
+}
+
+/// The first and the last number behind `after`; `None` where there is none.
+fn range(order: Order, after: Option<i64>) -> Option<(i64, i64)> {
+    match (order, after) {
+        (_, None) => Some((i64::MIN, i64::MAX)),
+        (Order::Oldest, Some(after)) => after.checked_add(1).map(|first| (first, i64::MAX)),
+        (Order::Newest, Some(after)) => after.checked_sub(1).map(|last| (i64::MIN, last)),
+    }
 }
 
 pub(crate) fn check_limit(limit: usize) -> Result<()> {
@@ -88,12 +110,7 @@ pub(crate) fn seqs(
     after: Option<i64>,
     limit: usize,
 ) -> Result<Vec<i64>> {
-    let (first, last) = match (order, after) {
-        (_, None) => (i64::MIN, i64::MAX),
-        (Order::Oldest, Some(i64::MAX)) | (Order::Newest, Some(i64::MIN)) => return Ok(Vec::new()),
-        (Order::Oldest, Some(after)) => (after + 1, i64::MAX),
-        (Order::Newest, Some(after)) => (i64::MIN, after - 1),
-    };
+    let Some((first, last)) = range(order, after) else { return Ok(Vec::new()) };
     let mut found: Vec<i64> = Vec::new();
     for (part, mut values) in filter.parts() {
         values.extend([first, last, i64::try_from(limit).unwrap_or(i64::MAX)].map(Value::Integer));

@@ -117,7 +117,7 @@
 //! | `event_id`, `event_name`, `consumer`, `attempt` | what is delivered, to whom |
 //! | `correlation_id` | [`Event::correlation_id`], where it has one |
 //! | `trace_id`, `parent_id`, `trace_flags` | the parts of [`Event::trace_parent`], where it has one: hexadecimal, as the W3C writes them. A layer for OpenTelemetry makes them the span's remote parent |
-//! | `outcome` | once it has returned: `processed`, `skipped`, `failed` or `paused` |
+//! | `outcome` | once it has returned: `processed`, `skipped`, `failed` or `paused`; `waits` where a saga has not begun |
 //!
 //! # Testing
 //!

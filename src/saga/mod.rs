@@ -6,6 +6,7 @@ mod step;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -79,12 +80,12 @@ use crate::validate;
 ///
 /// | the conversation | what is called | without such a handler |
 /// |---|---|---|
-/// | has not begun | [`starts_on`](Saga::starts_on) | the event is tried again after its backoff, and a dead letter once its attempts are used up |
+/// | has not begun | [`starts_on`](Saga::starts_on) | the event [waits](Saga::wait_for_start), an hour at the most; then it is a dead letter |
 /// | is running | [`on`](Saga::on) | the event is skipped |
 /// | has ended | [`after_end`](Saga::after_end) | the event is skipped |
 ///
 /// There is no order between events while a worker runs, so an event may come before the one that starts its conversation: that is why
-/// it waits and is not dropped. An event name may have one handler of each kind: with both `starts_on` and `on`, whichever event comes
+/// it waits, and is not dropped. An event name may have one handler of each kind: with both `starts_on` and `on`, whichever event comes
 /// first begins, and a second one is a step like any other. A second start of a conversation without such an `on` is skipped. What is
 /// skipped is in the inbox as `skipped`, with the reason.
 ///
@@ -121,6 +122,7 @@ pub struct Saga<S> {
     doubled: Option<String>,
     correlate: Option<Box<Correlate>>,
     only: Option<Box<Only>>,
+    patience: Duration,
     priority: i32,
     max_attempts: Option<u32>,
     backoff: Option<Backoff>,
@@ -134,6 +136,7 @@ struct Definition {
     name: String,
     correlate: Option<Box<Correlate>>,
     only: Option<Box<Only>>,
+    patience: Duration,
     /// Event names and patterns, and whether a running saga takes them.
     events: Vec<(String, bool)>,
 }
@@ -150,6 +153,9 @@ impl Definition {
 const NAME_MAX: usize = validate::CONSUMER_MAX - PREFIX.len();
 const PREFIX: &str = "saga.";
 
+/// How long an event waits for its conversation to begin.
+const PATIENCE: Duration = Duration::from_hours(1);
+
 impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
     /// `name`: 1 to 250 characters, and stable across releases: rows are found by it. Its consumer is called `saga.` and the name, and
     /// is paused, replayed to and looked at as any other.
@@ -160,6 +166,7 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
             doubled: None,
             correlate: None,
             only: None,
+            patience: PATIENCE,
             priority: 0,
             max_attempts: None,
             backoff: None,
@@ -226,17 +233,24 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
         Saga { only: Some(Box::new(concerns)), ..self }
     }
 
+    /// How long an event waits that comes before its conversation begins: an hour from when it was published, when not given. Meanwhile
+    /// it spends no attempt, and says in `last_error` what it waits for. After that each try is a failed attempt, until it is a dead
+    /// letter.
+    pub fn wait_for_start(self, patience: Duration) -> Self {
+        Saga { patience, ..self }
+    }
+
     /// As [`Subscription::priority`], for all of its events.
     pub fn priority(self, priority: i32) -> Self {
         Saga { priority, ..self }
     }
 
-    /// As [`Subscription::max_attempts`], for all of its events: also how often one is tried that comes before its conversation begins.
+    /// As [`Subscription::max_attempts`], for all of its events.
     pub fn max_attempts(self, n: u32) -> Self {
         Saga { max_attempts: Some(n), ..self }
     }
 
-    /// As [`Subscription::backoff`], for all of its events: also how long one waits that comes before its conversation begins.
+    /// As [`Subscription::backoff`], for all of its events.
     pub fn backoff(self, backoff: Backoff) -> Self {
         Saga { backoff: Some(backoff), ..self }
     }
@@ -279,6 +293,7 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
             name: self.name,
             correlate: self.correlate,
             only: self.only,
+            patience: self.patience,
             events: self.steps.iter().map(|(name, steps)| (name.clone(), steps.on.is_some())).collect(),
         });
         let subscription = |(event_name, steps)| {

@@ -1,12 +1,15 @@
 //! One event on its way through a saga: which conversation it belongs to, what is to be done with it there, and what that leaves.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::step::{Left, SagaStep};
 use super::{Definition, state};
+use crate::clock::to_micros;
+use crate::core::Core;
 use crate::error::Error;
 use crate::event::Event;
 use crate::handler::{HandlerError, HandlerResult, TransactionalHandler};
@@ -52,7 +55,8 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> TransactionalHandler f
         if is_timeout && timeout.is_none() {
             return Err(which.skip("the timeout was cancelled or set anew, or the saga has ended"));
         }
-        let handler = self.steps.of(stored.as_ref(), &which)?;
+        let handler =
+            self.steps.of(stored.as_ref(), &which, || self.of.too_early(event, &which, tx.core()))?;
         if let Some(timeout) = &timeout {
             timeouts.forget(timeout);
         }
@@ -102,13 +106,14 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> TransactionalHandler f
 
 impl<S> Steps<S> {
     /// What is to be called where the conversation stands so, or why nothing is.
-    fn of(&self, stored: Option<&Stored>, which: &Which<'_>) -> Result<&Step<S>, HandlerError> {
+    fn of(
+        &self,
+        stored: Option<&Stored>,
+        which: &Which<'_>,
+        too_early: impl FnOnce() -> HandlerError,
+    ) -> Result<&Step<S>, HandlerError> {
         let Some(stored) = stored else {
-            return self.start.as_ref().ok_or_else(|| {
-                HandlerError::retry(format!(
-                    "{which} has not begun: the event waits for the one that starts it"
-                ))
-            });
+            return self.start.as_ref().ok_or_else(too_early);
         };
         match stored.status {
             SagaStatus::Running => self
@@ -120,6 +125,21 @@ impl<S> Steps<S> {
                 self.after_end.as_ref().ok_or_else(|| which.skip("it was compensated"))
             }
         }
+    }
+}
+
+impl Definition {
+    /// Of an event whose conversation has not begun: the one that starts it may still be on its way. Each wait is half as long as the
+    /// event is old, so that little is asked of many that wait for long.
+    fn too_early(&self, event: &Event, which: &Which<'_>, core: &Core) -> HandlerError {
+        let age = core.clock.now().saturating_sub(to_micros(event.timestamp()));
+        let age = Duration::from_micros(u64::try_from(age).unwrap_or(0));
+        let why = format!("{which} has not begun: the event waits for the one that starts it");
+        if age >= self.patience {
+            return HandlerError::retry(why);
+        }
+        let least = Duration::from_millis(core.settings().retry_base_delay_ms);
+        HandlerError::wait(why, (age / 2).max(least).min(self.patience - age))
     }
 }
 

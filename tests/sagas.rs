@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use postbox::{
     Event, EventFilter, EventId, HandlerResult, InboxStatus, NewEvent, OutboxStatus, Page, Postbox, Saga,
-    SagaInstance, SagaStatus, SagaStep,
+    SagaInstance, SagaStep,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -219,9 +219,9 @@ fn other_consumers_of_an_event_that_comes_early_receive_it_once() {
         assert_eq!(calls.all(), ["mail"], "{}", test.kind);
         bus.publish(of_order("start")).unwrap();
         test.clock.advance(MINUTE);
-        assert_eq!(bus.drain().unwrap(), 2);
+        assert_eq!(bus.drain().unwrap(), 1, "the early one has its turn before the start, in vain");
         test.clock.advance(MINUTE);
-        bus.drain().unwrap();
+        assert_eq!(bus.drain().unwrap(), 1);
         assert_eq!((seen(bus).len(), calls.all().len()), (2, 1), "{}", test.kind);
     }
 }
@@ -342,7 +342,6 @@ fn an_ordered_saga_takes_the_events_of_its_entity_in_their_order() {
     }
 }
 
-/// Its waits do not begin at once again.
 #[test]
 fn waits_grow_with_the_age_of_the_event() {
     let test = support::file_box();
@@ -357,6 +356,5 @@ fn waits_grow_with_the_age_of_the_event() {
     bus.drain().unwrap();
     assert_eq!(due(&test), 30 * MINUTE);
     assert_eq!(outbox_row(bus, early).attempt_count, 0);
-    assert_eq!(bus.sagas().totals().unwrap().len(), 0);
-    assert_ne!(SagaStatus::Running, SagaStatus::Completed);
+    assert_eq!(bus.sagas().totals().unwrap(), []);
 }

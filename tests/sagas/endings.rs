@@ -4,14 +4,14 @@ use postbox::{Event, NewEvent, OutboxStatus, Postbox, Saga, SagaStatus, Subscrip
 use serde_json::json;
 
 use crate::support::{boxes, file_box, outbox_row, sql};
-use crate::{MINUTE, Trail, assert_skipped, found, noted, of_order, published_after, refused, seen};
+use crate::{MINUTE, Trail, assert_skipped, found, noted, of_order, order, published_after, refused, seen};
 
 /// `start` and each `step.*` note an event that undoes them, the first also a timeout; `refused` undoes all, `done` completes.
 pub(crate) fn undoing() -> Saga<Trail> {
     Saga::new("order")
         .starts_on("start", |trail: &mut Trail, event, step| {
             trail.note(event);
-            step.timeout("payment", MINUTE, of_order("step.timeout"))?;
+            step.timeout("payment", MINUTE, order("step.timeout", step.correlation_id()))?;
             step.undo_with(of_order("undo.start").payload(json!({ "of": "start" })))?;
             Ok(())
         })

@@ -89,8 +89,8 @@ fn those_that_are_stuck_come_by_age_the_oldest_first() {
             ids(&found).join(" ")
         };
         assert_eq!(stuck(None, 0, 100), "1 3 5 7 9 1", "{}", test.kind);
-        assert_eq!(stuck(None, 5, 100), "1 3");
-        assert_eq!(stuck(None, 5, 1), "1");
+        assert_eq!(stuck(None, 6, 100), "1 3");
+        assert_eq!(stuck(None, 6, 1), "1");
         assert_eq!(stuck(Some("gift"), 0, 100), "1");
         assert_eq!(stuck(Some("order"), 9, 100), "1");
         assert_eq!(stuck(None, 10, 100), "");

@@ -51,7 +51,7 @@ fn without_a_retention_of_all_events_sagas_are_kept() {
     for test in boxes() {
         three(&test);
         test.bus
-            .update_settings(|settings| drop(settings.retention_by_event.insert("start".to_owned(), 1_000)))
+            .update_settings(|settings| settings.retention_by_event = [("start".to_owned(), 1_000)].into())
             .unwrap();
         test.clock.advance(365 * DAY);
         assert_eq!(test.bus.prune().unwrap(), 3, "the events");

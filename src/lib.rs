@@ -54,6 +54,7 @@
 //! - **Look** at events with [`Outbox::list`] and an [`EventFilter`], at all that became of one with [`Outbox::story`], and at
 //!   what it came from with [`Outbox::causation_tree`].
 //! - **Pause** a consumer or an event name with [`Postbox::pause`], or from a handler with [`HandlerError::pause_consumer`].
+//! - **Follow** a process over several events with a [`Saga`]: a state for each conversation, timeouts, and what undoes it.
 //! - **Tune** while it runs with [`Postbox::update_settings`].
 //! - **Open** a file that somebody else writes, or a copy, only to look at it, with [`Postbox::open_read_only`]; check it with
 //!   [`Postbox::verify`].

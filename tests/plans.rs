@@ -643,7 +643,7 @@ fn sagas_are_found_by_their_conversation_and_those_that_are_stuck_or_over_by_the
     );
     assert_plan(
         &["INDEXED BY postbox_saga_ended"],
-        &["SEARCH postbox_saga USING COVERING INDEX postbox_saga_ended (updated_at<?)"],
+        &["SEARCH postbox_saga USING INDEX postbox_saga_ended (updated_at<?)"],
     );
     let by_number = "SEARCH postbox_saga USING INTEGER PRIMARY KEY (rowid=?)";
     for parts in [

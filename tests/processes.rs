@@ -15,6 +15,8 @@ mod large;
 mod pausing;
 #[path = "processes/poison.rs"]
 mod poison;
+#[path = "processes/sagas.rs"]
+mod sagas;
 
 use std::collections::HashSet;
 use std::io::Read;

@@ -31,6 +31,8 @@ mod pausing;
 mod progress;
 #[path = "program/refused.rs"]
 mod refused;
+#[path = "program/sagas.rs"]
+mod sagas;
 #[path = "program/space.rs"]
 mod space;
 #[cfg(unix)]

@@ -6,4 +6,5 @@ pub(crate) mod idle;
 pub(crate) mod latency;
 pub(crate) mod memory;
 pub(crate) mod publish;
+pub(crate) mod sagas;
 pub(crate) mod waiting;

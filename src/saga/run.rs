@@ -135,11 +135,11 @@ impl Definition {
         let age = core.clock.now().saturating_sub(to_micros(event.timestamp()));
         let age = Duration::from_micros(u64::try_from(age).unwrap_or(0));
         let why = format!("{which} has not begun: the event waits for the one that starts it");
-        if age >= self.patience {
+        let Some(left) = self.patience.checked_sub(age).filter(|left| !left.is_zero()) else {
             return HandlerError::retry(why);
-        }
+        };
         let least = Duration::from_millis(core.settings().retry_base_delay_ms);
-        HandlerError::wait(why, (age / 2).max(least).min(self.patience - age))
+        HandlerError::wait(why, (age / 2).max(least).min(left))
     }
 }
 

@@ -54,6 +54,7 @@ fn order(name: &str, id: &str) -> NewEvent {
     NewEvent::new(name, "sales", "Order", id).correlation_id(id)
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it is a handler")]
 fn noted(trail: &mut Trail, event: &Event, _: &SagaStep<'_>) -> HandlerResult {
     trail.note(event);
     Ok(())

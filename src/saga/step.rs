@@ -117,7 +117,7 @@ impl<'a> SagaStep<'a> {
             correlation_id: Some(self.correlation_id.to_owned()),
             ..event
         };
-        let id = timeouts::new_id(&self.of.name, self.correlation_id);
+        let id = timeouts::new_id(&self.of.name, self.correlation_id, core.new_id());
         let (event, _) = insert::prepare(event, core.payload_bytes_max, Some(self.event), || id.as_uuid())?;
         self.all_or_nothing(|left| {
             let inserted = core.publish_within(&self.tx, &event)?;

@@ -1,5 +1,6 @@
 //! A step that fails leaves nothing of itself behind.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use postbox::{
@@ -196,8 +197,7 @@ fn a_state_that_is_too_large_or_no_json_is_a_dead_letter_and_nothing_is_written(
     }
     for test in boxes() {
         let bus = &test.bus;
-        type Odd = std::collections::HashMap<(u8, u8), u8>;
-        let saga = Saga::<Odd>::new("order").starts_on("start", |odd, _, _| {
+        let saga = Saga::<HashMap<(u8, u8), u8>>::new("order").starts_on("start", |odd, _, _| {
             odd.insert((1, 2), 3);
             Ok(())
         });

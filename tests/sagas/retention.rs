@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postbox::{InboxStatus, OutboxStatus, SagaStatus};
 
-use crate::support::{SECOND, TestBox, boxes, file_box, sql, status};
+use crate::support::{SECOND, TestBox, boxes, file_box, just_before, sql, status};
 use crate::{endings::undoing, of_order, order, outcome};
 
 const DAY: Duration = Duration::from_hours(24);
@@ -34,7 +34,7 @@ fn ended_sagas_go_with_the_retention_of_events_and_running_ones_stay() {
     for test in boxes() {
         three(&test);
         test.bus.update_settings(|settings| settings.retention_ms = 86_400_000).unwrap();
-        test.clock.advance(DAY - SECOND);
+        test.clock.advance(just_before(DAY));
         test.bus.prune().unwrap();
         assert_eq!(left(&test).len(), 3, "{}", test.kind);
         test.clock.advance(SECOND);

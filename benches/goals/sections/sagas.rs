@@ -30,7 +30,7 @@ struct Order {
 impl Order {
     fn step(&mut self, event: &Event) {
         if self.lines.is_empty() {
-            self.customer = event.payload()["customer"].as_str().unwrap_or_default().to_owned();
+            event.payload()["customer"].as_str().unwrap_or_default().clone_into(&mut self.customer);
             self.lines = (0..8).map(|line| format!("A-{line}: 2 pieces")).collect();
         }
         self.steps += 1;

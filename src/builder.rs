@@ -133,6 +133,13 @@ impl Builder {
         self.finish(db)
     }
 
+    /// On a database that is open already.
+    #[cfg(feature = "testing")]
+    pub(crate) fn open_on(self, db: Database<crate::outbox::insert::InsertJob>) -> Result<Postbox> {
+        self.validate()?;
+        self.finish(db)
+    }
+
     fn validate(&self) -> Result<()> {
         let options = &self.options;
         options.settings.validate()?;

@@ -38,8 +38,11 @@ pub(crate) const WAITING_UNTIL: i64 = PAUSED_UNTIL - 1;
 /// The same: it waits for room with a consumer that has limits.
 pub(crate) const LIMITED_UNTIL: i64 = WAITING_UNTIL - 1;
 
+/// The same: all that is left of it waits for a release that knows its payload's version.
+pub(crate) const NEWER_UNTIL: i64 = LIMITED_UNTIL - 1;
+
 /// The latest time that an event can be given.
-pub(crate) const LATEST: i64 = LIMITED_UNTIL - 1;
+pub(crate) const LATEST: i64 = NEWER_UNTIL - 1;
 
 /// A row that another program wrote with a time further ahead must not set the box's own.
 const LOST_MAX: Duration = Duration::from_hours(1_000 * 366 * 24);

@@ -9,6 +9,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::bell::Bell;
+use crate::catalogue::CatalogueBook;
 use crate::clock::{BoxClock, Clock};
 use crate::db::owner::{self, OwnerLock};
 use crate::db::{Database, Synchronous, WriteEach};
@@ -29,6 +30,7 @@ use crate::outbox::strays::{self, Stray};
 use crate::pause_book::PauseBook;
 use crate::registry::{Registry, Subscription};
 use crate::settings::{self, Settings};
+use crate::stored_event::StoredEvent;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, RwLock};
 use crate::walk::Walk;
@@ -49,6 +51,7 @@ pub(crate) struct Core {
     pub(crate) db: Database<InsertJob>,
     pub(crate) clock: Arc<BoxClock>,
     pub(crate) registry: Registry,
+    pub(crate) catalogue: CatalogueBook,
     pub(crate) bell: Bell,
     pub(crate) leases: Leases,
     pub(crate) worker: WorkerSlot,
@@ -58,6 +61,9 @@ pub(crate) struct Core {
     pub(crate) pauses: PauseBook,
     pub(crate) order_walk: Walk,
     pub(crate) limit_walk: Walk,
+    pub(crate) newer_walk: Walk,
+    /// The same through what is paused, and waits for a newer release as well.
+    pub(crate) newer_paused_walk: Walk,
     pub(crate) failures: FailureBook,
     /// `None`: nobody is to be told anything.
     pub(crate) observing: Option<Observing>,
@@ -112,6 +118,7 @@ impl Core {
             db,
             clock: Arc::new(clock),
             registry: Registry::new(),
+            catalogue: CatalogueBook::default(),
             bell: Bell::new(),
             leases,
             worker: WorkerSlot::default(),
@@ -121,6 +128,8 @@ impl Core {
             pauses: PauseBook::new(),
             order_walk: Walk::default(),
             limit_walk: Walk::default(),
+            newer_walk: Walk::default(),
+            newer_paused_walk: Walk::default(),
             failures: FailureBook::default(),
             observing: Observing::by(options.observers),
             handler_threads: options.handler_threads,
@@ -200,18 +209,23 @@ impl Core {
         let Some(path) = self.db.path() else { return Ok(false) };
         let mut any = false;
         for dead in owner::find_dead(path) {
-            let now = self.clock.now();
-            let claims = self.db.read("take over", |conn| settle::claims_of(conn, dead.owner))?;
-            let done = self.db.write_each("take over", WriteEach::ALL, &claims, |conn, (seq, lease)| {
-                settle::take_from_the_dead(conn, *seq, *lease, dead.begun.contains(seq), now)
-            })?;
-            // Where a trigger is in the way, it is due when its lease runs out.
-            let taken = done.into_iter().filter(|done| matches!(done, Ok(true))).count();
-            log::info!(target: "postbox::worker", "took {taken} claims over from a box that died");
+            any |= self.take_over(dead.owner, &dead.begun)? > 0;
             dead.bury();
-            any |= taken > 0;
         }
         Ok(any)
+    }
+
+    /// The same for one box, whose handlers had begun these events (their `seq`). How many claims.
+    pub(crate) fn take_over(&self, owner: u32, begun: &[i64]) -> Result<usize> {
+        let now = self.clock.now();
+        let claims = self.db.read("take over", |conn| settle::claims_of(conn, owner))?;
+        let done = self.db.write_each("take over", WriteEach::ALL, &claims, |conn, (seq, lease)| {
+            settle::take_from_the_dead(conn, *seq, *lease, begun.contains(seq), now)
+        })?;
+        // Where a trigger is in the way, it is due when its lease runs out.
+        let taken = done.into_iter().filter(|done| matches!(done, Ok(true))).count();
+        log::info!(target: "postbox::worker", "took {taken} claims over from a box that died");
+        Ok(taken)
     }
 
     /// Whether a claim whose lease has run out is left to its owner a little longer: when its process lives, a jump of the
@@ -239,6 +253,7 @@ impl Core {
 
     /// Before a handler starts: if the process dies in it, this event is the one to blame.
     pub(crate) fn note_begun(&self, slot: u64, claim: Claim) {
+        self.db.crash().note_begun(slot, claim.seq);
         if let Some(lock) = &*self.owner_lock.read().unwrap_or_else(PoisonError::into_inner) {
             lock.note_begun(slot, claim.seq);
         }
@@ -269,7 +284,28 @@ impl Core {
     }
 
     pub(crate) fn prepare(&self, event: NewEvent, cause: Option<&Event>) -> Result<(PreparedEvent, Content)> {
-        insert::prepare(event, self.payload_bytes_max, cause, || self.new_id())
+        self.prepare_as(event, cause, || self.new_id())
+    }
+
+    /// The same under an id of the caller's, unless the event has a key.
+    pub(crate) fn prepare_as(
+        &self,
+        event: NewEvent,
+        cause: Option<&Event>,
+        id: impl FnOnce() -> Uuid,
+    ) -> Result<(PreparedEvent, Content)> {
+        let prepared = insert::prepare(event, self.payload_bytes_max, cause, id)?;
+        #[cfg(feature = "schema")]
+        self.catalogue.schemas.check(prepared.0.name(), prepared.0.version(), prepared.1.payload())?;
+        Ok(prepared)
+    }
+
+    /// Checked as if it were published, and published later.
+    pub(crate) fn store(&self, event: NewEvent) -> Result<StoredEvent> {
+        let stored = StoredEvent::of(event, self.payload_bytes_max)?;
+        #[cfg(feature = "schema")]
+        self.catalogue.schemas.check(stored.name(), stored.version(), stored.payload())?;
+        Ok(stored)
     }
 
     /// All or none.

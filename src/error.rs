@@ -46,6 +46,23 @@ pub enum Error {
         limit: usize,
     },
 
+    /// A payload does not fit the JSON Schema that was declared for its event's name and version
+    /// ([`Catalogue`](crate::Catalogue); feature `schema`). Nothing was written.
+    #[error(
+        "version {version} of `{event_name}` does not fit its schema: {}: {reason}",
+        describe_path(.path)
+    )]
+    SchemaViolation {
+        /// The event's name.
+        event_name: String,
+        /// The version of the payload's shape.
+        version: u32,
+        /// What does not fit, as a JSON Pointer into the payload, such as `/lines/1/price`; empty for the whole of it.
+        path: String,
+        /// Why: what the schema asks for. What stands there is not repeated.
+        reason: String,
+    },
+
     /// The consumer is subscribed to that name already.
     #[error("consumer `{consumer}` is subscribed to `{event_name}` already")]
     DuplicateSubscription {
@@ -53,6 +70,19 @@ pub enum Error {
         event_name: String,
         /// The consumer.
         consumer: String,
+    },
+
+    /// There is a link with the same ends and type already ([`Links::create_unique`](crate::Links::create_unique)).
+    #[error("{from} has a link to {to} of type {link_type} already: {id}")]
+    LinkExists {
+        /// The id of that link; where there are several, of the oldest.
+        id: uuid::Uuid,
+        /// Where it starts, as [`EntityRef`](crate::EntityRef) is written.
+        from: String,
+        /// Where it leads.
+        to: String,
+        /// Its type, as it is stored.
+        link_type: &'static str,
     },
 
     /// There is no such row.
@@ -275,7 +305,9 @@ impl Error {
             Error::CommitUnknown(_) => "CommitUnknown",
             Error::Invalid { .. } => "Invalid",
             Error::PayloadTooLarge { .. } => "PayloadTooLarge",
+            Error::SchemaViolation { .. } => "SchemaViolation",
             Error::DuplicateSubscription { .. } => "DuplicateSubscription",
+            Error::LinkExists { .. } => "LinkExists",
             Error::NotFound { .. } => "NotFound",
             Error::SchemaTooNew { .. } => "SchemaTooNew",
             Error::SchemaTooOld { .. } => "SchemaTooOld",
@@ -338,7 +370,9 @@ impl Error {
             Error::Panicked { .. } => Some(Fault::Other),
             Error::Invalid { .. }
             | Error::PayloadTooLarge { .. }
+            | Error::SchemaViolation { .. }
             | Error::DuplicateSubscription { .. }
+            | Error::LinkExists { .. }
             | Error::NotFound { .. }
             | Error::SchemaTooNew { .. }
             | Error::SchemaTooOld { .. }
@@ -460,6 +494,10 @@ fn describe_misfit(error: &serde_json::Error) -> String {
         }
         _ => "a value does not fit the type".to_owned(),
     }
+}
+
+fn describe_path(path: &str) -> String {
+    if path.is_empty() { "the payload".to_owned() } else { format!("at `{path}`") }
 }
 
 fn describe_detail(detail: &str) -> String {

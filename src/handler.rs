@@ -1,15 +1,20 @@
 //! What the application writes: handlers, and what they say.
 
+use std::any::Any;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::cascade::Announcement;
 use crate::error::Result;
 use crate::event::{Event, EventId, NewEvent};
 use crate::fault::Fault;
+use crate::links::EntityRef;
 use crate::postbox::Postbox;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::tx::Tx;
+use crate::typed::DomainEvent;
 
 /// Receives events **at least once**: it may run again for an event that it has handled, when the process dies before
 /// that is recorded. [`Event::id`] is the same at every delivery, for the outside world's own dedupe.
@@ -206,6 +211,21 @@ impl fmt::Display for HandlerError {
     }
 }
 
+/// What was said when the application's code panicked.
+pub(crate) fn panic_message(panic: Box<dyn Any + Send>) -> String {
+    let message =
+        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let message = match message {
+        Some(message) => format!("panicked: {message}"),
+        None => "panicked with something that is no text".to_owned(),
+    };
+    // What was thrown is the application's, and may panic in its own drop.
+    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        std::mem::forget(again);
+    }
+    message
+}
+
 /// Why a running handler's work may be in vain.
 #[derive(Debug, Default)]
 pub(crate) struct Cancellation {
@@ -257,6 +277,29 @@ impl Context<'_> {
     /// As [`Postbox::publish`].
     pub fn publish(&self, event: NewEvent) -> Result<EventId> {
         self.postbox.publish_caused_by(event, Some(self.event))
+    }
+
+    /// As [`Postbox::announce_deleted`]; its events are follow-ups, as of [`publish`](Context::publish). It is durable when this
+    /// returns. A second delivery publishes nothing twice: the links are gone.
+    ///
+    /// # Errors
+    /// As [`Postbox::announce_deleted`].
+    pub fn announce_deleted(&self, entity: &EntityRef) -> Result<Announcement> {
+        self.postbox.announce_deleted_caused_by(entity, Some(self.event))
+    }
+
+    /// The same for an event that is a type.
+    ///
+    /// # Errors
+    /// As [`Postbox::publish_typed`].
+    pub fn publish_typed<E: DomainEvent>(&self, event: &E) -> Result<EventId> {
+        self.publish(NewEvent::typed(event)?)
+    }
+
+    /// The event, as every handler is given it: for a typed one its id, attempt, conversation, and the name and version with which it
+    /// was published.
+    pub fn event(&self) -> &Event {
+        self.event
     }
 
     /// The consumer that this subscription was made for.

@@ -47,8 +47,13 @@
 //!   plain [`Handler`] for all others (at least once). A failure says what is to be done: [`HandlerError`].
 //!   Subscribe first, then start: what is due and wanted by nobody is processed without a handler
 //!   ([`UnhandledEvents`]).
+//! - **Type** events with a [`DomainEvent`]: [`Postbox::publish_typed`], [`Subscription::typed`], with [`Upcasters`] for what older
+//!   releases wrote. The [`Catalogue`] tells what is published and by nobody handled.
 //! - **Process** with [`Postbox::start`], or by hand with [`Postbox::process_batch`] and [`Postbox::drain`].
-//! - **Link** entities of different modules with [`Links`]; look at [`Outbox`], [`Inbox`], [`Stats`] and [`Health`],
+//! - **Link** entities of different modules with [`Links`]: once ([`Links::get_or_create`]), found by a [`LinkFilter`], followed from
+//!   one to the next ([`Links::walk`]). Say that one was deleted with [`Tx::announce_deleted`]: modules whose entities hang on it
+//!   are told by an event, a [`LinkCascade`].
+//! - **See** how it stands: look at [`Outbox`], [`Inbox`], [`Stats`] and [`Health`],
 //!   and at how far behind each consumer is: [`Postbox::lag`].
 //! - **Watch** what it does, as it does it, with an [`Observer`].
 //! - **Look** at events with [`Outbox::list`] and an [`EventFilter`], at all that became of one with [`Outbox::story`], and at
@@ -101,7 +106,7 @@
 //! | | warn | processing pauses after a fault of the file (once a fault); the last outcomes cannot be recorded yet; events wait for a lease to run out |
 //! | | info | started, ended, took over from a process that died; processing goes on after a fault |
 //! | `postbox::delivery` | error | an event can be neither settled nor set aside, or neither claimed nor set aside; an observer panicked (once a box) |
-//! | | warn | a dead letter; failed for good; a handler or a breaker pauses a consumer; a pause that cannot be stored or ended; a lost lease; nobody subscribes (once a name); a row that cannot be read; a shared transaction failed; an outcome cannot be recorded |
+//! | | warn | a dead letter; failed for good; a handler or a breaker pauses a consumer; a pause that cannot be stored or ended; a lost lease; nobody subscribes (once a name); a version that is too new (once a name and version); a row that cannot be read; a shared transaction failed; an outcome cannot be recorded |
 //! | | info | an attempt failed and will be retried |
 //! | `postbox::settings` | warn | a setting in the file cannot be used (once a key) |
 //!
@@ -142,6 +147,10 @@
 //! # }
 //! ```
 //!
+//! With the feature `testing` there is more: a box for tests in one line, drains that move the clock along, assertions that list what
+//! was published instead, recording consumers, one handler alone, and crashes between two steps. [`testing`] has the page "Testing
+//! your application".
+//!
 //! # Features
 //!
 //! `bundled` (default): builds SQLite from the source that rusqlite ships. Without it the host's SQLite is linked, and
@@ -152,10 +161,17 @@
 //!
 //! `metrics`: the module `metrics`, with an [`Observer`] that counts through the [`metrics`](https://docs.rs/metrics) crate.
 //!
+//! `schema`: JSON Schemas in the [`Catalogue`], derived from types with [`schemars`](https://docs.rs/schemars) (which is
+//! `postbox::schemars`) or written by hand, by which payloads are checked when they are published.
+//!
+//! `testing`: what applications test themselves with, in the module [`testing`]. It adds no dependency.
+//!
 //! `tracing`: a span for each delivery, as above.
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "schema")]
+pub use schemars;
 pub use {rusqlite, serde_json, time, uuid};
 
 mod backoff;
@@ -163,9 +179,13 @@ mod bell;
 mod blocked;
 mod breaker;
 mod builder;
+mod cascade;
+mod catalogue;
 mod clock;
 mod consumers;
 mod core;
+mod crash;
+mod cursor;
 mod db;
 mod decisions;
 mod error;
@@ -185,10 +205,12 @@ mod limits;
 mod links;
 #[cfg(feature = "metrics")]
 pub mod metrics;
+mod newer;
 mod observer;
 mod observing;
 mod ordering;
 mod outbox;
+mod page;
 mod pause_book;
 mod pauses;
 mod postbox;
@@ -199,6 +221,8 @@ mod saga;
 mod sagas;
 #[cfg(all(test, shuttle))]
 mod schedules;
+#[cfg(feature = "schema")]
+mod schemas;
 mod services;
 mod settings;
 mod span;
@@ -208,6 +232,7 @@ mod story;
 mod sync;
 pub mod testing;
 mod tx;
+mod typed;
 mod validate;
 mod verify;
 mod walk;
@@ -216,7 +241,10 @@ mod worker;
 pub use crate::backoff::Backoff;
 pub use crate::blocked::BlockedAggregate;
 pub use crate::builder::Builder;
+pub use crate::cascade::{Announcement, LinkCascade};
+pub use crate::catalogue::{Catalogue, CatalogueEntry, CatalogueVersion, EventDeclaration};
 pub use crate::clock::Clock;
+pub use crate::cursor::Cursor;
 pub use crate::db::compact::Compaction;
 pub use crate::error::{Error, Result};
 pub use crate::event::{Event, EventId, NewEvent};
@@ -228,12 +256,16 @@ pub use crate::health::Health;
 pub use crate::history::{HistoryEntry, HistoryKind, RecentFailure};
 pub use crate::inbox::{ConsumerSummary, InboxEvent, InboxId, InboxStatus};
 pub use crate::lag::ConsumerLag;
-pub use crate::links::{EntityRef, IntegrationLink, LinkType, NewLink};
+pub use crate::links::{
+    EntityRef, IntegrationLink, LinkDirection, LinkFilter, LinkPage, LinkType, LinkWalk, LinkedEntity,
+    MovedLinks, NewLink, UniqueLink, WalkOptions,
+};
 pub use crate::observer::{DeadLettered, Drained, Failed, Finished, Observer, Published, Started};
 pub use crate::outbox::{
-    Backlog, CausationNode, CausationTree, Cursor, EventFilter, EventPage, EventSummary, OutboxEvent,
-    OutboxStatus, Page, ReplayBacklog,
+    Backlog, CausationNode, CausationTree, EventFilter, EventPage, EventSummary, OutboxEvent, OutboxStatus,
+    ReplayBacklog,
 };
+pub use crate::page::Page;
 pub use crate::pauses::{Pause, PauseTarget};
 pub use crate::postbox::{Postbox, check_backup, restore};
 pub use crate::registry::{Registry, Subscription};
@@ -246,6 +278,7 @@ pub use crate::settings::{Settings, UnhandledEvents};
 pub use crate::stats::Stats;
 pub use crate::story::EventStory;
 pub use crate::tx::Tx;
+pub use crate::typed::{DomainEvent, Upcasters};
 pub use crate::verify::{Finding, Severity, Verification};
 pub use crate::worker::{ShutdownReport, Worker};
 

@@ -51,30 +51,44 @@ fn remember(core: &Core, conn: &Connection, behind: i64) -> Result<(Vec<i64>, Op
     let waiting = parked::behind(conn, LIMITED_UNTIL, behind, LOOKED_AT_MAX)?;
     let last = waiting.last().map(|last| last.seq).filter(|_| waiting.len() == LOOKED_AT_MAX);
     let mut free = Vec::new();
-    for Parked { seq, event_name, deliver_to } in waiting {
+    for Parked { seq, event_name, deliver_to, version } in waiting {
         let only = deliver_to.as_deref().map(serde_json::from_str::<Vec<String>>);
-        let mut waits = false;
+        let (mut waits, mut is_ready) = (false, false);
         for subscription in core.registry.consumers_of(&event_name).iter() {
-            let (Some(limiter), consumer) = (&subscription.limiter, &subscription.consumer_name) else {
+            let consumer = &subscription.consumer_name;
+            // The others have had their turn, but for those that did not know its version before.
+            if (subscription.limiter.is_none() && (version <= 1 || subscription.reads.is_none()))
+                || subscription.is_too_old_for(version)
+            {
                 continue;
-            };
+            }
             let is_asked = !matches!(&only, Some(Ok(only)) if !only.contains(consumer));
             let standing = inbox::standing_of(conn, seq, consumer)?;
             let is_open = is_asked && !standing.is_some_and(|(status, gave_up)| status.is_done() || gave_up);
             // It has no use for room before its turn, or while it is paused: it is planned anew then.
             if is_open && !has_to_wait(core, conn, seq, subscription)? {
-                limiter.note_waiting(seq);
-                waits = true;
+                if let Some(limiter) = &subscription.limiter {
+                    limiter.note_waiting(seq);
+                    waits = true;
+                } else {
+                    is_ready = true;
+                }
             }
         }
-        if !waits {
+        if is_ready || !waits {
             free.push(seq);
         }
     }
     Ok((free, last))
 }
 
-fn has_to_wait(core: &Core, conn: &Connection, seq: i64, subscription: &Subscription) -> Result<bool> {
+/// For the end of a pause, or its turn.
+pub(crate) fn has_to_wait(
+    core: &Core,
+    conn: &Connection,
+    seq: i64,
+    subscription: &Subscription,
+) -> Result<bool> {
     if core.pauses.is_consumer_paused(core, &subscription.consumer_name) {
         return Ok(true);
     }

@@ -1,26 +1,48 @@
-//! The table `integration_link`: its types and all of its SQL.
+//! The table `integration_link`: its types; all of its SQL is below.
+
+mod change;
+mod create;
+mod filter;
+mod find;
+mod list;
+mod row;
+mod unique;
+mod walk;
 
 use std::fmt;
 
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
-use rusqlite::{Connection, Row, params};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::clock::from_micros;
-use crate::error::{Error, Result};
+pub use self::change::MovedLinks;
+pub(crate) use self::change::{delete, delete_of, move_entity};
+pub(crate) use self::create::{create, prepare};
+pub use self::filter::LinkFilter;
+pub(crate) use self::find::{
+    around, cascades_from, count_from_module, find_bidirectional, find_by_type, find_inbound, find_outbound,
+    get, get_by_seq,
+};
+pub use self::list::LinkPage;
+pub(crate) use self::list::list;
+pub use self::unique::UniqueLink;
+pub(crate) use self::unique::{create_unique, get_or_create};
+pub(crate) use self::walk::walk;
+pub use self::walk::{LinkDirection, LinkWalk, LinkedEntity, WalkOptions};
+use crate::error::Result;
 use crate::json::Json;
 use crate::validate;
 
-/// What a link means. The library stores it and does nothing about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+/// What a link means. The library stores it and does nothing about it by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LinkType {
     /// The source knows of the target.
     Reference,
-    /// The target goes when the source goes.
+    /// The target goes when the source goes: the module that owns the target is told so, where the application
+    /// [announces](crate::Tx::announce_deleted) that the source was deleted.
     Cascade,
     /// The target belongs to the source's aggregate.
     AggregateRoot,
@@ -61,7 +83,7 @@ impl FromSql for LinkType {
 }
 
 /// An entity of some module.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct EntityRef {
     /// The module that owns it; 1 to 127 characters.
     pub module: String,
@@ -80,7 +102,19 @@ impl EntityRef {
     ) -> Self {
         EntityRef { module: module.into(), entity_type: entity_type.into(), entity_id: entity_id.into() }
     }
+
+    /// The names that a refusal gives module, type and id.
+    pub(crate) fn validate(&self, [module, entity_type, entity_id]: [&'static str; 3]) -> Result<()> {
+        validate::name(module, &self.module, validate::MODULE_MAX)?;
+        validate::name(entity_type, &self.entity_type, validate::TYPE_MAX)?;
+        validate::name(entity_id, &self.entity_id, validate::ENTITY_ID_MAX)
+    }
 }
+
+/// The fields of an entity that stands by itself, of a link's source and of its target.
+pub(crate) const ENTITY: [&str; 3] = ["module", "entity_type", "entity_id"];
+pub(crate) const SOURCE: [&str; 3] = ["source_module", "source_entity_type", "source_entity_id"];
+pub(crate) const TARGET: [&str; 3] = ["target_module", "target_entity_type", "target_entity_id"];
 
 impl fmt::Display for EntityRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -151,175 +185,4 @@ impl fmt::Debug for IntegrationLink {
             .field("updated_at", &self.updated_at)
             .finish_non_exhaustive()
     }
-}
-
-/// A link that was checked and serialised.
-pub(crate) struct PreparedLink {
-    link: NewLink,
-    metadata: Option<String>,
-}
-
-pub(crate) fn prepare(link: NewLink, metadata_bytes_max: usize) -> Result<PreparedLink> {
-    let metadata = check(&link, metadata_bytes_max)?;
-    Ok(PreparedLink { link, metadata })
-}
-
-/// The metadata as JSON.
-fn check(link: &NewLink, metadata_bytes_max: usize) -> Result<Option<String>> {
-    let ends = [
-        (&link.source, ["source_module", "source_entity_type", "source_entity_id"]),
-        (&link.target, ["target_module", "target_entity_type", "target_entity_id"]),
-    ];
-    for (end, [module, entity_type, entity_id]) in ends {
-        validate::name(module, &end.module, validate::MODULE_MAX)?;
-        validate::name(entity_type, &end.entity_type, validate::TYPE_MAX)?;
-        validate::name(entity_id, &end.entity_id, validate::ENTITY_ID_MAX)?;
-    }
-    link.metadata.as_ref().map(|value| value.to_text("metadata", metadata_bytes_max)).transpose()
-}
-
-pub(crate) fn create(conn: &Connection, link: PreparedLink, id: Uuid, now: i64) -> Result<IntegrationLink> {
-    let NewLink { source, target, link_type, metadata } = link.link;
-    let metadata = metadata.map(Json::into_value);
-    let inserted = conn
-        .prepare_cached(
-            "INSERT INTO main.integration_link
-                (id, source_module, source_entity_type, source_entity_id, target_module, target_entity_type,
-                 target_entity_id, link_type, metadata, created_at, updated_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10)",
-        )?
-        .execute(params![
-            id,
-            source.module,
-            source.entity_type,
-            source.entity_id,
-            target.module,
-            target.entity_type,
-            target.entity_id,
-            link_type,
-            link.metadata,
-            now,
-        ])?;
-    if inserted != 1 {
-        return Err(Error::NotStored { what: "the link", table: "integration_link" });
-    }
-    let at = from_micros(now);
-    Ok(IntegrationLink { id, source, target, link_type, metadata, created_at: at, updated_at: at })
-}
-
-macro_rules! select_link {
-    ($rest:literal) => {
-        concat!(
-            "SELECT id, source_module, source_entity_type, source_entity_id, target_module, target_entity_type,
-                    target_entity_id, link_type, metadata, created_at, updated_at
-             FROM main.integration_link ",
-            $rest
-        )
-    };
-}
-
-fn read(row: &Row<'_>) -> Result<IntegrationLink> {
-    let metadata: Option<String> = row.get(8)?;
-    Ok(IntegrationLink {
-        id: row.get(0)?,
-        source: EntityRef { module: row.get(1)?, entity_type: row.get(2)?, entity_id: row.get(3)? },
-        target: EntityRef { module: row.get(4)?, entity_type: row.get(5)?, entity_id: row.get(6)? },
-        link_type: row.get(7)?,
-        metadata: metadata.as_deref().map(serde_json::from_str).transpose()?,
-        created_at: from_micros(row.get(9)?),
-        updated_at: from_micros(row.get(10)?),
-    })
-}
-
-fn read_all(conn: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<Vec<IntegrationLink>> {
-    let mut statement = conn.prepare_cached(sql)?;
-    let mut rows = statement.query(params)?;
-    let mut links = Vec::new();
-    while let Some(row) = rows.next()? {
-        links.push(read(row)?);
-    }
-    Ok(links)
-}
-
-pub(crate) fn get(conn: &Connection, id: Uuid) -> Result<Option<IntegrationLink>> {
-    Ok(read_all(conn, select_link!("WHERE id = ?1"), [id])?.pop())
-}
-
-pub(crate) fn delete(conn: &Connection, id: Uuid) -> Result<IntegrationLink> {
-    let link = get(conn, id)?.ok_or_else(|| Error::NotFound { what: "link", id: id.to_string() })?;
-    let deleted = conn.prepare_cached("DELETE FROM main.integration_link WHERE id = ?1")?.execute([id])?;
-    if deleted == 1 {
-        Ok(link)
-    } else {
-        Err(Error::NotStored { what: "the deletion of the link", table: "integration_link" })
-    }
-}
-
-pub(crate) fn find_outbound(conn: &Connection, source: &EntityRef) -> Result<Vec<IntegrationLink>> {
-    read_all(
-        conn,
-        select_link!(
-            "WHERE source_module = ?1 AND source_entity_type = ?2 AND source_entity_id = ?3 ORDER BY seq"
-        ),
-        [&source.module, &source.entity_type, &source.entity_id],
-    )
-}
-
-pub(crate) fn find_inbound(conn: &Connection, target: &EntityRef) -> Result<Vec<IntegrationLink>> {
-    read_all(
-        conn,
-        select_link!(
-            "WHERE target_module = ?1 AND target_entity_type = ?2 AND target_entity_id = ?3 ORDER BY seq"
-        ),
-        [&target.module, &target.entity_type, &target.entity_id],
-    )
-}
-
-/// Those that start at or lead to the entity, oldest first, so many at the most; an error for each that cannot be read.
-pub(crate) fn around(
-    conn: &Connection,
-    entity: &EntityRef,
-    limit: usize,
-) -> Result<Vec<Result<IntegrationLink>>> {
-    let mut statement = conn.prepare_cached(select_link!(
-        "WHERE (source_module = ?1 AND source_entity_type = ?2 AND source_entity_id = ?3)
-            OR (target_module = ?1 AND target_entity_type = ?2 AND target_entity_id = ?3)
-         ORDER BY seq LIMIT ?4"
-    ))?;
-    let mut rows = statement.query(params![entity.module, entity.entity_type, entity.entity_id, limit])?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        found.push(read(row));
-    }
-    Ok(found)
-}
-
-pub(crate) fn find_by_type(conn: &Connection, link_type: LinkType) -> Result<Vec<IntegrationLink>> {
-    read_all(conn, select_link!("WHERE link_type = ?1 ORDER BY seq"), [link_type])
-}
-
-/// The oldest link between the two, whichever way it leads.
-pub(crate) fn find_bidirectional(
-    conn: &Connection,
-    one: &EntityRef,
-    other: &EntityRef,
-) -> Result<Option<IntegrationLink>> {
-    let found = read_all(
-        conn,
-        select_link!(
-            "WHERE (source_module = ?1 AND source_entity_type = ?2 AND source_entity_id = ?3
-                    AND target_module = ?4 AND target_entity_type = ?5 AND target_entity_id = ?6)
-                OR (source_module = ?4 AND source_entity_type = ?5 AND source_entity_id = ?6
-                    AND target_module = ?1 AND target_entity_type = ?2 AND target_entity_id = ?3)
-             ORDER BY seq LIMIT 1"
-        ),
-        [&one.module, &one.entity_type, &one.entity_id, &other.module, &other.entity_type, &other.entity_id],
-    )?;
-    Ok(found.into_iter().next())
-}
-
-pub(crate) fn count_from_module(conn: &Connection, source_module: &str) -> Result<u64> {
-    Ok(conn
-        .prepare_cached("SELECT count(*) FROM main.integration_link WHERE source_module = ?1")?
-        .query_row([source_module], |row| row.get(0))?)
 }

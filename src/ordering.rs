@@ -188,12 +188,13 @@ fn find_free(core: &Core, conn: &Connection, behind: i64) -> Result<(Vec<i64>, O
     Ok((free, last))
 }
 
-/// Whether any of its consumers could receive it now, or none is left. One that is paused could not.
+/// Whether any of its consumers could receive it now, or none is left. One that is paused, or too old for it, could not.
 fn is_free(core: &Core, conn: &Connection, seq: i64, in_hands: &InHands) -> Result<bool> {
     let now = core.clock.now();
     let Some((event_name, of)) = order::of_event(conn, seq)? else { return Ok(true) };
     let only = order::deliver_to(conn, seq)?;
     let has_index = order::has_index(conn)?;
+    let version = order::version(conn, seq)?;
     let mut has_waiting = false;
     for subscription in core.registry.consumers_of(&event_name).iter() {
         let consumer = &subscription.consumer_name;
@@ -203,7 +204,8 @@ fn is_free(core: &Core, conn: &Connection, seq: i64, in_hands: &InHands) -> Resu
         {
             continue;
         }
-        let waits = core.pauses.is_consumer_paused(core, consumer)
+        let waits = subscription.is_too_old_for(version)
+            || core.pauses.is_consumer_paused(core, consumer)
             || has_index
                 && subscription.order.is_some()
                 && is_behind(&core.registry, conn, &of, seq, subscription, in_hands, now)?;

@@ -11,6 +11,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::builder::Builder;
+use crate::cascade::Announcement;
+use crate::catalogue::Catalogue;
 use crate::core::Core;
 use crate::db::compact::Compaction;
 use crate::db::{self, Synchronous};
@@ -19,6 +21,7 @@ use crate::event::{Event, EventId, NewEvent};
 use crate::exchange::{self, ImportedEvent};
 use crate::health::Health;
 use crate::lag::{self, ConsumerLag};
+use crate::links::EntityRef;
 use crate::observing::Observing;
 use crate::outbox::{self, insert, settle};
 use crate::pause_book;
@@ -30,6 +33,7 @@ use crate::services::{Access, Inbox, Links, Outbox, Sagas};
 use crate::settings::{self, Settings};
 use crate::stats::{self, Stats};
 use crate::tx::Tx;
+use crate::typed::DomainEvent;
 use crate::verify::{self, Verification};
 use crate::worker::{self, Worker};
 
@@ -125,6 +129,15 @@ impl Postbox {
             .ok_or(Error::NotStored { what: "the event", table: "outbox_event" })
     }
 
+    /// Publishes an event that is a type of the application's: its name, module, aggregate and version are those of the type. To say
+    /// more about it, publish what [`NewEvent::typed`] makes of it.
+    ///
+    /// # Errors
+    /// As [`publish`](Postbox::publish); [`Error::Invalid`] with the field `payload` when the type cannot be JSON.
+    pub fn publish_typed<E: DomainEvent>(&self, event: &E) -> Result<EventId> {
+        self.publish(NewEvent::typed(event)?)
+    }
+
     /// Publishes events in one transaction: all or none. Their ids are in the order of the events.
     ///
     /// # Errors
@@ -215,11 +228,20 @@ impl Postbox {
         &self,
         f: impl FnOnce(&Tx<'_>) -> std::result::Result<T, E>,
     ) -> std::result::Result<T, E> {
+        self.transaction_caused_by("transaction", None, f)
+    }
+
+    fn transaction_caused_by<T, E: From<Error>>(
+        &self,
+        operation: &'static str,
+        cause: Option<&Event>,
+        f: impl FnOnce(&Tx<'_>) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
         let core = &*self.core;
-        let writer = core.db.lock("transaction")?;
-        let open = writer.begin(Synchronous::Full, "transaction")?;
+        let writer = core.db.lock(operation)?;
+        let open = writer.begin(Synchronous::Full, operation)?;
         core.observing.iter().for_each(Observing::transaction_begins);
-        let value = writer.lend(|| f(&Tx::new(&writer, core, None)))?;
+        let value = writer.lend(|| f(&Tx::new(&writer, core, cause)))?;
         let published = core.observing.as_ref().map(|observing| observing.take_published(writer.conn()));
         open.commit()?;
         if let Err(error) = core.pauses.reload_after(writer.conn(), core.clock.now()) {
@@ -232,6 +254,23 @@ impl Postbox {
             observing.tell_publications(&core.db, &published);
         }
         Ok(value)
+    }
+
+    /// Says that the application has deleted this entity, in a transaction of its own: as [`Tx::announce_deleted`], which belongs
+    /// into the transaction that deletes it wherever that is one of the box's.
+    ///
+    /// # Errors
+    /// As [`Tx::announce_deleted`]; otherwise as [`transaction`](Postbox::transaction).
+    pub fn announce_deleted(&self, entity: &EntityRef) -> Result<Announcement> {
+        self.announce_deleted_caused_by(entity, None)
+    }
+
+    pub(crate) fn announce_deleted_caused_by(
+        &self,
+        entity: &EntityRef,
+        cause: Option<&Event>,
+    ) -> Result<Announcement> {
+        self.transaction_caused_by("announce_deleted", cause, |tx| tx.announce_deleted(entity))
     }
 
     /// Wakes the worker: "I committed something". Optional; it saves the wait of up to a second.
@@ -280,6 +319,11 @@ impl Postbox {
     /// Who subscribes to what.
     pub fn registry(&self) -> &Registry {
         &self.core.registry
+    }
+
+    /// Which events the application publishes, as its modules have declared, and who receives them.
+    pub fn catalogue(&self) -> Catalogue<'_> {
+        Catalogue::new(&self.core.catalogue, &self.core.registry)
     }
 
     // ---- processing ------------------------------------------------------------------------------------------------
@@ -637,7 +681,8 @@ impl Postbox {
     ///
     /// They are delivered like events that are published now, behind all that are there: every consumer that subscribes receives
     /// them, whoever has received them where they come from. [`ImportedEvent::processed`] takes them over as history instead.
-    /// Attempts, inbox rows, errors and history stay where they were.
+    /// Attempts, inbox rows, errors and history stay where they were. Schemas of the [catalogue](Postbox::catalogue) are for what is
+    /// published, and these have been.
     ///
     /// ```
     /// # use postbox::{ImportedEvent, NewEvent, Postbox};

@@ -12,13 +12,14 @@ use crate::handler::{Handler, TransactionalHandler};
 use crate::limiter::Limiter;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
+use crate::typed::Reads;
 use crate::validate;
 
 /// A named consumer's interest in an event name or pattern.
 ///
 /// The name is exact, or ends in a wildcard: `invoice.*` matches every name below `invoice.`, at every depth, and `*`
-/// matches every name. A consumer that matches an event more than once runs once: the exact name wins, then the longest
-/// pattern.
+/// matches every name. A consumer that matches an event more than once runs once: the exact name wins, then an
+/// [alias](Subscription::alias), then the longest pattern.
 ///
 /// Names have 1 to 255 characters; [`Postbox::subscribe`](crate::Postbox::subscribe) checks them.
 #[must_use = "a subscription does nothing until it is subscribed"]
@@ -33,6 +34,9 @@ pub struct Subscription {
     pub(crate) order: Option<Order>,
     pub(crate) limiter: Option<Limiter>,
     pub(crate) time_limit: Option<Duration>,
+    aliases: Vec<String>,
+    /// Of a typed one.
+    pub(crate) reads: Option<Reads>,
 }
 
 /// What happens behind an event that an ordered consumer cannot process.
@@ -84,7 +88,32 @@ impl Subscription {
             order: None,
             limiter: None,
             time_limit: None,
+            aliases: Vec::new(),
+            reads: None,
         }
+    }
+
+    /// Events of this name reach it as well: one under which they were published before. Not a pattern. It may be called again, for
+    /// more.
+    ///
+    /// ```
+    /// # use postbox::{Context, Event, NewEvent, Postbox, Subscription};
+    /// # fn main() -> postbox::Result<()> {
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// postbox.publish(NewEvent::new("bill.created", "finance", "Invoice", "inv-1"))?; // by the release before
+    ///
+    /// let handler = |event: &Event, _: &Context<'_>| Ok(println!("{}", event.name()));
+    /// postbox.subscribe(Subscription::new("invoice.created", "operations", handler).alias("bill.created"))?;
+    /// assert_eq!(postbox.drain()?, 1); // bill.created
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// [`Event::name`](crate::Event::name) is the name under which an event was published, and so are the names that are paused, looked
+    /// for, and retained.
+    pub fn alias(mut self, former_name: impl Into<String>) -> Self {
+        self.aliases.push(former_name.into());
+        self
     }
 
     /// An event's consumers run one after the other, higher first, ties in order of registration. 0 when not given.
@@ -254,12 +283,50 @@ impl Subscription {
         if self.max_attempts == Some(0) {
             return Err(Error::invalid("max_attempts", "must be at least 1"));
         }
+        for (place, alias) in self.aliases.iter().enumerate() {
+            validate::name("alias", alias, validate::EVENT_NAME_MAX)?;
+            if alias.contains('*') {
+                return Err(Error::invalid(
+                    "alias",
+                    format!("`{alias}` is a pattern, and aliases are names"),
+                ));
+            }
+            if *alias == self.event_name || self.aliases[..place].contains(alias) {
+                return Err(Error::invalid("alias", format!("`{alias}` is the subscription's name already")));
+            }
+        }
+        self.reads.as_ref().map_or(Ok(()), Reads::validate)?;
         self.breaker.as_ref().map_or(Ok(()), Breaker::validate)?;
         self.limiter.as_ref().map_or(Ok(()), Limiter::validate)?;
         if self.time_limit.is_some_and(|limit| limit < TIME_LIMIT_LEAST) {
             return Err(Error::invalid("time_limit", "must be at least 1 ms"));
         }
         self.backoff.map_or(Ok(()), |backoff| backoff.validate())
+    }
+
+    /// How closely the name is matched, if it is: the exact name before an alias, that before any pattern, a longer pattern before a
+    /// shorter.
+    fn closeness(&self, event_name: &str) -> Option<usize> {
+        if self.event_name == event_name {
+            return Some(usize::MAX);
+        }
+        if self.aliases.iter().any(|alias| alias == event_name) {
+            return Some(usize::MAX - 1);
+        }
+        closeness(&self.event_name, event_name)
+    }
+
+    /// The name or pattern of both, or an alias of both. What is one's name and the other's alias goes to the first.
+    fn shared_name(&self, other: &Subscription) -> Option<&String> {
+        if self.event_name == other.event_name {
+            return Some(&self.event_name);
+        }
+        self.aliases.iter().find(|alias| other.aliases.contains(alias))
+    }
+
+    /// Whether events of this version are for a later release of the application: this one does not know what they say.
+    pub(crate) fn is_too_old_for(&self, version: u32) -> bool {
+        self.reads.as_ref().is_some_and(|reads| reads.version < version)
     }
 
     pub(crate) fn is_transactional(&self) -> bool {
@@ -280,6 +347,8 @@ impl fmt::Debug for Subscription {
             .field("order", &self.order)
             .field("limiter", &self.limiter)
             .field("time_limit", &self.time_limit)
+            .field("aliases", &self.aliases)
+            .field("reads", &self.reads)
             .finish_non_exhaustive()
     }
 }
@@ -299,6 +368,8 @@ pub struct Registry {
     has_ordered: AtomicBool,
     /// The same of one with limits.
     has_limits: AtomicBool,
+    /// The same of a typed one.
+    has_typed: AtomicBool,
 }
 
 impl Registry {
@@ -309,6 +380,7 @@ impl Registry {
             generation: AtomicU64::new(0),
             has_ordered: AtomicBool::new(false),
             has_limits: AtomicBool::new(false),
+            has_typed: AtomicBool::new(false),
         }
     }
 
@@ -321,6 +393,9 @@ impl Registry {
         }
         if new.iter().any(|subscription| subscription.limiter.is_some()) {
             self.has_limits.store(true, Ordering::Release);
+        }
+        if new.iter().any(|subscription| subscription.reads.is_some()) {
+            self.has_typed.store(true, Ordering::Release);
         }
         state.extend(new.into_iter().map(Arc::new));
         self.changed();
@@ -346,7 +421,7 @@ impl Registry {
         consumers.iter().any(|consumer| names.contains(&consumer.consumer_name))
     }
 
-    /// The names and patterns that are subscribed to, each once, in order of registration.
+    /// The names and patterns that are subscribed to, each once, in order of registration. Without aliases.
     pub fn event_names(&self) -> Vec<String> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         let mut names: Vec<String> = Vec::new();
@@ -356,6 +431,12 @@ impl Registry {
             }
         }
         names
+    }
+
+    /// The name or pattern of each subscription, with its aliases.
+    pub(crate) fn names_and_aliases(&self) -> Vec<(String, Vec<String>)> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.iter().map(|of| (of.event_name.clone(), of.aliases.clone())).collect()
     }
 
     /// How many subscriptions there are.
@@ -417,6 +498,10 @@ impl Registry {
         self.has_limits.load(Ordering::Acquire)
     }
 
+    pub(crate) fn has_typed(&self) -> bool {
+        self.has_typed.load(Ordering::Acquire)
+    }
+
     /// Those with limits.
     pub(crate) fn limited(&self) -> Vec<Arc<Subscription>> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
@@ -448,20 +533,20 @@ fn check(present: &[Arc<Subscription>], new: &[Subscription]) -> Result<()> {
         subscription.validate()?;
     }
     for (index, one) in new.iter().enumerate() {
-        let same = |other: &Subscription| {
-            other.event_name == one.event_name && other.consumer_name == one.consumer_name
-        };
-        if present.iter().any(|other| same(other)) || new[..index].iter().any(same) {
-            return Err(Error::DuplicateSubscription {
-                event_name: one.event_name.clone(),
-                consumer: one.consumer_name.clone(),
-            });
+        let others = present.iter().map(|other| &**other).chain(&new[..index]);
+        for other in others.filter(|other| other.consumer_name == one.consumer_name) {
+            if let Some(event_name) = one.shared_name(other) {
+                return Err(Error::DuplicateSubscription {
+                    event_name: event_name.clone(),
+                    consumer: one.consumer_name.clone(),
+                });
+            }
         }
     }
     Ok(())
 }
 
-/// How closely the pattern matches the name, if it does: the exact name before any pattern, a longer pattern before a shorter.
+/// How closely the pattern matches the name, if it does, without aliases: the exact name before any pattern, a longer pattern before a shorter.
 pub(crate) fn closeness(pattern: &str, event_name: &str) -> Option<usize> {
     match pattern.strip_suffix('*') {
         None => (pattern == event_name).then_some(usize::MAX),
@@ -475,7 +560,7 @@ pub(crate) fn closeness(pattern: &str, event_name: &str) -> Option<usize> {
 fn find(subscriptions: &[Arc<Subscription>], event_name: &str) -> Consumers {
     let mut found: Vec<(usize, &Arc<Subscription>)> = Vec::new();
     for subscription in subscriptions {
-        let Some(closeness) = closeness(&subscription.event_name, event_name) else { continue };
+        let Some(closeness) = subscription.closeness(event_name) else { continue };
         match found.iter_mut().find(|(_, other)| other.consumer_name == subscription.consumer_name) {
             Some(other) if other.0 < closeness => *other = (closeness, subscription),
             Some(_) => {}

@@ -6,7 +6,7 @@ use crate::core::Core;
 use crate::error::Result;
 use crate::failures::LastFailure;
 use crate::health::Health;
-use crate::outbox;
+use crate::outbox::{self, newer};
 
 /// The box in numbers, of one moment. Reading them takes a fraction of a millisecond, however many rows there are.
 ///
@@ -29,6 +29,10 @@ pub struct Stats {
     /// All events in the file. For a moment it may be more than those above together: of rows to which another program has
     /// given a status that nobody knows, until the box sets them aside.
     pub total: u64,
+    /// Of those that are pending, events that wait for a release that knows their payload's version
+    /// ([`DomainEvent`](crate::DomainEvent#versions)), as far as a worker has come upon them. Counted up to 5,000;
+    /// [`Backlog::newer`](crate::Backlog::newer) counts all.
+    pub held_back: u64,
     /// Subscriptions of this box.
     pub handler_count: usize,
     /// Whether this box has a running worker.
@@ -55,11 +59,15 @@ pub struct Stats {
     pub health: Health,
 }
 
+/// So many are counted one by one: a fraction of a millisecond.
+const HELD_BACK_MAX: u64 = 5_000;
+
 pub(crate) fn stats(core: &Core) -> Result<Stats> {
-    let (counts, oldest) = core.db.read("stats", |conn| {
+    let (counts, oldest, held_back) = core.db.read("stats", |conn| {
         // One snapshot for both, unless the thread is inside a transaction, which is one.
         let snapshot = if conn.is_autocommit() { Some(conn.unchecked_transaction()?) } else { None };
-        let read = (outbox::count(conn)?, outbox::oldest_pending(conn)?);
+        let held_back = newer::count(conn, HELD_BACK_MAX)?;
+        let read = (outbox::count(conn)?, outbox::oldest_pending(conn)?, held_back);
         drop(snapshot);
         Ok(read)
     })?;
@@ -74,6 +82,7 @@ pub(crate) fn stats(core: &Core) -> Result<Stats> {
         failed: counts.failed,
         dead_letter: counts.dead_letter,
         total: counts.total,
+        held_back,
         handler_count: core.registry.handler_count(),
         worker_running: core.worker.is_running(),
         oldest_pending_age_ms: oldest.map(age_ms),

@@ -74,6 +74,16 @@ impl StoredEvent {
         &self.event_name
     }
 
+    #[cfg(feature = "schema")]
+    pub(crate) fn version(&self) -> u32 {
+        self.version
+    }
+
+    #[cfg(feature = "schema")]
+    pub(crate) fn payload(&self) -> &Value {
+        &self.payload
+    }
+
     /// To be published now, under this correlation id if it has none of its own. `cause`: the event whose handler publishes it.
     pub(crate) fn prepare(
         self,

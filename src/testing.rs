@@ -1,48 +1,53 @@
-//! What tests need to be deterministic.
+//! What tests need to be deterministic, and, with the feature `testing`, what applications test themselves with.
+//!
+//! [`ManualClock`] is always there.
+#![cfg_attr(feature = "testing", doc = "")]
+#![cfg_attr(feature = "testing", doc = include_str!("testing/your_application.md"))]
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+#[cfg(feature = "testing")]
+mod alone;
+#[cfg(feature = "testing")]
+mod assertions;
+mod clock;
+#[cfg(feature = "testing")]
+mod crash;
+#[cfg(feature = "testing")]
+mod describe;
+#[cfg(feature = "testing")]
+mod drains;
+#[cfg(feature = "testing")]
+mod due;
+#[cfg(feature = "testing")]
+mod failures;
+#[cfg(feature = "testing")]
+mod made_up;
+#[cfg(feature = "testing")]
+mod outcome;
+#[cfg(feature = "testing")]
+mod pattern;
+#[cfg(feature = "testing")]
+mod recorder;
+#[cfg(feature = "testing")]
+mod settled;
+#[cfg(feature = "testing")]
+mod test_box;
 
-use time::OffsetDateTime;
-
-use crate::clock::Clock;
-
-/// A clock that moves only when it is told to. Clones show the same time.
-///
-/// ```
-/// # use postbox::{Clock, testing::ManualClock};
-/// # use std::time::Duration;
-/// # use time::OffsetDateTime;
-/// let clock = ManualClock::new(OffsetDateTime::UNIX_EPOCH);
-/// clock.advance(Duration::from_secs(60));
-/// assert_eq!(clock.now().unix_timestamp(), 60);
-/// ```
-#[derive(Debug, Clone)]
-pub struct ManualClock {
-    now: Arc<Mutex<OffsetDateTime>>,
-}
-
-impl ManualClock {
-    /// A clock that shows `start` until it is moved.
-    pub fn new(start: OffsetDateTime) -> Self {
-        ManualClock { now: Arc::new(Mutex::new(start)) }
-    }
-
-    /// Moves the clock forward. A sleeping worker notices within a second, or at once after
-    /// [`Postbox::notify`](crate::Postbox::notify).
-    pub fn advance(&self, by: Duration) {
-        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        *now = now.checked_add(time::Duration::try_from(by).unwrap_or(time::Duration::MAX)).unwrap_or(*now);
-    }
-
-    /// Sets the clock, also backwards (the box's own time goes on from where it was).
-    pub fn set(&self, to: OffsetDateTime) {
-        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = to;
-    }
-}
-
-impl Clock for ManualClock {
-    fn now(&self) -> OffsetDateTime {
-        *self.now.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+pub use self::clock::ManualClock;
+#[cfg(feature = "testing")]
+pub use self::{
+    alone::{Alone, Ran, run_handler, run_transactional},
+    assertions::{Expected, Many, One, Subject},
+    drains::DrainLimit,
+    failures::{FailAttempt, Failure, fail_attempt, panic_with},
+    made_up::{MadeUpEvent, event},
+    outcome::Outcome,
+    pattern::{Pattern, absent, anything, exactly, that},
+    recorder::{RecordedCall, Recorder},
+    settled::wait_until_settled,
+    test_box::{TestBox, TestBoxBuilder},
+};
+#[cfg(feature = "testing")]
+pub use crate::crash::CrashPoint;
+#[cfg(feature = "testing")]
+#[doc(inline)]
+pub use crate::{assert_dead_lettered, assert_processed, assert_published, json_pattern, refute_published};

@@ -6,15 +6,17 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
+use crate::cascade::{self, Announcement};
 use crate::core::Core;
 use crate::db::Writer;
 use crate::error::Result;
 use crate::event::{Event, EventId, NewEvent};
 use crate::handler::Signal;
-use crate::links::{IntegrationLink, NewLink};
+use crate::links::{EntityRef, IntegrationLink, NewLink};
 use crate::outbox::insert;
 use crate::pauses::{self, Pause, PauseTarget};
 use crate::services::{Access, Inbox, Links, Outbox, Sagas};
+use crate::typed::DomainEvent;
 
 /// A write transaction of the box: everything that [`rusqlite::Connection`] can do, plus these.
 ///
@@ -48,6 +50,18 @@ impl<'a> Tx<'a> {
         Tx { signal: Some(signal), ..self }
     }
 
+    /// The same for a handler of this event, which runs alone.
+    #[cfg(feature = "testing")]
+    pub(crate) fn in_handler<'e>(&'e self, event: &'e Event, signal: Signal<'e>) -> Tx<'e> {
+        Tx {
+            writer: self.writer,
+            core: self.core,
+            cause: Some(event),
+            signal: Some(signal),
+            conversation: None,
+        }
+    }
+
     /// Publishes an event that is delivered if and only if this transaction commits. In a transactional handler it is a
     /// follow-up: it carries the correlation id and trace of the event on and names it as its cause.
     ///
@@ -68,12 +82,48 @@ impl<'a> Tx<'a> {
         Ok(inserted.id)
     }
 
+    /// The same for an event that is a type.
+    ///
+    /// # Errors
+    /// As [`publish`](Tx::publish); [`Error::Invalid`](crate::Error::Invalid) with the field `payload` when the type cannot be JSON.
+    pub fn publish_typed<E: DomainEvent>(&self, event: &E) -> Result<EventId> {
+        self.publish(NewEvent::typed(event)?)
+    }
+
+    /// The event whose transactional handler this transaction is lent to; `None` outside of handlers.
+    pub fn event(&self) -> Option<&Event> {
+        self.cause
+    }
+
     /// Creates a link in this transaction.
     ///
     /// # Errors
     /// As [`Links::create`].
     pub fn create_link(&self, link: NewLink) -> Result<IntegrationLink> {
         self.links().create(link)
+    }
+
+    /// Says that the application has deleted this entity: all links that start at or lead to it are deleted, and for each other
+    /// entity that a [`Cascade`](crate::LinkType::Cascade) link led to from it, an event is published to the module that owns that
+    /// entity: [`LinkCascade`](crate::LinkCascade). Nothing else of anybody's is deleted: that module's handler decides, and
+    /// announces in its turn what it has deleted.
+    ///
+    /// The event's source module is the deleted entity's, its aggregate is the entity that should go, and its metadata are the
+    /// link's. Where several cascade links lead to that entity, there is one event, of the oldest. In a transactional handler the
+    /// events are follow-ups, as of [`publish`](Tx::publish).
+    ///
+    /// A cycle of cascades ends: when an entity is announced, its links are gone by the time that others hear of it. Announcing it
+    /// again publishes nothing. An event that no subscription is for is processed without a handler, as any other
+    /// ([`UnhandledEvents`](crate::UnhandledEvents)).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) for `module`, `entity_type` or `entity_id` out of range, and for `target_module`
+    /// where that has a `*` in it and cannot be part of an event's name; [`Error::PayloadTooLarge`](crate::Error::PayloadTooLarge)
+    /// and [`Error::Json`](crate::Error::Json) where a link's metadata cannot be an event's. Nothing is written then, and the
+    /// transaction stays usable.
+    pub fn announce_deleted(&self, entity: &EntityRef) -> Result<Announcement> {
+        self.writer.refuse_ended()?;
+        cascade::announce(self.writer.conn(), entity, |event| self.publish(event))
     }
 
     /// Pauses as [`Postbox::pause`](crate::Postbox::pause) does, if and when this transaction commits.

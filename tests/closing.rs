@@ -11,7 +11,10 @@ use std::thread;
 use std::time::Duration;
 
 use postbox::rusqlite::Connection;
-use postbox::{Context, EntityRef, Error, Event, InboxId, LinkType, NewLink, Postbox, Result, Subscription};
+use postbox::{
+    Context, EntityRef, Error, Event, InboxId, LinkFilter, LinkType, NewLink, Page, Postbox, Result,
+    Subscription, WalkOptions,
+};
 use support::{Tally, beside, counting, cp, event, integer, listing, raw, sound_copy};
 
 fn file_and_memory(folder: &Path) -> [Postbox; 2] {
@@ -52,6 +55,12 @@ fn assert_all_closed(bus: &Postbox, folder: &Path) {
     assert_closed("links.create", bus.links().create(link()));
     assert_closed("links.get", bus.links().get(id.as_uuid()));
     assert_closed("links.delete", bus.links().delete(id.as_uuid()));
+    assert_closed("links.get_or_create", bus.links().get_or_create(link()));
+    assert_closed("links.delete_of", bus.links().delete_of(&end));
+    assert_closed("links.move_entity", bus.links().move_entity(&end, &end));
+    assert_closed("links.find", bus.links().find(&LinkFilter::new(), &Page::oldest(1)));
+    assert_closed("links.walk", bus.links().walk(&end, &WalkOptions::both(1)));
+    assert_closed("announce_deleted", bus.announce_deleted(&end));
     assert_closed("links.find_outbound", bus.links().find_outbound(&end));
     assert_closed("links.find_by_type", bus.links().find_by_type(LinkType::Cascade));
     assert_closed("update_settings", bus.update_settings(|settings| settings.batch_size = 3));

@@ -86,6 +86,26 @@ fn every_copy_is_whole_and_a_backup_comes_back_with_its_numbers() {
     assert_eq!(after("restored"), after("backup, while running"));
 }
 
+#[cfg(feature = "testing")]
+#[test]
+fn an_application_tests_itself_with_the_kit() {
+    let said = run("testing_your_app");
+    has_line(&said, "placed       order.placed is published with its lines");
+    has_line(&said, "refused      nothing is published for an order without lines");
+    has_line(&said, "mailed       at the third attempt, and once");
+    has_line(&said, "dead letter  an order without an address");
+    has_line(&said, "crashed      at 7 steps, and each order was booked exactly once");
+    assert!(said.contains("    payload at $.lines[0].sku: wanted \"pen\", found \"ink\"\n"), "{said}");
+}
+
+#[test]
+fn events_that_are_types_are_read_across_releases() {
+    let said = run("typed_events");
+    has_line(&said, "second release   inv-1 1200, inv-1 1200, inv-2 990");
+    has_line(&said, "second release   1 held back, no attempt spent");
+    has_line(&said, "third release    inv-4 500 CHF");
+}
+
 #[test]
 fn an_order_is_paid_and_shipped_or_undone() {
     let said = run("saga");

@@ -2,6 +2,17 @@
 
 mod support;
 
+#[path = "links/cascades.rs"]
+mod cascades;
+#[path = "links/changes.rs"]
+mod changes;
+#[path = "links/filters.rs"]
+mod filters;
+#[path = "links/unique.rs"]
+mod unique;
+#[path = "links/walks.rs"]
+mod walks;
+
 use std::collections::HashSet;
 
 use postbox::{EntityRef, Error, IntegrationLink, LinkType, Links, NewLink};

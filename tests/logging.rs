@@ -6,6 +6,8 @@
 mod routes;
 #[path = "support/files.rs"]
 mod support;
+#[path = "logging/typed.rs"]
+mod typed;
 
 use std::sync::Mutex;
 use std::time::Duration;

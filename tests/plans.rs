@@ -9,7 +9,7 @@ use postbox::rusqlite::Connection;
 use postbox::rusqlite::config::DbConfig;
 
 /// verify/audit.rs is not among them: it reads everything, on purpose.
-const SOURCES: [(&str, &str); 25] = [
+const SOURCES: [(&str, &str); 32] = [
     ("outbox/mod.rs", include_str!("../src/outbox/mod.rs")),
     ("outbox/backlog.rs", include_str!("../src/outbox/backlog.rs")),
     ("outbox/counts.rs", include_str!("../src/outbox/counts.rs")),
@@ -17,10 +17,12 @@ const SOURCES: [(&str, &str); 25] = [
     ("outbox/dead.rs", include_str!("../src/outbox/dead.rs")),
     ("outbox/decided.rs", include_str!("../src/outbox/decided.rs")),
     ("outbox/imported.rs", include_str!("../src/outbox/imported.rs")),
+    ("outbox/future.rs", include_str!("../src/outbox/future.rs")),
     ("outbox/insert.rs", include_str!("../src/outbox/insert.rs")),
     ("outbox/limited.rs", include_str!("../src/outbox/limited.rs")),
     ("outbox/list.rs", include_str!("../src/outbox/list.rs")),
     ("outbox/live.rs", include_str!("../src/outbox/live.rs")),
+    ("outbox/newer.rs", include_str!("../src/outbox/newer.rs")),
     ("outbox/order.rs", include_str!("../src/outbox/order.rs")),
     ("outbox/prune.rs", include_str!("../src/outbox/prune.rs")),
     ("outbox/parked.rs", include_str!("../src/outbox/parked.rs")),
@@ -33,15 +35,39 @@ const SOURCES: [(&str, &str); 25] = [
     ("history/recent.rs", include_str!("../src/history/recent.rs")),
     ("consumers.rs", include_str!("../src/consumers.rs")),
     ("pauses.rs", include_str!("../src/pauses.rs")),
-    ("links.rs", include_str!("../src/links.rs")),
+    ("links/change.rs", include_str!("../src/links/change.rs")),
+    ("links/create.rs", include_str!("../src/links/create.rs")),
+    ("links/find.rs", include_str!("../src/links/find.rs")),
+    ("links/list.rs", include_str!("../src/links/list.rs")),
+    ("links/unique.rs", include_str!("../src/links/unique.rs")),
+    ("links/walk.rs", include_str!("../src/links/walk.rs")),
     ("sagas/table.rs", include_str!("../src/sagas/table.rs")),
 ];
 
+/// What a macro puts into statements, or before or behind them.
+fn text_of(source: &'static str, name: &str) -> String {
+    let (_, after) = source.split_once(&format!("macro_rules! {name}")).unwrap();
+    after.split('"').nth(1).unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// The condition of an `EventFilter`, which several statements share.
-fn condition_of_filters() -> &'static str {
-    let (_, after) =
-        include_str!("../src/outbox/filter.rs").split_once("macro_rules! matches_filter").unwrap();
-    after.split('"').nth(1).unwrap()
+fn condition_of_filters() -> String {
+    text_of(include_str!("../src/outbox/filter.rs"), "matches_filter")
+}
+
+/// The condition of a `LinkFilter`.
+fn condition_of_link_filters() -> String {
+    text_of(include_str!("../src/links/filter.rs"), "matches_links")
+}
+
+/// The beginning that look-ups of links share, each with its condition behind it.
+fn beginning_of_links() -> String {
+    text_of(include_str!("../src/links/row.rs"), "select_link")
+}
+
+/// Which links are superfluous: counted, and deleted.
+fn superfluous_links() -> String {
+    text_of(include_str!("../src/links/change.rs"), "of_superfluous")
 }
 
 /// Every string of a source file that is an SQL statement, up to its unit tests.
@@ -50,20 +76,23 @@ fn statements_of(source: &str) -> Vec<String> {
     // As `concat!` does with what stands before, in and behind the macro.
     let source = source.split_whitespace().collect::<Vec<_>>().join(" ");
     let source = source
-        .replace("\", matches_filter!(), \"", condition_of_filters())
-        .replace("\", matches_filter!()", &format!("{}\"", condition_of_filters()));
+        .replace("\", matches_filter!(), \"", &condition_of_filters())
+        .replace("\", matches_filter!()", &format!("{}\"", condition_of_filters()))
+        .replace("\", matches_links!(), \"", &condition_of_link_filters())
+        .replace(
+            "of_superfluous!(\"SELECT count(*)\")",
+            &format!("\"SELECT count(*) {}\"", superfluous_links()),
+        )
+        .replace("of_superfluous!(\"DELETE\")", &format!("\"DELETE {}\"", superfluous_links()));
     let strings = source.split('"').skip(1).step_by(2);
     let strings: Vec<String> =
         strings.map(|text| text.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     let whole =
         |sql: &str| ["SELECT ", "INSERT ", "UPDATE ", "DELETE "].iter().any(|verb| sql.starts_with(verb));
-    // links.rs writes the beginning that its look-ups share once, and each one's condition behind it.
-    let shared = |sql: &str| sql.ends_with("FROM main.integration_link");
-    let beginning = strings.iter().find(|sql| shared(sql)).cloned().unwrap_or_default();
     strings
         .iter()
-        .filter(|sql| (whole(sql) && !shared(sql)) || sql.starts_with("WHERE "))
-        .map(|sql| if whole(sql) { sql.clone() } else { format!("{beginning} {sql}") })
+        .filter(|sql| whole(sql) || sql.starts_with("WHERE "))
+        .map(|sql| if whole(sql) { sql.clone() } else { format!("{} {sql}", beginning_of_links()) })
         .collect()
 }
 
@@ -165,7 +194,12 @@ fn the_statements_are_found_in_the_sources() {
         ("inbox.rs", 11),
         ("inbox/listing.rs", 2),
         ("consumers.rs", 3),
-        ("links.rs", 9),
+        ("links/change.rs", 6),
+        ("links/create.rs", 1),
+        ("links/find.rs", 9),
+        ("links/list.rs", 8),
+        ("links/unique.rs", 3),
+        ("links/walk.rs", 2),
         ("pauses.rs", 12),
         ("outbox/order.rs", 10),
         ("outbox/parked.rs", 4),
@@ -459,7 +493,7 @@ fn counts_read_the_small_indexes() {
         &["SCAN outbox_event USING COVERING INDEX outbox_event_claimed"],
     );
     assert_plan(
-        &["SELECT count(*) FROM (SELECT 1"],
+        &["SELECT count(*) FROM (SELECT 1", "status = 'pending' LIMIT"],
         &[
             "CO-ROUTINE (subquery-1)",
             "SCAN outbox_event USING COVERING INDEX outbox_event_due",
@@ -478,20 +512,31 @@ fn counts_read_the_small_indexes() {
     }
 }
 
-/// What a filter's own condition looks up: an inbox row by the consumer's number, which is looked up once.
+/// What a filter's own condition looks up: the inbox rows of an event, and one of them by the consumer's number, which is looked up once.
 fn assert_filtered(from: &[&str], expected: &str, and_then: &[&str]) {
     let sql = statement(from);
     for planner in planners() {
         let plan = planner.plan(&sql);
         assert_eq!(plan[0], expected, "{sql}");
         let lookups = [
-            "CORRELATED SCALAR SUBQUERY 2",
+            "CORRELATED SCALAR SUBQUERY 1",
+            "SEARCH i USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
+            "CORRELATED SCALAR SUBQUERY 3",
             "SEARCH i USING INTEGER PRIMARY KEY (rowid=?)",
-            "SCALAR SUBQUERY 1",
+            "SCALAR SUBQUERY 2",
             "SEARCH c USING COVERING INDEX sqlite_autoindex_postbox_consumer_1 (name=? AND rowid>? AND rowid<?)",
         ];
         assert_eq!(plan[1..], [&lookups, and_then].concat(), "{sql}");
     }
+}
+
+#[test]
+fn what_is_to_come_is_read_in_the_order_of_its_times() {
+    assert_filtered(
+        &["ORDER BY e.available_at, e.seq LIMIT"],
+        "SEARCH e USING INDEX outbox_event_due (available_at>? AND available_at<?)",
+        &[],
+    );
 }
 
 #[test]
@@ -606,7 +651,7 @@ fn events_that_are_held_or_wait_for_a_pause_are_found_among_the_live_rows() {
         .map(|(_, sql)| sql)
         .filter(|sql| sql.contains("AND available_at = ?") && !sql.contains("processed_at IS NULL"))
         .partition(|sql| sql.contains("WHERE seq = ?"));
-    assert!(held.len() >= 4 && by_number.len() == 5, "{held:#?} {by_number:#?}");
+    assert!(held.len() >= 4 && by_number.len() == 7, "{held:#?} {by_number:#?}");
     for planner in planners() {
         for sql in &held {
             let plan = planner.plan(sql).join("\n");
@@ -623,7 +668,10 @@ fn events_that_are_held_or_wait_for_a_pause_are_found_among_the_live_rows() {
     }
     // In the order of their numbers, from where the last look ended.
     assert_plan(
-        &["SELECT seq, event_name, deliver_to FROM main.outbox_event", "AND seq > ?2 ORDER BY seq LIMIT ?3"],
+        &[
+            "SELECT seq, event_name, deliver_to, payload_version FROM main.outbox_event",
+            "AND seq > ?2 ORDER BY seq LIMIT ?3",
+        ],
         &["SEARCH outbox_event USING INDEX outbox_event_due (available_at=? AND rowid>?)"],
     );
 }
@@ -689,10 +737,18 @@ fn links_are_found_from_either_end_and_by_type() {
         ("WHERE link_type = ?1", "integration_link_type"),
         ("WHERE (source_module = ?1", "integration_link_"), // either end will do
         ("count(*)", "integration_link_source"),
+        ("SELECT seq, target_module = ?4", "integration_link_source ("),
+        ("SELECT seq, source_module = ?1", "integration_link_target ("),
+        ("INDEXED BY integration_link_source WHERE", "integration_link_source ("),
+        ("INDEXED BY integration_link_target WHERE", "integration_link_target ("),
+        ("INDEXED BY integration_link_type WHERE", "integration_link_type ("),
+        ("NOT INDEXED WHERE", "SEARCH l USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
     ] {
         let found: Vec<String> = all()
             .into_iter()
-            .filter(|(file, sql)| *file == "links.rs" && sql.starts_with("SELECT") && sql.contains(parts))
+            .filter(|(file, sql)| {
+                file.starts_with("links/") && sql.starts_with("SELECT") && sql.contains(parts)
+            })
             .map(|(_, sql)| sql)
             .collect();
         assert!(!found.is_empty(), "{parts}");
@@ -701,6 +757,48 @@ fn links_are_found_from_either_end_and_by_type() {
                 let plan = planner.plan(sql).join("\n");
                 assert!(plan.contains(index) && !plan.contains("SCAN integration_link"), "{sql}\n{plan}");
             }
+        }
+    }
+}
+
+/// An entity may have many links, and so may a type: each page, and each link that is to be the only one, begins where it is.
+#[test]
+fn pages_and_look_ups_of_links_read_in_order_and_sort_nothing() {
+    let in_order: Vec<String> = all()
+        .into_iter()
+        .filter(|(file, _)| ["links/list.rs", "links/unique.rs", "links/walk.rs"].contains(file))
+        .map(|(_, sql)| sql)
+        .filter(|sql| sql.contains("ORDER BY"))
+        .collect();
+    assert_eq!(in_order.len(), 12, "{in_order:#?}");
+    for planner in planners() {
+        for sql in &in_order {
+            let plan = planner.plan(sql);
+            assert_eq!(plan.len(), 1, "{sql}\n{plan:#?}");
+            assert!(
+                !sql.contains("l.seq BETWEEN") || plan[0].contains("rowid>? AND rowid<?)"),
+                "{sql}\n{plan:#?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_links_of_an_entity_are_deleted_and_moved_by_the_indexes_of_both_ends() {
+    for parts in [
+        &["DELETE FROM main.integration_link WHERE (source_module"][..],
+        &["UPDATE main.integration_link SET source_module"],
+        &["SELECT EXISTS (SELECT 1 FROM main.integration_link"],
+        &["SELECT count(*) FROM main.integration_link WHERE seq IN ("],
+        &["DELETE FROM main.integration_link WHERE seq IN ("],
+    ] {
+        let sql = statement(parts);
+        for planner in planners() {
+            let plan = planner.plan(&sql).join("\n");
+            for index in ["INDEX integration_link_source (", "INDEX integration_link_target ("] {
+                assert!(plan.contains(index), "{sql}\n{plan}");
+            }
+            assert!(!plan.contains("CORRELATED") && !plan.contains("SCAN integration_link"), "{sql}\n{plan}");
         }
     }
 }

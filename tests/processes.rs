@@ -11,6 +11,8 @@ mod cut_off;
 mod delivering;
 #[path = "processes/large.rs"]
 mod large;
+#[path = "processes/links.rs"]
+mod links;
 #[path = "processes/pausing.rs"]
 mod pausing;
 #[path = "processes/poison.rs"]

@@ -18,6 +18,8 @@ mod exchange;
 #[cfg(unix)]
 #[path = "program/full_screen.rs"]
 mod full_screen;
+#[path = "program/future.rs"]
+mod future;
 #[path = "program/incident.rs"]
 mod incident;
 #[path = "program/looking.rs"]

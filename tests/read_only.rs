@@ -149,6 +149,7 @@ fn whatever_would_write_is_refused_by_name_and_writes_nothing() {
         let to = EntityRef::new("tasks", "Task", "t-2");
         NewLink::new(EntityRef::new("finance", "Invoice", "i-2"), to, LinkType::Cascade)
     };
+    let entity = || EntityRef::new("finance", "Invoice", "i-2");
     bus.subscribe(Subscription::new("*", "reader", |_: &Event, _: &Context<'_>| panic!("delivered")))
         .unwrap();
     let app = rusqlite_in_transaction(&path);
@@ -171,6 +172,11 @@ fn whatever_would_write_is_refused_by_name_and_writes_nothing() {
         ("compact", bus.compact().map(drop)),
         ("links.create", bus.links().create(link()).map(drop)),
         ("links.delete", bus.links().delete(postbox::uuid::Uuid::nil()).map(drop)),
+        ("links.get_or_create", bus.links().get_or_create(link()).map(drop)),
+        ("links.create_unique", bus.links().create_unique(link()).map(drop)),
+        ("links.delete_of", bus.links().delete_of(&entity()).map(drop)),
+        ("links.move_entity", bus.links().move_entity(&entity(), &entity()).map(drop)),
+        ("announce_deleted", bus.announce_deleted(&entity()).map(drop)),
         ("inbox.get_or_create", bus.inbox().get_or_create(done, "other").map(drop)),
         ("inbox.mark_processed", bus.inbox().mark_processed(1.into()).map(drop)),
         ("with_quiesced_file", bus.with_quiesced_file(|_| -> std::io::Result<()> { panic!("quiesced") })),

@@ -18,6 +18,8 @@ mod several_boxes;
 mod spoilt;
 #[path = "sagas/timeouts.rs"]
 mod timeouts;
+#[path = "sagas/typed.rs"]
+mod typed;
 
 use std::time::Duration;
 

@@ -96,6 +96,7 @@ const SECTIONS: &[Section] = &[
     ("history", sections::history::history),
     ("waiting", sections::waiting::waiting),
     ("sagas", sections::sagas::sagas),
+    ("typed", sections::typed::typed),
     ("latency", sections::latency::latency),
     ("idle", sections::idle::idle),
     ("memory", sections::memory::memory),

@@ -10,6 +10,7 @@ mod gate;
 mod identity;
 pub(crate) mod owner;
 mod readers;
+mod savepoint;
 pub(crate) mod schema;
 mod temporary;
 mod ticket;
@@ -30,14 +31,17 @@ pub(crate) use self::gate::{Bar, Gate, Job, WriteGuard};
 use self::identity::FileIdentity;
 use self::owner::OwnerState;
 use self::readers::Readers;
+pub(crate) use self::savepoint::all_or_none;
 use self::traces::Traces;
 pub(crate) use self::writer::{Synchronous, Writer};
+use crate::crash::Crash;
 use crate::error::{Error, Result};
 
 /// One open database, generic over the jobs that share commits.
 pub(crate) struct Database<J: Job> {
     gate: Gate<J>,
     wait_max: Duration,
+    crash: Crash,
     /// `None`: in memory.
     file: Option<OpenFile>,
 }
@@ -92,7 +96,19 @@ impl<J: Job> Database<J> {
         writer.transaction(Synchronous::Full, "open", |conn| {
             schema::create_or_upgrade(conn, Path::new(":memory:"))
         })?;
-        Ok(Database { gate: Gate::new(Source::Memory, Some(writer), wait_max), wait_max, file: None })
+        Ok(Self::in_memory(writer, wait_max))
+    }
+
+    fn in_memory(writer: Writer, wait_max: Duration) -> Self {
+        let crash = writer.crash().clone();
+        Database { gate: Gate::new(Source::Memory, Some(writer), wait_max), wait_max, crash, file: None }
+    }
+
+    /// The same memory for a new box, once nobody holds the connection any more; this one is closed.
+    #[cfg(feature = "testing")]
+    pub(crate) fn hand_over(&self, operation: &'static str) -> Result<Self> {
+        let conn = self.gate.take_last(operation)?.into_conn();
+        Ok(Self::in_memory(Writer::new(conn, self.wait_max, None)?, self.wait_max))
     }
 
     /// Nothing is written before the file is known to be one that may be written to.
@@ -123,7 +139,8 @@ impl<J: Job> Database<J> {
         connection::set(writer.conn(), "foreign_keys", 1)?;
 
         let file = OpenFile::new(identity, Access::BesideWriter, opened, wait_max)?;
-        Ok(Database { gate: Gate::new(source, Some(writer), wait_max), wait_max, file: Some(file) })
+        let crash = writer.crash().clone();
+        Ok(Database { gate: Gate::new(source, Some(writer), wait_max), wait_max, crash, file: Some(file) })
     }
 
     /// Writes nothing: neither to the file, nor anything beside it that stays.
@@ -139,7 +156,13 @@ impl<J: Job> Database<J> {
         schema::refuse_other(version, &path)?;
         let file = OpenFile::new(identity, access, opened, wait_max)?;
         *file.traces.lock().unwrap_or_else(PoisonError::into_inner) = Some(traces);
-        Ok(Database { gate: Gate::new(Source::ReadOnly, None, wait_max), wait_max, file: Some(file) })
+        let crash = Crash::default();
+        Ok(Database { gate: Gate::new(Source::ReadOnly, None, wait_max), wait_max, crash, file: Some(file) })
+    }
+
+    /// Where tests make the box die.
+    pub(crate) fn crash(&self) -> &Crash {
+        &self.crash
     }
 
     pub(crate) fn is_read_only(&self) -> bool {

@@ -11,6 +11,7 @@ use rusqlite::{Connection, ErrorCode};
 use super::checkpoint::Checkpoints;
 use super::connection;
 use super::identity::FileIdentity;
+use crate::crash::Crash;
 use crate::error::{self, Error, Result};
 
 /// Whether a commit waits for the disk (`PRAGMA synchronous`, <https://sqlite.org/pragma.html#pragma_synchronous>).
@@ -39,6 +40,7 @@ pub(crate) struct Writer {
     /// A statement of the application's has rolled the open transaction back; a savepoint may have begun another.
     rolled_back: Arc<AtomicBool>,
     broken: Cell<bool>,
+    crash: Crash,
     /// `None`: in memory.
     file: Option<WriterFile>,
     /// The `data_version` up to which commits of other connections are known to be synced.
@@ -69,6 +71,7 @@ impl Writer {
             lent,
             rolled_back,
             broken: Cell::new(false),
+            crash: Crash::default(),
             file,
             synced_version: Cell::new(None),
             unsynced_events: Cell::new(false),
@@ -78,6 +81,10 @@ impl Writer {
 
     pub(crate) fn conn(&self) -> &Connection {
         &self.conn
+    }
+
+    pub(crate) fn crash(&self) -> &Crash {
+        &self.crash
     }
 
     pub(crate) fn into_conn(self) -> Connection {
@@ -111,6 +118,7 @@ impl Writer {
         synchronous: Synchronous,
         operation: &'static str,
     ) -> Result<OpenTransaction<'_>> {
+        self.crash.refuse_dead(operation)?;
         if let Some(file) = &self.file {
             file.identity.refuse_replaced()?;
         }
@@ -226,6 +234,7 @@ impl OpenTransaction<'_> {
     pub(crate) fn commit(self) -> Result<()> {
         let conn = &self.writer.conn;
         self.writer.refuse_ended()?;
+        self.writer.crash.before_commit(self.operation)?;
         let start = Instant::now();
         loop {
             match conn.prepare_cached("COMMIT /* postbox */")?.execute([]) {
@@ -237,6 +246,7 @@ impl OpenTransaction<'_> {
                     if let Some(file) = &self.writer.file {
                         file.checkpoints.after_commit(conn);
                     }
+                    self.writer.crash.after_commit(self.operation);
                     return Ok(());
                 }
                 // The transaction is still whole: the commit itself is tried again.

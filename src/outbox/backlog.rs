@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, params};
 use serde::Serialize;
 
-use crate::clock::{HELD_UNTIL, LIMITED_UNTIL, PAUSED_UNTIL, WAITING_UNTIL};
+use crate::clock::{HELD_UNTIL, LIMITED_UNTIL, NEWER_UNTIL, PAUSED_UNTIL, WAITING_UNTIL};
 use crate::error::Result;
 
 /// What the pending events wait for: [`Outbox::backlog`](crate::Outbox::backlog). Together they are all that is pending.
@@ -24,6 +24,9 @@ pub struct Backlog {
     /// For room with a consumer that has limits ([`max_concurrency`](crate::Subscription::max_concurrency),
     /// [`rate_limit`](crate::Subscription::rate_limit)), as far as a worker has come upon them.
     pub limited: u64,
+    /// For a release of the application that knows their payload's version: that of the typed subscriptions that are left is older
+    /// ([`DomainEvent`](crate::DomainEvent#versions)), as far as a worker has come upon them.
+    pub newer: u64,
     /// For somebody who subscribes to them: what is replayed to a consumer that is not subscribed yet, and with
     /// [`UnhandledEvents::Hold`](crate::UnhandledEvents::Hold) what nobody subscribes to.
     pub held: u64,
@@ -53,25 +56,29 @@ pub(crate) fn backlog(conn: &Connection, now: i64) -> Result<Backlog> {
     let mut statement = conn.prepare_cached(
         "SELECT count(*), coalesce(sum(available_at <= ?1), 0), coalesce(sum(available_at = ?2), 0),
                 coalesce(sum(available_at = ?3), 0), coalesce(sum(available_at >= ?4), 0), min(available_at),
-                coalesce(sum(available_at = ?5), 0)
+                coalesce(sum(available_at = ?5), 0), coalesce(sum(available_at = ?6), 0)
          FROM main.outbox_event INDEXED BY outbox_event_due WHERE status = 'pending'",
     )?;
-    Ok(statement.query_row([now, PAUSED_UNTIL, WAITING_UNTIL, HELD_UNTIL, LIMITED_UNTIL], |row| {
-        let [all, due, paused, behind, held] =
-            [row.get::<_, u64>(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get::<_, u64>(4)?];
-        let first: Option<i64> = row.get(5)?;
-        let limited: u64 = row.get(6)?;
-        let for_ms = |at: i64| u64::try_from(now.saturating_sub(at) / 1_000).unwrap_or(0);
-        Ok(Backlog {
-            due,
-            later: all.saturating_sub(due + paused + behind + limited + held),
-            paused,
-            behind,
-            limited,
-            held,
-            due_for_ms: first.filter(|at| *at <= now).map(for_ms),
-        })
-    })?)
+    Ok(statement.query_row(
+        [now, PAUSED_UNTIL, WAITING_UNTIL, HELD_UNTIL, LIMITED_UNTIL, NEWER_UNTIL],
+        |row| {
+            let [all, due, paused, behind, held] =
+                [row.get::<_, u64>(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get::<_, u64>(4)?];
+            let first: Option<i64> = row.get(5)?;
+            let [limited, newer] = [row.get::<_, u64>(6)?, row.get(7)?];
+            let for_ms = |at: i64| u64::try_from(now.saturating_sub(at) / 1_000).unwrap_or(0);
+            Ok(Backlog {
+                due,
+                later: all.saturating_sub(due + paused + behind + limited + newer + held),
+                paused,
+                behind,
+                limited,
+                newer,
+                held,
+                due_for_ms: first.filter(|at| *at <= now).map(for_ms),
+            })
+        },
+    )?)
 }
 
 /// By the consumer's name. A row of which it cannot be read whom it is for is passed over: it is set aside when it is claimed.

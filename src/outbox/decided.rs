@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::OutboxStatus;
 use super::settle::UNOWNED;
-use crate::clock::{HELD_UNTIL, LIMITED_UNTIL};
+use crate::clock::{HELD_UNTIL, NEWER_UNTIL};
 use crate::error::{Error, Result};
 
 /// `None`: there is no such row.
@@ -71,7 +71,7 @@ pub(crate) fn replay_only_to(conn: &Connection, seq: i64, deliver_to: &str, now:
              SET deliver_to = ?2, available_at = iif(available_at BETWEEN ?4 AND ?5, ?3, available_at), changed_at = ?3
              WHERE seq = ?1 AND status = 'pending' AND deliver_to IS NOT NULL",
         )?
-        .execute(params![seq, deliver_to, now, LIMITED_UNTIL, HELD_UNTIL])?;
+        .execute(params![seq, deliver_to, now, NEWER_UNTIL, HELD_UNTIL])?;
     stored(changed)
 }
 

@@ -38,6 +38,7 @@ pub struct EventFilter {
     error_contains: Option<String>,
     replayed_to: Option<String>,
     is_past: bool,
+    is_unstarted: bool,
 }
 
 impl EventFilter {
@@ -110,6 +111,13 @@ impl EventFilter {
     /// Events that have been processed: those that still are, and those that are or were replayed since, whatever has come of it.
     pub fn past(self) -> Self {
         EventFilter { is_past: true, ..self }
+    }
+
+    /// Events that have not started: no consumer has begun with them, and nobody has decided about them. They wait for their time or
+    /// for a worker, and can be moved and cancelled: [`Outbox::reschedule`](crate::Outbox::reschedule),
+    /// [`Outbox::cancel`](crate::Outbox::cancel).
+    pub fn unstarted(self) -> Self {
+        EventFilter { is_unstarted: true, ..self }
     }
 
     /// The same, unless it asks for another consumer already.
@@ -199,6 +207,7 @@ impl EventFilter {
             text(&self.error_contains),
             self.replayed_to.as_ref().map(|name| serde_json::Value::from(name.as_str()).to_string().into()),
             self.is_past.then_some(Value::Integer(1)),
+            self.is_unstarted.then_some(Value::Integer(1)),
         ];
         values.into_iter().map(|value| value.unwrap_or(Value::Null)).collect()
     }
@@ -218,7 +227,7 @@ pub(crate) enum Part {
 }
 
 /// How many parameters the condition has.
-pub(crate) const PARAMETERS: usize = 17;
+pub(crate) const PARAMETERS: usize = 18;
 
 /// The condition on `main.outbox_event AS e`, for `concat!`: always the same text, so that statements stay prepared. A
 /// parameter that is NULL asks for nothing.
@@ -240,6 +249,11 @@ macro_rules! matches_filter {
          AND (?15 IS NULL OR instr(e.last_error, ?15) > 0)
          AND (?16 IS NULL OR instr(e.deliver_to, '[' || ?16) > 0 OR instr(e.deliver_to, ',' || ?16) > 0)
          AND (?17 IS NULL OR e.status = 'processed' OR e.deliver_to IS NOT NULL)
+         AND (?18 IS NULL
+              OR (e.status = 'pending' AND e.attempt_count = 0 AND e.last_error IS NULL AND e.deliver_to IS NULL
+                  AND (e.seq NOT BETWEEN 1 AND 8796093022207
+                       OR NOT EXISTS (SELECT 1 FROM main.inbox_event AS i
+                                      WHERE i.id BETWEEN e.seq << 20 AND (e.seq << 20) + 1048575))))
          AND (?11 IS NULL
               OR (e.seq BETWEEN 1 AND 8796093022207
                   AND EXISTS (SELECT 1 FROM main.inbox_event AS i
@@ -271,6 +285,7 @@ impl fmt::Debug for EventFilter {
             .field("correlation_id", &self.correlation_id)
             .field("replayed_to", &self.replayed_to)
             .field("is_past", &self.is_past)
+            .field("is_unstarted", &self.is_unstarted)
             .finish_non_exhaustive()
     }
 }

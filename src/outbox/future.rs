@@ -22,15 +22,14 @@ pub(crate) fn seqs(
 ) -> Result<Vec<i64>> {
     let (at, seq) =
         behind.map_or((now, i64::MAX), |(at, seq)| if at > now { (at, seq) } else { (now, i64::MAX) });
-    let mut values = filter.values_of_any_status();
+    let mut values = filter.clone().unstarted().values_of_any_status();
     debug_assert_eq!(values.len(), PARAMETERS);
     values.extend([at, seq, LATEST, i64::try_from(limit).unwrap_or(i64::MAX)].map(Value::Integer));
     let mut statement = conn.prepare_cached(concat!(
         "SELECT e.seq FROM main.outbox_event AS e INDEXED BY outbox_event_due
-         WHERE e.status = 'pending' AND e.available_at BETWEEN ?18 AND ?20 AND (e.available_at > ?18 OR e.seq > ?19)
-               AND e.attempt_count = 0 AND e.last_error IS NULL AND e.deliver_to IS NULL AND ",
+         WHERE e.status = 'pending' AND e.available_at BETWEEN ?19 AND ?21 AND (e.available_at > ?19 OR e.seq > ?20) AND ",
         matches_filter!(),
-        " ORDER BY e.available_at, e.seq LIMIT ?21"
+        " ORDER BY e.available_at, e.seq LIMIT ?22"
     ))?;
     let found = statement.query_map(params_from_iter(values), |row| row.get(0))?;
     Ok(found.collect::<rusqlite::Result<_>>()?)

@@ -45,6 +45,10 @@ impl PreparedEvent {
         &self.event_name
     }
 
+    pub(crate) fn version(&self) -> u32 {
+        self.version
+    }
+
     pub(crate) fn is_due_at_once(&self) -> bool {
         matches!(self.due, Due::AtOnce)
     }
@@ -83,6 +87,13 @@ impl PreparedEvent {
 pub(crate) struct Content {
     payload: Value,
     metadata: Option<Value>,
+}
+
+#[cfg(feature = "schema")]
+impl Content {
+    pub(crate) fn payload(&self) -> &Value {
+        &self.payload
+    }
 }
 
 /// Checks everything about an event. `new_id` makes an id for one without a key; `cause` is the event whose handler

@@ -3,7 +3,6 @@
 mod backlog;
 pub(crate) mod claim;
 mod counts;
-mod cursor;
 pub(crate) mod dead;
 pub(crate) mod decided;
 pub(crate) mod filter;
@@ -13,6 +12,7 @@ pub(crate) mod insert;
 pub(crate) mod limited;
 pub(crate) mod list;
 pub(crate) mod live;
+pub(crate) mod newer;
 pub(crate) mod order;
 pub(crate) mod parked;
 pub(crate) mod prune;
@@ -34,14 +34,13 @@ use uuid::Uuid;
 pub use self::backlog::{Backlog, ReplayBacklog};
 pub(crate) use self::backlog::{backlog, replays};
 pub(crate) use self::counts::{count, is_off, oldest_pending, repair};
-pub use self::cursor::Cursor;
 pub use self::filter::EventFilter;
-pub use self::list::{EventPage, Page};
+pub use self::list::EventPage;
 pub use self::summary::EventSummary;
 pub(crate) use self::summary::{caused_by, content, summary};
 pub(crate) use self::tree::causation_tree;
 pub use self::tree::{CausationNode, CausationTree};
-use crate::clock::{LIMITED_UNTIL, from_micros};
+use crate::clock::{NEWER_UNTIL, from_micros};
 use crate::error::Result;
 use crate::event::EventId;
 
@@ -129,7 +128,8 @@ pub struct OutboxEvent {
     /// attempt each stands as `consumer: error`; the inbox has them one by one.
     pub last_error: Option<String>,
     /// When it is next due: after its delay, its backoff, or the end of the lease of whoever has claimed it. The end of
-    /// the year 9999 while it is held for a first subscriber.
+    /// the year 9999 while it is held for a first subscriber, and some microseconds before while it waits for something else that has no
+    /// time.
     pub available_at: OffsetDateTime,
     /// When its last consumer had processed or skipped it; `None` for all others, dead letters included.
     pub processed_at: Option<OffsetDateTime>,
@@ -231,7 +231,7 @@ pub(crate) fn mark_time(conn: &Connection, now: i64) -> Result<()> {
 }
 
 /// When the next event is due that is not among those to `skip`; never for events that are held, or wait for
-/// something that is paused, for their turn, or for room.
+/// something that is paused, for their turn, for room, or for a newer release.
 pub(crate) fn next_due(conn: &Connection, skip: impl Fn(i64) -> bool) -> Result<Option<i64>> {
     let mut statement = conn.prepare_cached(
         "SELECT seq, available_at FROM main.outbox_event INDEXED BY outbox_event_claimed
@@ -241,7 +241,7 @@ pub(crate) fn next_due(conn: &Connection, skip: impl Fn(i64) -> bool) -> Result<
          WHERE status = 'pending' AND available_at < ?1
          ORDER BY available_at",
     )?;
-    let mut rows = statement.query([LIMITED_UNTIL])?;
+    let mut rows = statement.query([NEWER_UNTIL])?;
     while let Some(row) = rows.next()? {
         if !skip(row.get(0)?) {
             return Ok(Some(row.get(1)?));

@@ -4,7 +4,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::claim::LeaseId;
-use crate::clock::{LIMITED_UNTIL, PAUSED_UNTIL, WAITING_UNTIL};
+use crate::clock::{LIMITED_UNTIL, NEWER_UNTIL, PAUSED_UNTIL, WAITING_UNTIL};
 use crate::error::{Error, Result};
 use crate::event::Event;
 
@@ -66,6 +66,15 @@ pub(crate) fn has_index(conn: &Connection) -> Result<bool> {
             "SELECT 1 FROM main.sqlite_schema WHERE type = 'index' AND name = 'outbox_event_order'",
         )?
         .exists([])?)
+}
+
+/// The version of an event's payload, for who waits for it; one that no box wrote is for everybody.
+pub(crate) fn version(conn: &Connection, seq: i64) -> Result<u32> {
+    Ok(conn
+        .prepare_cached("SELECT iif(payload_version BETWEEN 1 AND 4294967295, payload_version, 0) FROM main.outbox_event WHERE seq = ?1")?
+        .query_row([seq], |row| row.get(0))
+        .optional()?
+        .unwrap_or(0))
 }
 
 /// The name and the aggregate of an event. `None`: there is no such row, or no box wrote it so.
@@ -165,7 +174,7 @@ fn unfinished(row: &Row<'_>, now: i64) -> rusqlite::Result<Unfinished> {
         WAITING_UNTIL if is_pending => State::Waiting,
         PAUSED_UNTIL if is_pending => State::Parked,
         LIMITED_UNTIL if is_pending => State::Limited,
-        at if is_pending && at > now && at < LIMITED_UNTIL && is_untouched == Some(true) => State::Scheduled,
+        at if is_pending && at > now && at < NEWER_UNTIL && is_untouched == Some(true) => State::Scheduled,
         _ => State::Live,
     };
     Ok(Unfinished {

@@ -11,6 +11,8 @@ pub(crate) struct Parked {
     pub(crate) event_name: String,
     /// The only consumers that are asked, as JSON; all when there is none.
     pub(crate) deliver_to: Option<String>,
+    /// Of its payload; 0 where no box wrote it.
+    pub(crate) version: u32,
 }
 
 /// Whether there are any.
@@ -28,12 +30,17 @@ pub(crate) fn is_any(conn: &Connection) -> Result<bool> {
 /// So many of those that are parked until this time of the year 9999, behind this `seq`, in its order.
 pub(crate) fn behind(conn: &Connection, until: i64, seq: i64, limit: usize) -> Result<Vec<Parked>> {
     let mut statement = conn.prepare_cached(
-        "SELECT seq, event_name, deliver_to FROM main.outbox_event INDEXED BY outbox_event_due
+        "SELECT seq, event_name, deliver_to, payload_version FROM main.outbox_event INDEXED BY outbox_event_due
          WHERE status = 'pending' AND available_at = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3",
     )?;
     let parked = statement.query_map(params![until, seq, limit], |row| {
         let event_name = String::from_utf8_lossy(row.get_ref(1)?.as_bytes().unwrap_or_default()).into_owned();
-        Ok(Parked { seq: row.get(0)?, event_name, deliver_to: row.get(2).unwrap_or_default() })
+        Ok(Parked {
+            seq: row.get(0)?,
+            event_name,
+            deliver_to: row.get(2).unwrap_or_default(),
+            version: row.get(3).unwrap_or_default(),
+        })
     })?;
     Ok(parked.collect::<rusqlite::Result<_>>()?)
 }

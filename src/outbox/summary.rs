@@ -10,9 +10,9 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::cursor::Cursor;
 use super::{OutboxEvent, OutboxStatus};
 use crate::clock::{HELD_UNTIL, from_micros};
+use crate::cursor::Cursor;
 use crate::error::Result;
 use crate::event::EventId;
 use crate::rfc3339;

@@ -3,6 +3,7 @@
 mod run;
 mod state;
 mod step;
+mod typed;
 
 use std::fmt;
 use std::sync::Arc;
@@ -118,6 +119,8 @@ pub struct Saga<S> {
     name: String,
     /// By event name or pattern, in order of registration.
     steps: Vec<(String, Steps<S>)>,
+    /// What makes a subscription one of a type's, by event name.
+    typed: Vec<(&'static str, Box<Typed>)>,
     /// The first event that was given two handlers of one kind.
     doubled: Option<String>,
     correlate: Option<Box<Correlate>>,
@@ -129,6 +132,7 @@ pub struct Saga<S> {
 }
 
 type Correlate = dyn Fn(&Event) -> Option<String> + Send + Sync;
+type Typed = dyn FnOnce(Subscription) -> Subscription + Send + Sync;
 type Only = dyn Fn(&Event) -> bool + Send + Sync;
 
 /// What all steps of a saga share.
@@ -163,6 +167,7 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
         Saga {
             name: name.into(),
             steps: Vec::new(),
+            typed: Vec::new(),
             doubled: None,
             correlate: None,
             only: None,
@@ -296,15 +301,21 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
             patience: self.patience,
             events: self.steps.iter().map(|(name, steps)| (name.clone(), steps.on.is_some())).collect(),
         });
-        let subscription = |(event_name, steps)| {
+        let mut typed = self.typed;
+        let subscription = |(event_name, steps): (String, Steps<S>)| {
+            let of_type = typed.iter().position(|(name, _)| *name == event_name);
+            let of_type = of_type.map(|at| typed.swap_remove(at).1);
             let runner = Runner { of: Arc::clone(&of), steps };
             let mut subscription =
                 Subscription::transactional(event_name, consumer.clone(), runner).priority(self.priority);
             if let Some(n) = self.max_attempts {
                 subscription = subscription.max_attempts(n);
             }
-            match self.backoff {
-                Some(backoff) => subscription.backoff(backoff),
+            if let Some(backoff) = self.backoff {
+                subscription = subscription.backoff(backoff);
+            }
+            match of_type {
+                Some(of_type) => of_type(subscription),
                 None => subscription,
             }
         };

@@ -10,11 +10,9 @@ use crate::clock;
 use crate::decisions;
 use crate::error::{Error, Result};
 use crate::event::{Due, Event, EventId, NewEvent};
-use crate::outbox::insert;
 use crate::sagas::timeouts::{self, NAMES_MAX, Timeouts};
 use crate::sagas::undo::Undo;
 use crate::sagas::{SagaStatus, ending};
-use crate::stored_event::StoredEvent;
 use crate::tx::Tx;
 use crate::validate;
 
@@ -118,7 +116,7 @@ impl<'a> SagaStep<'a> {
             ..event
         };
         let id = timeouts::new_id(&self.of.name, self.correlation_id, core.new_id());
-        let (event, _) = insert::prepare(event, core.payload_bytes_max, Some(self.event), || id.as_uuid())?;
+        let (event, _) = core.prepare_as(event, Some(self.event), || id.as_uuid())?;
         self.all_or_nothing(|left| {
             let inserted = core.publish_within(&self.tx, &event)?;
             let before = left.timeouts.note(name, id, event_name, clock::add(inserted.at, after));
@@ -149,7 +147,7 @@ impl<'a> SagaStep<'a> {
     /// [`Error::Invalid`] and [`Error::PayloadTooLarge`], where publishing it would fail, and where the saga has ended.
     pub fn undo_with(&self, event: NewEvent) -> Result<()> {
         self.refuse_ended("undo_with")?;
-        let event = StoredEvent::of(event, self.tx.core().payload_bytes_max)?;
+        let event = self.tx.core().store(event)?;
         self.left.borrow_mut().undo.add(event)
     }
 

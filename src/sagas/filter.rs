@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::{SagaStatus, SagaSummary};
+use crate::cursor::Cursor;
 use crate::error::Result;
-use crate::outbox::Cursor;
 use crate::validate;
 
 /// Which sagas are meant: all, but for what is asked here.

@@ -14,8 +14,8 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 pub use self::filter::{SagaFilter, SagaPage};
+use crate::cursor::Cursor;
 use crate::event::EventId;
-use crate::outbox::Cursor;
 
 /// Whether a saga goes on, or how it has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]

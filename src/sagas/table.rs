@@ -6,9 +6,9 @@ use super::timeouts::Timeouts;
 use super::undo::Undo;
 use super::{SagaFilter, SagaInstance, SagaPage, SagaStatus, SagaSummary, SagaTotals};
 use crate::clock::from_micros;
+use crate::cursor::Cursor;
 use crate::error::{Error, Result};
-use crate::outbox::list::Order;
-use crate::outbox::{Cursor, Page};
+use crate::page::{Order, Page};
 
 /// What a step needs of its conversation.
 pub(crate) struct Stored {
@@ -144,8 +144,10 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<SagaSummary> {
 
 /// No state is read.
 pub(crate) fn list(conn: &Connection, filter: &SagaFilter, page: &Page) -> Result<SagaPage> {
-    let Some((first, last)) = page.range() else { return Ok(SagaPage { sagas: Vec::new(), next: None }) };
-    let mut statement = conn.prepare_cached(match page.order() {
+    let Some((first, last)) = page.order.range_behind(page.after) else {
+        return Ok(SagaPage { sagas: Vec::new(), next: None });
+    };
+    let mut statement = conn.prepare_cached(match page.order {
         Order::Oldest => {
             "SELECT seq, name, correlation_id, status, created_at, updated_at, last_event, reason
              FROM main.postbox_saga NOT INDEXED
@@ -160,10 +162,10 @@ pub(crate) fn list(conn: &Connection, filter: &SagaFilter, page: &Page) -> Resul
         }
     })?;
     let found =
-        statement.query_map(params![first, last, filter.name, filter.status, page.limit() + 1], summary)?;
+        statement.query_map(params![first, last, filter.name, filter.status, page.limit + 1], summary)?;
     let mut sagas = found.collect::<rusqlite::Result<Vec<_>>>()?;
-    let is_more = sagas.len() > page.limit();
-    sagas.truncate(page.limit());
+    let is_more = sagas.len() > page.limit;
+    sagas.truncate(page.limit);
     let next = sagas.last().filter(|_| is_more).map(|last| last.cursor);
     Ok(SagaPage { sagas, next })
 }

@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 use crate::event::EventId;
 use crate::history::{self, HistoryEntry, RecentFailure};
 use crate::outbox::{
-    self, Backlog, CausationTree, EventFilter, EventPage, OutboxEvent, OutboxStatus, Page, ReplayBacklog,
-    list,
+    self, Backlog, CausationTree, EventFilter, EventPage, OutboxEvent, OutboxStatus, ReplayBacklog, list,
 };
+use crate::page::Page;
 use crate::story::{self, EventStory};
 
 /// So many failures are told at once.

@@ -8,7 +8,7 @@ use super::Access;
 use crate::decisions;
 use crate::error::Result;
 use crate::observing::Observing;
-use crate::outbox::{Page, list};
+use crate::page::{Page, check_limit};
 use crate::sagas::{SagaFilter, SagaInstance, SagaPage, SagaStatus, SagaSummary, SagaTotals, ending, table};
 use crate::validate;
 
@@ -51,7 +51,7 @@ impl<'a> Sagas<'a> {
     /// # Errors
     /// [`Error::Invalid`](crate::Error::Invalid) for a limit of 0 or more than 1,000, and for the name.
     pub fn stuck(&self, name: Option<&str>, older_than: Duration, limit: usize) -> Result<Vec<SagaSummary>> {
-        list::check_limit(limit)?;
+        check_limit(limit)?;
         name.map_or(Ok(()), |name| validate::name("name", name, validate::EVENT_NAME_MAX))?;
         let older_than = i64::try_from(older_than.as_micros()).unwrap_or(i64::MAX);
         let since = self.access.core().clock.now().saturating_sub(older_than);

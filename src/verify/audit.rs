@@ -5,7 +5,7 @@ use std::ops::Range;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension};
 
-use crate::clock::{HELD_UNTIL, LIMITED_UNTIL, PAUSED_UNTIL, WAITING_UNTIL};
+use crate::clock::{HELD_UNTIL, LIMITED_UNTIL, NEWER_UNTIL, PAUSED_UNTIL, WAITING_UNTIL};
 use crate::error::Result;
 use crate::json;
 use crate::outbox::SEQ_MAX;
@@ -29,6 +29,7 @@ pub(super) struct Events {
     pub(super) paused: i64,
     pub(super) waiting: i64,
     pub(super) limited: i64,
+    pub(super) newer: i64,
     pub(super) latest_time: i64,
 }
 
@@ -43,9 +44,10 @@ pub(super) fn events(conn: &Connection) -> Result<Events> {
                 coalesce(sum(status = 'pending' AND available_at = ?3), 0),
                 coalesce(sum(status = 'pending' AND available_at = ?4), 0),
                 coalesce(sum(status = 'pending' AND available_at = ?5), 0),
+                coalesce(sum(status = 'pending' AND available_at = ?6), 0),
                 coalesce(max(max(created_at, updated_at)), 0)
          FROM main.outbox_event NOT INDEXED",
-        [SEQ_MAX, HELD_UNTIL, PAUSED_UNTIL, WAITING_UNTIL, LIMITED_UNTIL],
+        [SEQ_MAX, HELD_UNTIL, PAUSED_UNTIL, WAITING_UNTIL, LIMITED_UNTIL, NEWER_UNTIL],
         |row| {
             Ok(Events {
                 numbered: row.get(0)?,
@@ -60,7 +62,8 @@ pub(super) fn events(conn: &Connection) -> Result<Events> {
                 paused: row.get(9)?,
                 waiting: row.get(10)?,
                 limited: row.get(11)?,
-                latest_time: row.get(12)?,
+                newer: row.get(12)?,
+                latest_time: row.get(13)?,
             })
         },
     )?)

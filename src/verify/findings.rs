@@ -145,6 +145,12 @@ impl Findings {
                 "that wait for room with a consumer that has limits",
                 "nothing: they go on as soon as its limits let them, where the application runs",
             ),
+            (
+                Severity::Note,
+                events.newer,
+                "that wait for a release that knows their payload's version",
+                "start that release of the application",
+            ),
         ];
         for (severity, count, what, advice) in cases {
             if count > 0 {

@@ -17,7 +17,7 @@ use crate::outbox::strays;
 use crate::postbox::Postbox;
 use crate::settings::Settings;
 use crate::sync::atomic::AtomicBool;
-use crate::{limits, ordering};
+use crate::{limits, newer, ordering};
 
 pub(crate) fn process_batch(postbox: &Postbox) -> Result<usize> {
     let Some(mut by_hand) = ByHand::begin(postbox, "process_batch")? else { return Ok(0) };
@@ -36,6 +36,11 @@ pub(crate) fn process_batch(postbox: &Postbox) -> Result<usize> {
 }
 
 pub(crate) fn drain(postbox: &Postbox) -> Result<usize> {
+    drain_while(postbox, |_| true)
+}
+
+/// The same until `go_on`, which is told after each batch how many events were claimed for it, has had enough.
+pub(crate) fn drain_while(postbox: &Postbox, mut go_on: impl FnMut(usize) -> bool) -> Result<usize> {
     let Some(mut by_hand) = ByHand::begin(postbox, "drain")? else { return Ok(0) };
     let mut spell = Spell::begin();
     for round in 1_usize.. {
@@ -47,9 +52,10 @@ pub(crate) fn drain(postbox: &Postbox) -> Result<usize> {
             return Ok(processed);
         }
         by_hand.refused = by_hand.refused.take().or(claimed.refused.take());
+        let count = claimed.claimed;
         by_hand.deliver(claimed);
         // An operator can stop a long drain.
-        if round.is_multiple_of(ROUNDS) && !by_hand.may_go_on()? {
+        if !go_on(count) || (round.is_multiple_of(ROUNDS) && !by_hand.may_go_on()?) {
             by_hand.settle()?;
             break;
         }
@@ -90,6 +96,7 @@ impl<'a> ByHand<'a> {
         scope::refuse_inside_handler(core, operation)?;
         ordering::look_after(core, operation)?;
         limits::look_after(core, operation)?;
+        newer::look_after(core, operation)?;
         let (settings, due, strays) = core.db.read(operation, |conn| {
             let settings = core.reload_settings(conn)?;
             // Clear, before the write lock is taken for nothing.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::under_way::UnderWay;
 use crate::backoff::Backoff;
-use crate::clock::{self, LIMITED_UNTIL, WAITING_UNTIL};
+use crate::clock::{self, LIMITED_UNTIL, NEWER_UNTIL, WAITING_UNTIL};
 use crate::error::Error;
 use crate::event::Event;
 use crate::handler::{HandlerError, HandlerResult, Verdict};
@@ -146,6 +146,8 @@ pub(crate) struct Attempt {
     pub(crate) waiting: Vec<Arc<Subscription>>,
     /// Consumers that had no room for it.
     pub(crate) limited: Vec<Arc<Subscription>>,
+    /// A consumer does not know the version of its payload.
+    pub(crate) is_newer: bool,
     /// It ended before all consumers had their turn, and through none of their fault: they have it in the next.
     pub(crate) is_cut: bool,
     /// Some consumer is to have it later, for which it is not to blame: after the longest of the delays, and why.
@@ -215,6 +217,7 @@ impl Attempt {
             || !self.paused.is_empty()
             || !self.waiting.is_empty()
             || !self.limited.is_empty()
+            || self.is_newer
     }
 
     /// Whether nothing is left of it but to wait for those that are absent.
@@ -244,7 +247,7 @@ impl Attempt {
         }
     }
 
-    /// For the consumers that are paused, behind others, or have no room. One that is not paused any more is to have its turn at once;
+    /// For the consumers that are paused, behind others, have no room, or are too old. One that is not paused any more is to have its turn at once;
     /// whether it is the turn of one that was behind others is looked at once this is written (ordering.rs).
     fn wait(&self, now: i64, pauses: Option<&Pauses>) -> Settlement {
         let due: Option<Vec<i64>> = self.paused.iter().map(|name| pauses?.of_consumer(name, now)).collect();
@@ -252,7 +255,11 @@ impl Attempt {
             None => Settlement::GivenBack,
             // Those that have no room come first: when there is some, all is planned anew.
             Some(_) if !self.limited.is_empty() => Settlement::Parked { available_at: LIMITED_UNTIL },
-            Some(due) => Settlement::Parked { available_at: due.into_iter().min().unwrap_or(WAITING_UNTIL) },
+            // What waits for a newer release alone is found by that; with others it is where they are looked for (newer.rs).
+            Some(due) => {
+                let last = if self.waiting.is_empty() { NEWER_UNTIL } else { WAITING_UNTIL };
+                Settlement::Parked { available_at: due.into_iter().min().unwrap_or(last) }
+            }
         }
     }
 
@@ -397,6 +404,11 @@ impl Report {
     /// Whether it says what came of handlers, rather than that a fault was in their way.
     pub(crate) fn is_of_handlers(&self) -> bool {
         !matches!(self, Report::GivenBack { .. } | Report::Interrupted { .. } | Report::Postponed { .. })
+    }
+
+    /// Whether what handlers came to is still to be written.
+    pub(crate) fn is_to_be_written(&self) -> bool {
+        matches!(self, Report::Marked { .. } | Report::Processed { .. } | Report::Finished { .. })
     }
 
     /// The claim that is over with this report.

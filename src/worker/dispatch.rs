@@ -1,6 +1,5 @@
 //! Runs a delivery's handlers, on whichever thread it was handed to.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
@@ -10,7 +9,8 @@ use super::scope::HandlerScope;
 use super::telling;
 use super::under_way::Timed;
 use crate::core::Core;
-use crate::handler::{Context, HandlerError, HandlerResult, Signal};
+use crate::crash::CrashPoint;
+use crate::handler::{Context, HandlerError, HandlerResult, Signal, panic_message};
 use crate::outbox::claim::Claim;
 use crate::pause_book::Asked;
 use crate::postbox::Postbox;
@@ -113,6 +113,8 @@ fn run_one(
             delivery.next += 1;
             continue;
         }
+        let crash = postbox.core().db.crash();
+        crash.at(CrashPoint::BeforeHandler);
         delivery.begin(&subscription, postbox.core().clock.now());
         telling::started(postbox.core(), &delivery.event, &subscription.consumer_name);
         let begun = Instant::now();
@@ -131,6 +133,7 @@ fn run_one(
         };
         let result = span::deliver(&delivery.event, &subscription.consumer_name, || caught(handle));
         let duration = begun.elapsed();
+        crash.at(CrashPoint::AfterHandler);
         if subscription.time_limit.is_some() {
             let Some(Timed { permits_behind, .. }) = delivery.under_way.end() else {
                 // The worker has said that it ran too long, and what that comes to. Its room is free before the worker looks.
@@ -171,21 +174,6 @@ pub(super) fn note_result(core: &Core, subscription: &Subscription, result: &Han
 
 /// A panic is a failed attempt like any other.
 pub(crate) fn caught(handle: impl FnOnce() -> HandlerResult) -> HandlerResult {
-    catch_unwind(AssertUnwindSafe(handle)).unwrap_or_else(|panic| {
-        let message = panic_message(&*panic);
-        // What was thrown is the application's, and may panic in its own drop.
-        if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
-            std::mem::forget(again);
-        }
-        Err(HandlerError::retry(message))
-    })
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let message =
-        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    match message {
-        Some(message) => format!("panicked: {message}"),
-        None => "panicked with something that is no text".to_owned(),
-    }
+    catch_unwind(AssertUnwindSafe(handle))
+        .unwrap_or_else(|panic| Err(HandlerError::retry(panic_message(panic))))
 }

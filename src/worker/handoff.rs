@@ -14,6 +14,7 @@ use super::pool::Work;
 use super::under_way::UnderWay;
 use crate::clock;
 use crate::core::Core;
+use crate::crash::CrashPoint;
 use crate::error::Error;
 use crate::outbox::claim::{Claim, LeaseId};
 use crate::outbox::insert::{Content, Inserted, Lease, PreparedEvent};
@@ -161,7 +162,9 @@ fn consumers_of(core: &Core, events: &[PreparedEvent], is_idle: bool) -> Option<
             let consumers = core.registry.consumers_of(event.name());
             let fits = consumers.first().is_some_and(|first| is_idle || !first.is_transactional())
                 && !is_paused(core, event.name(), &consumers)
-                && consumers.iter().all(|of| of.order.is_none() && of.limiter.is_none());
+                && consumers.iter().all(|of| {
+                    of.order.is_none() && of.limiter.is_none() && !of.is_too_old_for(event.version())
+                });
             (event.is_due_at_once() && fits).then_some(consumers)
         })
         .collect()
@@ -195,6 +198,7 @@ impl Reserved<'_> {
     /// After the commit. `content` is that of the first event, where it is at hand.
     pub(crate) fn hand_over(mut self, inserted: &[Inserted], mut content: Option<Content>) {
         let core = self.core;
+        core.db.crash().at(CrashPoint::AfterClaim);
         // All of this may have changed while the commit waited for its turn.
         if !core.settings().allow_processing(true) {
             return self.give_back();

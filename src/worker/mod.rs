@@ -22,9 +22,13 @@ mod under_way;
 mod unsettled;
 mod watch;
 
+#[cfg(feature = "testing")]
+pub(crate) use self::by_hand::drain_while;
 pub(crate) use self::by_hand::{drain, process_batch};
 pub(crate) use self::handle::{SHUTDOWN_LIMIT, WorkerSlot, start};
 pub use self::handle::{ShutdownReport, Worker};
 pub(crate) use self::handoff::{Handoff, Reserved};
+#[cfg(feature = "testing")]
+pub(crate) use self::scope::HandlerScope;
 pub(crate) use self::scope::refuse_inside_handler;
 pub(crate) use self::unsettled::{Unsettled, settle_last};

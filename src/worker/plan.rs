@@ -102,12 +102,23 @@ impl Planner<'_> {
             Open { consumers, ..Open::default() }
         } else {
             let lost = row.taken_over.then(|| lost_attempt(event.attempt));
-            still_open(conn, claim, &consumers, &standings, lost.as_deref(), settings, pauses, now)?
+            still_open(
+                conn,
+                claim,
+                &consumers,
+                &standings,
+                lost.as_deref(),
+                event.version,
+                settings,
+                pauses,
+                now,
+            )?
         };
         if let Some(available_at) = of_name {
             return settle_now(Settlement::Parked { available_at });
         }
         open.attempt.absent = absent;
+        self.leave_newer(&mut open, &event);
         open.leave_paused(pauses, now);
         self.leave_waiting(&mut open, claim.seq, &event)?;
         let permits = open.leave_limited(claim.seq, now);
@@ -139,6 +150,22 @@ impl Planner<'_> {
             refused: Vec::new(),
             damage_met: 0,
         })))
+    }
+
+    /// Those that do not know its version have their turn in a later release.
+    fn leave_newer(&self, open: &mut Open, event: &Event) {
+        let is_too_old = |of: &Arc<Subscription>| of.is_too_old_for(event.version);
+        let Some(first) = open.consumers.iter().find(|of| is_too_old(of)) else { return };
+        let (name, version) = (&event.name, event.version);
+        // No name contains NUL.
+        if self.core.first_warning_of(&format!("{name}\0{version}")) {
+            log::warn!(
+                target: "postbox::delivery",
+                "version {version} of `{name}` is newer than consumer {} knows: its events are held back for a later release", first.consumer_name
+            );
+        }
+        open.leave(is_too_old);
+        open.attempt.is_newer = true;
     }
 
     /// Those whose turn it is not have it later.
@@ -217,7 +244,7 @@ impl Open {
 }
 
 /// Of an event that was claimed before. `lost`: what is to be said of its last attempt, if that was lost. A consumer that is
-/// paused had no part in it.
+/// paused, or too old for its version, had no part in it.
 #[expect(clippy::too_many_arguments, reason = "a part of `plan`")]
 fn still_open(
     conn: &Connection,
@@ -225,6 +252,7 @@ fn still_open(
     consumers: &Consumers,
     standings: &[Standing],
     lost: Option<&str>,
+    version: u32,
     settings: &Settings,
     pauses: &Pauses,
     now: i64,
@@ -238,8 +266,9 @@ fn still_open(
             continue;
         }
         let had_given_up = standing.is_some_and(|standing| standing.gave_up);
-        let is_paused = pauses.of_consumer(&subscription.consumer_name, now).is_some();
-        let lost = lost.filter(|_| !had_given_up && !is_paused);
+        let is_left_out = pauses.of_consumer(&subscription.consumer_name, now).is_some()
+            || subscription.is_too_old_for(version);
+        let lost = lost.filter(|_| !had_given_up && !is_left_out);
         if let Some(error) = lost {
             let gave_up = failures(standing).saturating_add(1) >= max_attempts(subscription, settings);
             let mark = Mark::Lost { error: error.to_owned(), gave_up };

@@ -12,6 +12,7 @@ use super::settling::{record, settle_alike};
 use super::telling::{self, Told};
 use crate::breaker::Breaker;
 use crate::core::Core;
+use crate::crash::CrashPoint;
 use crate::db::Writer;
 use crate::error::Error;
 use crate::handler::{HandlerError, HandlerResult, Signal};
@@ -159,6 +160,7 @@ impl Shared<'_> {
             (_, Some(why)) => Err(HandlerError::retry(why)),
             (Kind::Plain(_), _) => Err(HandlerError::retry("it is not transactional")), // the caller has looked
             (Kind::Transactional(handler), None) => {
+                self.core.db.crash().at(CrashPoint::BeforeHandler);
                 self.execute("SAVEPOINT postbox_handler")?;
                 delivery.begin(subscription, self.core.clock.now());
                 telling::started(self.core, &delivery.event, &subscription.consumer_name);
@@ -171,6 +173,7 @@ impl Shared<'_> {
                     span::deliver(&delivery.event, &subscription.consumer_name, handle)
                 };
                 duration = Some(begun.elapsed());
+                self.core.db.crash().at(CrashPoint::AfterHandler);
                 if let Err(HandlerError { fault: Some(fault), message, .. }) = result {
                     // SQLite lets nothing more be written in a transaction that has met a damaged page: another has to say
                     // what came of it.

@@ -13,6 +13,7 @@ use super::delivery::{Delivery, Report};
 use super::left_alone::LeftAlone;
 use super::settling::log_lost;
 use crate::core::Core;
+use crate::crash::CrashPoint;
 use crate::db::{Synchronous, Writer};
 use crate::error::{Error, Result};
 use crate::outbox::claim::{Claim, LeaseId, Suspects};
@@ -98,6 +99,7 @@ struct Try<'w> {
 
 impl Turn<'_> {
     pub(crate) fn run(mut self, core: &Core) -> Result<Outcome> {
+        let settles = self.reports.iter().any(Report::is_to_be_written);
         let mut how =
             Try { lease: core.leases.next(), synchronous: core.acks, pieces: Pieces::Together, counts: true };
         let mut outcome = loop {
@@ -127,6 +129,12 @@ impl Turn<'_> {
         };
         outcome.held.iter().for_each(|claim| core.note_held(*claim));
         core.in_flight().extend(outcome.deliveries.iter().map(|d| (d.claim.seq, d.claim.lease)));
+        if settles {
+            core.db.crash().at(CrashPoint::AfterSettle);
+        }
+        if !outcome.deliveries.is_empty() {
+            core.db.crash().at(CrashPoint::AfterClaim);
+        }
         self.conclude(core, &mut outcome);
         Ok(outcome)
     }

@@ -10,7 +10,7 @@ use crate::core::{Core, Release};
 use crate::error::Result;
 use crate::outbox::{self, strays};
 use crate::settings::Settings;
-use crate::{limits, ordering};
+use crate::{limits, newer, ordering};
 
 pub(crate) struct Watch {
     /// A connection of the worker's own; `None` in memory, where there is one connection for all.
@@ -32,6 +32,7 @@ impl Watch {
         let generation = core.registry.generation();
         ordering::look_after(core, "start")?;
         limits::look_after(core, "start")?;
+        newer::look_after(core, "start")?;
         // Opening has just done the rest of what a poll does.
         let next_poll = Instant::now() + Duration::from_millis(settings.polling_interval_ms);
         Ok((Watch { reader, seen_version: None, next_poll, generation }, Arc::new(settings)))
@@ -61,6 +62,7 @@ impl Watch {
         if polls || generation != self.generation {
             ordering::look_after(core, "process")?;
             limits::look_after(core, "process")?;
+            newer::look_after(core, "process")?;
             self.generation = generation;
         }
         if polls {

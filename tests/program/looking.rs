@@ -6,7 +6,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use postbox::{Context, Event, EventFilter, PauseTarget, Postbox, Subscription};
+use postbox::{
+    Context, DomainEvent, EntityRef, Event, EventFilter, LinkType, NewEvent, NewLink, PauseTarget, Postbox,
+    Subscription,
+};
 
 use crate::support::{Process, assert_bytes, cp, event, given, listing, raw};
 use crate::{customer, expect, program, publish, run, without_sizes};
@@ -20,6 +23,29 @@ fn what_they_print_is_as_expected_and_the_file_stays_as_it_is() {
         ("consumers", &["consumers", "app.db"]),
         ("links", &["links", "app.db", "finance", "Invoice", "inv-1"]),
         ("no-links", &["links", "app.db", "finance", "Invoice", "none"]),
+        (
+            "links-filtered",
+            &[
+                "links",
+                "app.db",
+                "finance",
+                "Invoice",
+                "inv-1",
+                "--type",
+                "cascade",
+                "--module",
+                "operations",
+            ],
+        ),
+        (
+            "no-such-links",
+            &["links", "app.db", "finance", "Invoice", "inv-1", "--inbound", "--type", "cascade"],
+        ),
+        ("links-walk", &["links", "app.db", "operations", "Task", "t-9", "--walk", "2"]),
+        (
+            "links-walk-outbound",
+            &["links", "app.db", "operations", "Task", "t-9", "--walk", "2", "--outbound"],
+        ),
         ("settings", &["settings", "get", "app.db"]),
         ("setting", &["settings", "get", "app.db", "batch_size"]),
         ("verify", &["verify", "app.db"]),
@@ -33,6 +59,25 @@ fn what_they_print_is_as_expected_and_the_file_stays_as_it_is() {
 }
 
 #[test]
+fn a_walk_that_is_not_shown_whole_says_so() {
+    let (dir, path) = customer();
+    let bus = Postbox::open(&path).unwrap();
+    let at = |n: usize| EntityRef::new("m", "T", n.to_string());
+    bus.transaction::<_, postbox::Error>(|tx| {
+        (1..=1_001)
+            .try_for_each(|n| tx.create_link(NewLink::new(at(0), at(n), LinkType::Reference)).map(drop))
+    })
+    .unwrap();
+    bus.close().unwrap();
+    let walk = ["links", "app.db", "m", "T", "0", "--walk", "1"];
+    let text = run(dir.path(), &walk).ok();
+    assert_eq!((text.lines().count(), text.lines().last()), (1_002, Some("There is more than is shown.")));
+    let listed = run(dir.path(), &[&walk[..5], &["--json"]].concat()).json();
+    assert_eq!(listed.as_array().unwrap().len(), 1_001, "without --walk it is all, page after page");
+    assert_eq!(run(dir.path(), &[&walk[..], &["--json"]].concat()).json()["is_complete"], false);
+}
+
+#[test]
 fn the_age_of_the_oldest_pending_event_is_told() {
     let (dir, path) = customer();
     publish(&path, 3);
@@ -42,6 +87,43 @@ fn the_age_of_the_oldest_pending_event_is_told() {
     let stats = run(dir.path(), &["stats", "app.db", "--json"]).json();
     assert_eq!(stats["pending"], 3);
     assert!(stats["oldest_pending_age_ms"].is_u64(), "{stats}");
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Counted {}
+
+impl DomainEvent for Counted {
+    const NAME: &'static str = "stock.counted";
+    const SOURCE_MODULE: &'static str = "stock";
+    const AGGREGATE_TYPE: &'static str = "Shelf";
+
+    fn aggregate_id(&self) -> String {
+        "s-1".to_owned()
+    }
+}
+
+#[test]
+fn what_waits_for_a_newer_release_is_told() {
+    let (dir, path) = customer();
+    let bus = Postbox::builder().clock(crate::clock()).open(&path).unwrap();
+    bus.subscribe(Subscription::typed::<Counted>("shelves", |_, _| Ok(()))).unwrap();
+    let id = bus.publish(NewEvent::typed(&Counted {}).unwrap().version(2)).unwrap().to_string();
+    bus.drain().unwrap();
+    bus.close().unwrap();
+    let stats = run(dir.path(), &["stats", "app.db"]).ok();
+    assert!(stats.lines().any(|line| line.split_whitespace().eq(["newer", "1"])), "{stats}");
+    assert!(
+        stats.contains("1 event waits for a release of the application that knows the payload's version"),
+        "{stats}"
+    );
+    assert_eq!(run(dir.path(), &["stats", "app.db", "--json"]).json()["newer"], 1);
+    let shown = run(dir.path(), &["show", "app.db", &id]).ok();
+    assert!(shown.contains("waits for a newer release"), "{shown}");
+    let verified = run(dir.path(), &["verify", "app.db"]).ok();
+    assert!(
+        verified.contains("events that wait for a release that knows their payload's version: 1"),
+        "{verified}"
+    );
 }
 
 /// A consumer that is paused, one that has yet to subscribe, and what fails: with a name that a shell would take apart.

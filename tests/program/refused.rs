@@ -50,6 +50,10 @@ fn a_wrong_command_line_ends_with_code_2() {
         &["sttas", "app.db"],
         &["stats", "app.db", "--jsno"],
         &["links", "app.db", "finance"],
+        &["links", "app.db", "finance", "Invoice", "inv-1", "--type", "casacde"],
+        &["links", "app.db", "finance", "Invoice", "inv-1", "--outbound", "--inbound"],
+        &["links", "app.db", "finance", "Invoice", "inv-1", "--walk", "0"],
+        &["links", "app.db", "finance", "Invoice", "inv-1", "--walk", "1", "--module", "operations"],
         &["settings", "app.db"],
         &["completions", "cobol"],
     ] {
@@ -75,6 +79,7 @@ fn no_payload_metadata_or_error_text_is_printed() {
         &["stats", "app.db"][..],
         &["consumers", "app.db"],
         &["links", "app.db", "finance", "Invoice", "inv-1"],
+        &["links", "app.db", "finance", "Invoice", "inv-1", "--walk", "3"],
         &["verify", "app.db"],
         &["settings", "get", "app.db"],
     ] {

@@ -22,6 +22,10 @@ fn assert_writers_are_refused(bus: &Postbox, kind: &str, inbox_row: InboxId) {
     assert_reentrant(bus.update_settings(|_| panic!("it must not run")));
     assert_reentrant(links.create(link()));
     assert_reentrant(links.delete(uuid::Uuid::nil()));
+    assert_reentrant(links.get_or_create(link()));
+    assert_reentrant(links.create_unique(link()));
+    assert_reentrant(links.delete_of(&EntityRef::new("finance", "Invoice", "1")));
+    assert_reentrant(bus.announce_deleted(&EntityRef::new("finance", "Invoice", "1")));
     assert_reentrant(inbox.get_or_create("0198c0de-0000-7000-8000-000000000000".parse().unwrap(), "c"));
     assert_reentrant(inbox.mark_processing(inbox_row));
     assert_reentrant(inbox.mark_processed(inbox_row));

@@ -7,4 +7,5 @@ pub(crate) mod latency;
 pub(crate) mod memory;
 pub(crate) mod publish;
 pub(crate) mod sagas;
+pub(crate) mod typed;
 pub(crate) mod waiting;

@@ -49,6 +49,16 @@ pub(crate) fn steps(file: &Path, stats: &Stats, backlog: &Backlog, pauses: &[Pau
             command: format!("postbox list {file} --status pending --oldest"),
         });
     }
+    if backlog.newer > 0 {
+        let verb = if backlog.newer == 1 { "waits" } else { "wait" };
+        steps.push(Step {
+            what: format!(
+                "{} {verb} for a release of the application that knows the payload's version: start that one",
+                show::count_of(backlog.newer, "event")
+            ),
+            command: format!("postbox list {file} --status pending --oldest"),
+        });
+    }
     let due_for = backlog.due_for_ms.map(Duration::from_millis).filter(|due_for| *due_for > DUE_FOR_LONG);
     if let Some(due_for) = due_for {
         steps.push(Step {

@@ -2,6 +2,7 @@
 
 mod backup;
 mod blocked;
+mod cancel;
 mod catch_up;
 mod compact;
 mod completions;
@@ -9,6 +10,7 @@ mod consumers;
 mod dead_letters;
 mod discard;
 mod export;
+mod future;
 mod import;
 mod links;
 mod list;
@@ -16,6 +18,7 @@ mod pause;
 mod pauses;
 mod prune;
 mod replay;
+mod reschedule;
 mod restore;
 mod resume;
 mod retry;
@@ -44,6 +47,9 @@ pub(crate) enum Command {
     Tree(tree::Args),
     DeadLetters(dead_letters::Args),
     Blocked(blocked::Args),
+    Future(future::Args),
+    Reschedule(reschedule::Args),
+    Cancel(cancel::Args),
     Retry(retry::Args),
     Discard(discard::Args),
     Replay(replay::Args),
@@ -76,6 +82,9 @@ impl Command {
             Command::Tree(args) => tree::run(&args, context),
             Command::DeadLetters(args) => dead_letters::run(&args, context),
             Command::Blocked(args) => blocked::run(&args, context),
+            Command::Future(args) => future::run(&args, context),
+            Command::Reschedule(args) => reschedule::run(&args, context),
+            Command::Cancel(args) => cancel::run(&args, context),
             Command::Retry(args) => retry::run(&args, context),
             Command::Discard(args) => discard::run(&args, context),
             Command::Replay(args) => replay::run(&args, context),

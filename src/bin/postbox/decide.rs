@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use postbox::{Error, EventFilter, EventId, Outbox, OutboxStatus, Postbox};
+use postbox::{Error, EventFilter, EventId, EventStory, HistoryKind, Outbox, OutboxStatus, Postbox};
 use serde_json::json;
 
 use crate::context::{self, Context};
@@ -21,29 +21,61 @@ pub(crate) struct Sure {
     yes: bool,
 }
 
-/// Which dead letters (or events that failed) it is about.
+/// Which events it is about, of those that the command can be about.
 #[derive(clap::Args)]
 pub(crate) struct Chosen {
     /// These events, all or none; instead of them a filter, or --all
     ids: Vec<EventId>,
     #[command(flatten)]
     filter: WithConsumer,
-    /// Every dead letter, or every one that the filter means
+    /// Every one that there is, or that the filter means
     #[arg(long, help_heading = HEADING)]
     all: bool,
     #[command(flatten)]
     sure: Sure,
 }
 
+/// What a command decides about.
+pub(crate) struct Subject {
+    /// One of them: `dead letter`.
+    what: &'static str,
+    /// What an event has to be, for the error.
+    expected: &'static str,
+    within: fn(EventFilter) -> EventFilter,
+    is_one: fn(&EventStory) -> bool,
+}
+
+/// What nobody processes by itself.
+pub(crate) const DEAD_LETTERS: Subject = Subject {
+    what: "dead letter",
+    expected: "a dead letter",
+    within: |filter| filter.status(OutboxStatus::DeadLetter).status(OutboxStatus::Failed),
+    is_one: |story| matches!(story.event.status, OutboxStatus::DeadLetter | OutboxStatus::Failed),
+};
+
+/// What nobody has begun with.
+pub(crate) const UNSTARTED: Subject = Subject {
+    what: "event",
+    expected: "an event that has not started",
+    within: |filter| filter.status(OutboxStatus::Pending).unstarted(),
+    is_one: |story| {
+        let event = &story.event;
+        let is_replayed = story.history.iter().any(|entry| entry.kind == HistoryKind::Replayed);
+        let is_new = event.attempt_count == 0 && event.last_error.is_none();
+        event.status == OutboxStatus::Pending && is_new && story.inbox.is_empty() && !is_replayed
+    },
+};
+
 /// How to decide, and how to speak of it.
 pub(crate) struct Decision<'a> {
-    /// Behind a number of dead letters, as in `3 dead letters get new attempts`: for one, and for many.
+    pub(crate) about: Subject,
+    /// Behind a number of them, as in `3 dead letters get new attempts`: for one, and for many.
     pub(crate) says: [&'static str; 2],
     pub(crate) about_one: &'a dyn Fn(&Outbox<'_>, EventId) -> Result<(), Error>,
     pub(crate) about_many: &'a dyn Fn(&Outbox<'_>, &EventFilter) -> Result<usize, Error>,
 }
 
-pub(crate) fn about_dead_letters(
+pub(crate) fn about_chosen(
     file: &Path,
     chosen: &Chosen,
     decision: &Decision<'_>,
@@ -57,10 +89,10 @@ pub(crate) fn about_dead_letters(
         (true, true) => {
             let filter = chosen.filter.filter();
             let many = Many {
-                what: "dead letter",
+                what: decision.about.what,
                 says: decision.says,
                 to: None,
-                count: &|outbox| outbox.count(&chosen.filter.dead()),
+                count: &|outbox| outbox.count(&(decision.about.within)(filter.clone())),
                 decide: &|outbox| (decision.about_many)(outbox, &filter),
             };
             about_many(file, &chosen.sure, &many, context)
@@ -81,11 +113,12 @@ fn about_each(
     if chosen.sure.dry_run {
         let postbox = context::read(file)?;
         for id in &ids {
-            would_be_dead(&postbox, *id).map_err(Failure::of(file))?;
+            would_be_one(&decision.about, &postbox, *id).map_err(Failure::of(file))?;
         }
     } else {
         if ids.len() > 1 {
-            context::confirm(chosen.sure.yes, &format!("{} dead letters {}.", ids.len(), decision.says[1]))?;
+            let of = show::count_of(ids.len() as u64, decision.about.what);
+            context::confirm(chosen.sure.yes, &format!("{of} {}.", decision.says[1]))?;
         }
         let postbox = context::write(file)?;
         let decided = postbox.transaction(|tx| -> postbox::Result<()> {
@@ -93,20 +126,19 @@ fn about_each(
         });
         decided.and_then(|()| postbox.close()).map_err(Failure::of(file))?;
     }
-    tell(ids.len() as u64, "dead letter", decision.says, chosen.sure.dry_run, context)
+    tell(ids.len() as u64, decision.about.what, decision.says, chosen.sure.dry_run, context)
 }
 
 /// The error that deciding about it would end with.
-fn would_be_dead(postbox: &Postbox, id: EventId) -> Result<(), Error> {
-    let story = postbox.outbox().story(id)?;
-    match story.map(|story| story.event.status) {
-        Some(OutboxStatus::DeadLetter | OutboxStatus::Failed) => Ok(()),
+fn would_be_one(of: &Subject, postbox: &Postbox, id: EventId) -> Result<(), Error> {
+    match postbox.outbox().story(id)? {
+        Some(story) if (of.is_one)(&story) => Ok(()),
         None => Err(Error::NotFound { what: "event", id: id.to_string() }),
-        Some(status) => Err(Error::WrongStatus {
+        Some(story) => Err(Error::WrongStatus {
             operation: "dry run",
             id: id.to_string(),
-            status: status.as_str(),
-            expected: "a dead letter",
+            status: story.event.status.as_str(),
+            expected: of.expected,
         }),
     }
 }

@@ -15,6 +15,18 @@ pub(crate) fn moment(text: &str) -> Result<OffsetDateTime, String> {
     OffsetDateTime::now_utc().checked_sub(signed(ago)?).ok_or_else(|| TOO_LONG.to_owned())
 }
 
+/// For clap: a moment that is still to come: as above, `now`, or in how long.
+pub(crate) fn moment_to_come(text: &str) -> Result<OffsetDateTime, String> {
+    if let Some(at) = rfc3339(text).or_else(|| Some(day(text)?.midnight().assume_utc())) {
+        return Ok(at);
+    }
+    let after = if text == "now" { Ok(Duration::ZERO) } else { length(text) };
+    let after = after.map_err(
+        |_| "write a time (2026-03-01T08:00:00Z), a day (2026-03-01), in how long (90s, 10m, 2h, 3d), or now",
+    )?;
+    OffsetDateTime::now_utc().checked_add(signed(after)?).ok_or_else(|| TOO_LONG.to_owned())
+}
+
 /// For clap: a length of time, such as `10m` or `1h30m`.
 pub(crate) fn length(text: &str) -> Result<Duration, String> {
     let unreadable = || "write a length of time: 500ms, 90s, 10m, 2h, 3d, 1w, or 1h30m".to_owned();
@@ -141,6 +153,11 @@ mod tests {
             assert_eq!(of(bad), None, "{bad}");
         }
         assert!(moment("3d").is_ok() && moment("2026-03-01").is_ok() && moment("99999999w").is_err());
+        assert!(
+            moment_to_come("3d").unwrap() > moment_to_come("now").unwrap()
+                && moment_to_come("99999999w").is_err()
+        );
+        assert!(moment_to_come("tomorrow").unwrap_err().contains("in how long"));
         assert!(moment("yesterday").unwrap_err().contains("2026-03-01T08:00:00Z"));
     }
 }

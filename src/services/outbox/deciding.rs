@@ -6,8 +6,8 @@ use super::Outbox;
 use crate::decisions::{self, Replay};
 use crate::error::Result;
 use crate::event::EventId;
-use crate::outbox::list::{self, Order};
-use crate::outbox::{EventFilter, OutboxStatus};
+use crate::outbox::{EventFilter, OutboxStatus, list};
+use crate::page::Order;
 use crate::services::Access;
 
 /// So many events are decided about in one transaction.

@@ -8,7 +8,8 @@ use crate::clock::to_micros;
 use crate::decisions;
 use crate::error::Result;
 use crate::event::EventId;
-use crate::outbox::{EventFilter, EventSummary, future, list, summary};
+use crate::outbox::{EventFilter, EventSummary, future, summary};
+use crate::page::check_limit;
 
 /// Events that have not started. An event starts when it is claimed for the first time; until then it can be moved and cancelled.
 impl Outbox<'_> {
@@ -67,7 +68,7 @@ impl Outbox<'_> {
         behind: Option<future::Behind>,
         limit: usize,
     ) -> Result<Vec<EventSummary>> {
-        list::check_limit(limit)?;
+        check_limit(limit)?;
         filter.validate()?;
         let Some(filter) = filter.within(&PENDING) else { return Ok(Vec::new()) };
         let now = self.access.core().clock.now();
@@ -105,13 +106,13 @@ impl Outbox<'_> {
     }
 
     /// Cancels all the filter's events that have not started, as [`cancel`](Outbox::cancel) does, also those that are due and that nobody
-    /// has claimed yet. How many.
+    /// has claimed yet. How many: [`count`](Outbox::count) with [`EventFilter::unstarted`](crate::EventFilter::unstarted) says it before.
     ///
     /// # Errors
     /// As [`retry_all`](Outbox::retry_all), and of [`cancel`](Outbox::cancel) for the reason.
     pub fn cancel_all(&self, filter: &EventFilter, reason: &str) -> Result<usize> {
         decisions::check_reason(reason)?;
         let cancel = |conn: &rusqlite::Connection, seq, now| decisions::cancel_row(conn, seq, reason, now);
-        self.decide("outbox.cancel_all", filter, &PENDING, cancel, |_| ())
+        self.decide("outbox.cancel_all", &filter.clone().unstarted(), &PENDING, cancel, |_| ())
     }
 }

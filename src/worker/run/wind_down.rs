@@ -35,7 +35,7 @@ impl Run {
             let settled = self.settle_last();
             let now = Instant::now();
             let are_all_back = self.in_flight.is_empty() && !self.in_flight.is_any_late();
-            if (are_all_back && settled) || now >= deadline {
+            if (are_all_back && settled) || now >= deadline || self.core().db.crash().is_dead() {
                 return self.in_flight.len()
                     + self.reports.iter().filter(|report| report.ends().is_some()).count();
             }

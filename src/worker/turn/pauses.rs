@@ -66,7 +66,7 @@ pub(super) fn release_parked(
     let in_force = core.pauses.within(conn)?;
     let parked = parked::behind(conn, PAUSED_UNTIL, pass.seq, LOOKED_AT_MAX)?;
     let mut known: HashMap<&str, Waits> = HashMap::new();
-    for Parked { seq, event_name, deliver_to } in &parked {
+    for Parked { seq, event_name, deliver_to, .. } in &parked {
         let waits = *known.entry(event_name).or_insert_with(|| waits(core, event_name, &in_force, now));
         let still_waits = match waits {
             Waits::All => true,

@@ -32,9 +32,10 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let decision = Decision {
+        about: decide::DEAD_LETTERS,
         says: ["is discarded", "are discarded"],
         about_one: &|outbox, id| outbox.discard(id, &args.reason),
         about_many: &|outbox, filter| outbox.discard_all(filter, &args.reason),
     };
-    decide::about_dead_letters(&args.file, &args.chosen, &decision, context)
+    decide::about_chosen(&args.file, &args.chosen, &decision, context)
 }

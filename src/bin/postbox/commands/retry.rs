@@ -30,9 +30,10 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let decision = Decision {
+        about: decide::DEAD_LETTERS,
         says: ["gets new attempts", "get new attempts"],
         about_one: &|outbox, id| outbox.retry(id),
         about_many: &|outbox, filter| outbox.retry_all(filter),
     };
-    decide::about_dead_letters(&args.file, &args.chosen, &decision, context)
+    decide::about_chosen(&args.file, &args.chosen, &decision, context)
 }

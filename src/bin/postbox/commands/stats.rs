@@ -27,10 +27,10 @@ Examples:
 
 With --json, one object:
   pending, processing, processed, failed, dead_letter, total   numbers of events
-  due, later, paused, behind, limited, held
+  due, later, paused, behind, limited, newer, held
                             of those that are pending: due for a worker; delayed, or tried again later; waiting for the
                             end of a pause; for an earlier event of their entity; for room with a consumer that has limits;
-                            for somebody who subscribes
+                            for a release that knows their payload's version; for somebody who subscribes
   due_for_ms                since the first of those that are due was, or null
   oldest_pending_age_ms     since the oldest pending event was published, or null
   file_bytes, wal_bytes     of the file, and of its -wal (0 where there is none)
@@ -85,6 +85,7 @@ fn numbers(stats: &Stats, backlog: &Backlog) -> Value {
         "paused": backlog.paused,
         "behind": backlog.behind,
         "limited": backlog.limited,
+        "newer": backlog.newer,
         "held": backlog.held,
         "due_for_ms": backlog.due_for_ms,
         "oldest_pending_age_ms": stats.oldest_pending_age_ms,
@@ -104,6 +105,7 @@ fn table(stats: &Stats, backlog: &Backlog) -> String {
         ("  paused", backlog.paused),
         ("  behind", backlog.behind),
         ("  limited", backlog.limited),
+        ("  newer", backlog.newer),
         ("  held", backlog.held),
     ] {
         if count > 0 {

@@ -139,6 +139,7 @@ impl<'a> Watched<'a> {
         row("  paused", backlog.paused, "");
         row("  behind", backlog.behind, "");
         row("  limited", backlog.limited, "");
+        row("  newer", backlog.newer, "");
         row("  held", backlog.held, "");
         row("processing", stats.processing, "");
         row("processed", stats.processed, &format!("{}/s", rates.processed));

@@ -7,8 +7,8 @@ use serde::{Serialize, Serializer};
 
 use crate::error::{Error, Result};
 
-/// A place between two events, in order of publishing. It stays good while events are published, deleted and change their
-/// status, across restarts, and on a copy of the file.
+/// A place between two events in order of publishing, or between two links in the order in which they were made. It stays good
+/// while others are made, deleted and changed, across restarts, and on a copy of the file.
 ///
 /// As a text it can be kept or carried elsewhere: [`Display`](fmt::Display) and [`FromStr`]. What the text says is the library's
 /// own affair.

@@ -1,0 +1,193 @@
+//! What payloads are to look like: JSON Schemas by event name and version, by which they are checked when they are published.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError};
+
+use jsonschema::error::{TypeKind, ValidationErrorKind};
+use jsonschema::{ValidationError, Validator};
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
+use serde_json::Value;
+
+use crate::catalogue::{Catalogue, EventDeclaration, validate_version};
+use crate::error::{Error, Result};
+use crate::json::Json;
+use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::typed::DomainEvent;
+use crate::validate;
+
+impl Catalogue<'_> {
+    /// As [`declare`](Catalogue::declare), with the JSON Schema (draft 2020-12) that `schemars` derives from the type, as serde writes it.
+    /// From now on every event of this name and version is checked by it before anything is written, typed or not:
+    /// [`schema_of`](Catalogue::schema_of).
+    ///
+    /// ```
+    /// # use postbox::{DomainEvent, Error, NewEvent, Postbox};
+    /// # use postbox::serde_json::json;
+    /// # use serde::{Deserialize, Serialize};
+    /// #[derive(Serialize, Deserialize, postbox::schemars::JsonSchema)]
+    /// #[schemars(crate = "postbox::schemars")]
+    /// struct InvoicePaid {
+    ///     number: String,
+    ///     cents: u64,
+    /// }
+    /// # impl DomainEvent for InvoicePaid {
+    /// #     const NAME: &'static str = "invoice.paid";
+    /// #     const SOURCE_MODULE: &'static str = "finance";
+    /// #     const AGGREGATE_TYPE: &'static str = "Invoice";
+    /// #     fn aggregate_id(&self) -> String { self.number.clone() }
+    /// # }
+    /// # fn main() -> postbox::Result<()> {
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// postbox.catalogue().declare_with_schema::<InvoicePaid>()?;
+    /// let by_hand = NewEvent::new("invoice.paid", "finance", "Invoice", "inv-1").payload(json!({ "number": "inv-1", "cents": -5 }));
+    /// match postbox.publish(by_hand) {
+    ///     Err(Error::SchemaViolation { path, reason, .. }) => assert_eq!((path.as_str(), reason.as_str()), ("/cents", "must be at least 0")),
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`declare`](Catalogue::declare) and [`schema_of`](Catalogue::schema_of). Nothing is declared then.
+    pub fn declare_with_schema<E: DomainEvent + JsonSchema>(&self) -> Result<()> {
+        let schema =
+            SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<E>();
+        self.declare_and(EventDeclaration::of::<E>(), |book| {
+            book.schemas.put(E::NAME, E::VERSION, schema.to_value())
+        })
+    }
+
+    /// The JSON Schema of one version of an event's payload: written by hand, for an event that is no type, or for an older version. It
+    /// declares no publisher. Drafts 4, 6, 7, 2019-09 and 2020-12 (where `$schema` says nothing); nothing outside of it is fetched.
+    ///
+    /// Every publish of that name and version is checked by it before anything is written: [`publish`](crate::Postbox::publish),
+    /// `publish_all`, `publish_in`, and those of transactions and handlers. What was published before is not, and neither is what is
+    /// [imported](crate::Postbox::import), since it has been published already. Events that still bear a former name are checked by the
+    /// schema of that name.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the field `schema` when it is none, or another one was given for that version. Nothing is changed then.
+    pub fn schema_of(&self, name: &str, version: u32, schema: Value) -> Result<()> {
+        validate::event_name(name)?;
+        validate_version(name, version)?;
+        self.schemas().put(name, version, schema)
+    }
+}
+
+/// Those of one open box.
+#[derive(Default)]
+pub(crate) struct Schemas {
+    /// Who has none does not look further.
+    is_any: AtomicBool,
+    by_name: RwLock<HashMap<String, BTreeMap<u32, Arc<Schema>>>>,
+}
+
+struct Schema {
+    source: Value,
+    validator: Validator,
+}
+
+impl Schemas {
+    fn put(&self, name: &str, version: u32, schema: Value) -> Result<()> {
+        let of = |why: String| Error::invalid("schema", format!("of version {version} of `{name}`: {why}"));
+        let source = Json::from(schema);
+        source.to_text("schema", usize::MAX)?; // not nested too deeply
+        let source = source.into_value();
+        // In the words of the schema: there is no payload yet.
+        let validator = jsonschema::options().offline().build(&source).map_err(|error| {
+            let path = error.instance_path().to_string();
+            of(if path.is_empty() { error.to_string() } else { format!("at `{path}`: {error}") })
+        })?;
+        let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
+        match by_name.get(name).and_then(|versions| versions.get(&version)) {
+            Some(known) if known.source == source => return Ok(()),
+            Some(_) => return Err(of("another one was declared".to_owned())),
+            None => {}
+        }
+        by_name.entry(name.to_owned()).or_default().insert(version, Arc::new(Schema { source, validator }));
+        self.is_any.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Where there is none for this version everything fits.
+    pub(crate) fn check(&self, name: &str, version: u32, payload: &Value) -> Result<()> {
+        if !self.is_any.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let schema = {
+            let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
+            by_name.get(name).and_then(|versions| versions.get(&version)).map(Arc::clone)
+        };
+        let Some(schema) = schema else { return Ok(()) };
+        schema.validator.validate(payload).map_err(|error| {
+            let (path, reason) = describe(&error);
+            Error::SchemaViolation { event_name: name.to_owned(), version, path, reason }
+        })
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.by_name.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    pub(crate) fn versions(&self, name: &str) -> Vec<u32> {
+        let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
+        by_name.get(name).map(|versions| versions.keys().copied().collect()).unwrap_or_default()
+    }
+}
+
+/// Where, and what the schema asks for. jsonschema's own text quotes what stands there, which is the payload's.
+fn describe(error: &ValidationError<'_>) -> (String, String) {
+    use ValidationErrorKind as Kind;
+
+    let mut path = error.instance_path().to_string();
+    let reason = match error.kind() {
+        Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
+            if let Some(first) = unexpected.first() {
+                path = format!("{path}/{}", first.replace('~', "~0").replace('/', "~1"));
+            }
+            "the schema does not know this field".to_owned()
+        }
+        Kind::Required { property } => match property.as_str() {
+            Some(property) => format!("the field `{property}` is missing"),
+            None => "a field is missing".to_owned(),
+        },
+        Kind::Type { kind } => format!("must be of type {}", types(kind)),
+        Kind::Minimum { limit } => format!("must be at least {limit}"),
+        Kind::Maximum { limit } => format!("must be at most {limit}"),
+        Kind::ExclusiveMinimum { limit } => format!("must be more than {limit}"),
+        Kind::ExclusiveMaximum { limit } => format!("must be less than {limit}"),
+        Kind::MinLength { limit } => format!("must have at least {limit} characters"),
+        Kind::MaxLength { limit } => format!("must have at most {limit} characters"),
+        Kind::MinItems { limit } => format!("must have at least {limit} items"),
+        Kind::MaxItems { limit } => format!("must have at most {limit} items"),
+        Kind::MinProperties { limit } => format!("must have at least {limit} fields"),
+        Kind::MaxProperties { limit } => format!("must have at most {limit} fields"),
+        Kind::MultipleOf { multiple_of } => format!("must be a multiple of {multiple_of}"),
+        Kind::Pattern { pattern } => format!("must match the pattern `{pattern}`"),
+        Kind::Format { format } => format!("must be of the format `{format}`"),
+        Kind::Enum { .. } | Kind::Constant { .. } => {
+            "is none of the values that the schema allows".to_owned()
+        }
+        Kind::AnyOf { .. } | Kind::OneOfNotValid { .. } => {
+            "fits none of the schema's alternatives".to_owned()
+        }
+        Kind::OneOfMultipleValid { .. } => "fits more than one of the schema's alternatives".to_owned(),
+        Kind::UniqueItems => "must have no item twice".to_owned(),
+        Kind::PropertyNames { .. } => "the name of a field does not fit `propertyNames`".to_owned(),
+        Kind::FalseSchema => "the schema allows nothing here".to_owned(),
+        other => format!("does not fit `{}`", other.keyword()),
+    };
+    (path, reason)
+}
+
+fn types(kind: &TypeKind) -> String {
+    match kind {
+        TypeKind::Single(one) => one.to_string(),
+        TypeKind::Multiple(several) => {
+            several.iter().map(|one| one.to_string()).collect::<Vec<_>>().join(" or ")
+        }
+    }
+}

@@ -612,7 +612,7 @@ impl Postbox {
     /// Deletes the processed events that are past their retention ([`Settings::retention_ms`] and
     /// [`Settings::retention_by_event`](crate::Settings::retention_by_event)), with their inbox rows and their history, and says how
     /// many. A running worker does so by itself, in steps; this is the whole of it, now. The write lock is held for a few
-    /// milliseconds at a time. The file keeps its size, and the space is used again: see [`compact`](Postbox::compact).
+    /// milliseconds at a time. Sagas that have ended go with [`retention_ms`](crate::Settings::retention_ms), and are not counted. The file keeps its size, and the space is used again: see [`compact`](Postbox::compact).
     ///
     /// ```
     /// # use postbox::Postbox;

@@ -15,9 +15,9 @@ test:
 program:
     cargo test --features cli --bin postbox --test program
 
-# The library's threads under shuttle, in thousands of orders; `POSTBOX_SCHEDULES=100000 just schedules` for as many of each.
-schedules:
-    CARGO_PROFILE_DEV_OPT_LEVEL=1 RUSTFLAGS="--cfg shuttle" cargo test --locked --lib schedules --target-dir target/shuttle
+# The library's threads under shuttle, in thousands of orders; `POSTBOX_INTERLEAVINGS=100000 just interleavings` for as many of each.
+interleavings:
+    CARGO_PROFILE_DEV_OPT_LEVEL=1 RUSTFLAGS="--cfg shuttle" cargo test --locked --lib interleavings --target-dir target/shuttle
 
 # Kills, power cuts, I/O errors and files taken away, in their short forms; the long ones are `just soak`.
 crash:

@@ -165,11 +165,14 @@ CREATE TABLE postbox_schedule (
     name            TEXT    NOT NULL UNIQUE CHECK (length(name) BETWEEN 1 AND 255),
     rule            TEXT    NOT NULL,                   -- JSON: a cron expression and its time zone, or an interval
     misfire         TEXT    NOT NULL,                   -- JSON: what becomes of ticks that passed while nobody was there
+    counted_from    INTEGER,                            -- what the ticks of an interval are counted from, where its rule has no beginning
     next_at         INTEGER,                            -- the first tick that nobody has dealt with; NULL: none is to come
     last_at         INTEGER,                            -- the last tick that was published
+    latest_at       INTEGER,                            -- the latest ever; after `last_at` where a clock was wrong that was ahead
     paused_at       INTEGER,                            -- NULL: it runs
     created_at      INTEGER NOT NULL,
     updated_at      INTEGER NOT NULL,
+    last_error      TEXT    CHECK (length(last_error) <= 1023),     -- why it does not tick; NULL once it does
     event           TEXT    NOT NULL                    -- JSON: what each tick publishes
 ) STRICT;
 
@@ -237,6 +240,17 @@ SELECT lower(substr(hex(id), 1, 8) || '-' || substr(hex(id), 9, 4) || '-' || sub
        strftime('%Y-%m-%dT%H:%M:%fZ', created_at / 1000000.0, 'unixepoch') AS created_at,
        strftime('%Y-%m-%dT%H:%M:%fZ', updated_at / 1000000.0, 'unixepoch') AS updated_at
 FROM integration_link;
+
+CREATE VIEW postbox_schedule_readable AS
+SELECT name, rule, misfire,
+       strftime('%Y-%m-%dT%H:%M:%fZ', next_at / 1000000.0, 'unixepoch') AS next_at,
+       strftime('%Y-%m-%dT%H:%M:%fZ', last_at / 1000000.0, 'unixepoch') AS last_at,
+       strftime('%Y-%m-%dT%H:%M:%fZ', paused_at / 1000000.0, 'unixepoch') AS paused_at,
+       last_error,
+       strftime('%Y-%m-%dT%H:%M:%fZ', created_at / 1000000.0, 'unixepoch') AS created_at,
+       strftime('%Y-%m-%dT%H:%M:%fZ', updated_at / 1000000.0, 'unixepoch') AS updated_at,
+       event
+FROM postbox_schedule;
 
 INSERT INTO postbox_schema (singleton, version) VALUES (1, 6);
 INSERT INTO postbox_counter (singleton) VALUES (1);

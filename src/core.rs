@@ -65,6 +65,8 @@ pub(crate) struct Core {
     /// The same through what is paused, and waits for a newer release as well.
     pub(crate) newer_paused_walk: Walk,
     pub(crate) failures: FailureBook,
+    /// This box may have put a schedule. In memory nobody else can have.
+    has_schedules: AtomicBool,
     /// `None`: nobody is to be told anything.
     pub(crate) observing: Option<Observing>,
     pub(crate) handler_threads: usize,
@@ -131,6 +133,7 @@ impl Core {
             newer_walk: Walk::default(),
             newer_paused_walk: Walk::default(),
             failures: FailureBook::default(),
+            has_schedules: AtomicBool::new(false),
             observing: Observing::by(options.observers),
             handler_threads: options.handler_threads,
             payload_bytes_max: options.payload_bytes_max,
@@ -350,6 +353,16 @@ impl Core {
             observing.note_published(event, inserted);
         }
         Ok(inserted)
+    }
+
+    /// The table of schedules is about to be written to.
+    pub(crate) fn note_schedules(&self) {
+        self.has_schedules.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the table of schedules is worth a look: in a file it always is, once anything has changed.
+    pub(crate) fn may_have_schedules(&self) -> bool {
+        self.db.path().is_some() || self.has_schedules.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_observed(&self) -> bool {

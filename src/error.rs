@@ -240,6 +240,15 @@ pub enum Error {
         table: &'static str,
     },
 
+    /// This build of postbox lacks a cargo feature that is needed for what was to be done. Nothing was changed.
+    #[error("{what} needs the cargo feature `{feature}`, which this build is without")]
+    FeatureMissing {
+        /// What needs it.
+        what: &'static str,
+        /// The feature.
+        feature: &'static str,
+    },
+
     /// Not possible on a box in memory.
     #[error("{operation}: not possible on a box in memory")]
     InMemory {
@@ -325,6 +334,7 @@ impl Error {
             Error::WrongStatus { .. } => "WrongStatus",
             Error::NotStored { .. } => "NotStored",
             Error::NoNumberLeft { .. } => "NoNumberLeft",
+            Error::FeatureMissing { .. } => "FeatureMissing",
             Error::InMemory { .. } => "InMemory",
             Error::Io { .. } => "Io",
             Error::Pool { .. } => "Pool",
@@ -386,6 +396,7 @@ impl Error {
             | Error::WrongStatus { .. }
             | Error::NotStored { .. }
             | Error::NoNumberLeft { .. }
+            | Error::FeatureMissing { .. }
             | Error::InMemory { .. } => None,
         }
     }

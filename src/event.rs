@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::json::Json;
+use crate::rfc3339;
 
 /// Names one event for ever: a UUID, version 7 (in order of time), version 5 where an idempotency key made it, or version 8 where it is the
 /// timeout of a saga.
@@ -43,6 +44,9 @@ impl FromStr for EventId {
         })
     }
 }
+
+/// Under this key the metadata of a schedule's event says whose tick it is.
+pub(crate) const SCHEDULE_KEY: &str = "postbox.schedule";
 
 /// When an event is first due.
 #[derive(Debug, Clone, Copy)]
@@ -227,6 +231,21 @@ impl Event {
     /// What the publisher said about the event.
     pub fn metadata(&self) -> Option<&Value> {
         self.metadata.as_ref()
+    }
+
+    /// The tick that it was published for, by the wall clock; `None` for an event that is no [schedule](crate::Schedules)'s.
+    /// [`timestamp`](Event::timestamp) is later, by as much as nobody was there for the tick.
+    pub fn scheduled_for(&self) -> Option<OffsetDateTime> {
+        rfc3339::read(self.schedule()?.get("tick")?.as_str()?)
+    }
+
+    /// The name of the schedule that has published it, if one has.
+    pub fn scheduled_by(&self) -> Option<&str> {
+        self.schedule()?.get("name")?.as_str()
+    }
+
+    fn schedule(&self) -> Option<&Value> {
+        self.metadata.as_ref()?.get(SCHEDULE_KEY)
     }
 
     /// When it was published, by the box's clock.

@@ -60,6 +60,8 @@
 //!   what it came from with [`Outbox::causation_tree`].
 //! - **Pause** a consumer or an event name with [`Postbox::pause`], or from a handler with [`HandlerError::pause_consumer`].
 //! - **Follow** a process over several events with a [`Saga`]: a state for each conversation, timeouts, and what undoes it.
+//! - **Repeat** with a [`Schedule`]: an event at each tick of an interval, or of a cron expression in a time zone. It is in the file;
+//!   [`Schedules`] puts, lists and pauses them.
 //! - **Tune** while it runs with [`Postbox::update_settings`].
 //! - **Open** a file that somebody else writes, or a copy, only to look at it, with [`Postbox::open_read_only`]; check it with
 //!   [`Postbox::verify`].
@@ -89,7 +91,7 @@
 //! # Time
 //!
 //! Times are the box's own, to the microsecond, from its [`Clock`]. The box's time never goes back, also across restarts:
-//! when the clock steps back, the difference is added from then on. [`testing::ManualClock`] makes tests deterministic.
+//! when the clock steps back, the difference is added from then on. Only [schedules](Schedules) go by the clock as it is. [`testing::ManualClock`] makes tests deterministic.
 //!
 //! # Logging
 //!
@@ -106,7 +108,7 @@
 //! | | warn | processing pauses after a fault of the file (once a fault); the last outcomes cannot be recorded yet; events wait for a lease to run out |
 //! | | info | started, ended, took over from a process that died; processing goes on after a fault |
 //! | `postbox::delivery` | error | an event can be neither settled nor set aside, or neither claimed nor set aside; an observer panicked (once a box) |
-//! | | warn | a dead letter; failed for good; a handler or a breaker pauses a consumer; a pause that cannot be stored or ended; a lost lease; nobody subscribes (once a name); a version that is too new (once a name and version); a row that cannot be read; a shared transaction failed; an outcome cannot be recorded |
+//! | | warn | a dead letter; failed for good; a handler or a breaker pauses a consumer; a pause that cannot be stored or ended; a lost lease; nobody subscribes (once a name); a version that is too new (once a name and version); a row that cannot be read; a shared transaction failed; an outcome cannot be recorded; a schedule does not tick (once a name) |
 //! | | info | an attempt failed and will be retried |
 //! | `postbox::settings` | warn | a setting in the file cannot be used (once a key) |
 //!
@@ -157,7 +159,10 @@
 //! opening fails with [`Error::UnsupportedSqlite`] where that is older than 3.51.3.
 //!
 //! `cli`: builds the program `postbox`, which looks at a file and works on it from the command line
-//! (`cargo install postbox --features cli`). The library does not change.
+//! (`cargo install postbox --features cli`), with `cron`. The library does not change.
+//!
+//! `cron`: `Schedule::cron`, with the crates `croner` and `chrono-tz`. Without it schedules by an interval are there, and a file
+//! that has others is opened all the same: those do not tick, and say why ([`StoredSchedule::error`]).
 //!
 //! `metrics`: the module `metrics`, with an [`Observer`] that counts through the [`metrics`](https://docs.rs/metrics) crate.
 //!
@@ -198,6 +203,8 @@ mod health;
 mod history;
 mod ids;
 mod inbox;
+#[cfg(all(test, shuttle))]
+mod interleavings;
 mod json;
 mod lag;
 mod limiter;
@@ -219,8 +226,7 @@ mod registry;
 mod rfc3339;
 mod saga;
 mod sagas;
-#[cfg(all(test, shuttle))]
-mod schedules;
+mod schedule;
 #[cfg(feature = "schema")]
 mod schemas;
 mod services;
@@ -273,7 +279,8 @@ pub use crate::saga::{Saga, SagaStep};
 pub use crate::sagas::{
     SagaFilter, SagaInstance, SagaPage, SagaStatus, SagaSummary, SagaTimeout, SagaTotals,
 };
-pub use crate::services::{Inbox, Links, Outbox, Sagas};
+pub use crate::schedule::{Misfire, Schedule, ScheduleRule, StoredSchedule};
+pub use crate::services::{Inbox, Links, Outbox, Sagas, Schedules};
 pub use crate::settings::{Settings, UnhandledEvents};
 pub use crate::stats::Stats;
 pub use crate::story::EventStory;

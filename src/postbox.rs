@@ -29,7 +29,7 @@ use crate::pauses::{self, Pause, PauseTarget};
 use crate::pruning;
 use crate::registry::{Registry, Subscription};
 use crate::saga::Saga;
-use crate::services::{Access, Inbox, Links, Outbox, Sagas};
+use crate::services::{Access, Inbox, Links, Outbox, Sagas, Schedules};
 use crate::settings::{self, Settings};
 use crate::stats::{self, Stats};
 use crate::tx::Tx;
@@ -395,6 +395,11 @@ impl Postbox {
     /// Sagas: where each conversation stands.
     pub fn sagas(&self) -> Sagas<'_> {
         Sagas::new(Access::Apart(&self.core))
+    }
+
+    /// Recurring events.
+    pub fn schedules(&self) -> Schedules<'_> {
+        Schedules::new(Access::Apart(&self.core))
     }
 
     /// The settings in force, as this box last read them. Another process's change is noticed by a running worker within

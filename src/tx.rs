@@ -15,7 +15,7 @@ use crate::handler::Signal;
 use crate::links::{EntityRef, IntegrationLink, NewLink};
 use crate::outbox::insert;
 use crate::pauses::{self, Pause, PauseTarget};
-use crate::services::{Access, Inbox, Links, Outbox, Sagas};
+use crate::services::{Access, Inbox, Links, Outbox, Sagas, Schedules};
 use crate::typed::DomainEvent;
 
 /// A write transaction of the box: everything that [`rusqlite::Connection`] can do, plus these.
@@ -190,6 +190,11 @@ impl<'a> Tx<'a> {
     /// Something in it has rolled it back: what is written now would stand alone.
     pub(crate) fn refuse_ended(&self) -> Result<()> {
         self.writer.refuse_ended()
+    }
+
+    /// Recurring events, in this transaction.
+    pub fn schedules(&self) -> Schedules<'_> {
+        Schedules::new(self.access())
     }
 
     fn access(&self) -> Access<'_> {

@@ -14,6 +14,7 @@ use crate::core::Core;
 use crate::db::{backup, schema};
 use crate::error::Result;
 use crate::fault::Fault;
+use crate::schedule::table;
 use crate::settings;
 
 /// How much a finding matters.
@@ -128,6 +129,7 @@ fn look_at_rows(core: &Core, conn: &Connection, findings: &mut Findings) -> Resu
     findings.history(audit::orphaned_history(conn)?);
     findings.sagas(&audit::sagas(conn)?);
     findings.settings(&settings::unusable(conn)?);
+    findings.schedules(&table::flaws(conn)?);
     findings.clock(events.latest_time, core.clock.of_its_source());
     Ok(())
 }

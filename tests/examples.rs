@@ -76,6 +76,22 @@ fn a_desk_works_offline_and_catches_up_online() {
 }
 
 #[test]
+fn schedules_tick_make_up_for_what_was_missed_and_never_twice() {
+    let said = run("schedules");
+    has_line(&said, "running      sync 08:15, sync 08:30, sync 08:45, sync 09:00");
+    has_line(&said, "off for 48h  reading 07:00, reading 08:00, reading 09:00, report 20:00");
+    has_line(&said, "paused       reading 13:00");
+    has_line(&said, "set back     nothing twice");
+    if cfg!(feature = "cron") {
+        has_line(&said, "06:00 Berlin 05:00, 05:00, 04:00, 04:00 UTC");
+        assert!(
+            said.contains("refused      invalid expression: `0 6 * * FRY`: the day of the week `FRY`: "),
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn every_copy_is_whole_and_a_backup_comes_back_with_its_numbers() {
     let said = run("backup_and_restore");
     has_line(&said, "plain copy, once closed  300 events, 300 processed and booked");

@@ -19,6 +19,8 @@ mod pausing;
 mod poison;
 #[path = "processes/sagas.rs"]
 mod sagas;
+#[path = "processes/ticking.rs"]
+mod ticking;
 
 use std::collections::HashSet;
 use std::io::Read;

@@ -35,6 +35,8 @@ mod progress;
 mod refused;
 #[path = "program/sagas.rs"]
 mod sagas;
+#[path = "program/schedules.rs"]
+mod schedules;
 #[path = "program/space.rs"]
 mod space;
 #[cfg(unix)]

@@ -16,13 +16,13 @@ locks() { POSTBOX_ROUNDS=60 long concurrency locked_out; }
 readers() { POSTBOX_ROUNDS=20 long concurrency long_readers; }
 at_once() { POSTBOX_ROUNDS=1000 long concurrency all_at; }
 memory() { POSTBOX_EVENTS=1000000 POSTBOX_LARGE=1000 long memory; }
-schedules() {
-    POSTBOX_SCHEDULES=20000 CARGO_PROFILE_DEV_OPT_LEVEL=1 RUSTFLAGS="--cfg shuttle" \
-        cargo test --locked --lib schedules --target-dir target/shuttle -- --nocapture
+interleavings() {
+    POSTBOX_INTERLEAVINGS=20000 CARGO_PROFILE_DEV_OPT_LEVEL=1 RUSTFLAGS="--cfg shuttle" \
+        cargo test --locked --lib interleavings --target-dir target/shuttle -- --nocapture
 }
 fuzz() { fuzz/run "${POSTBOX_FUZZ_SECONDS:-600}"; }
 
-ALL=(cuts kills errors worker model processes locks readers at_once memory schedules fuzz)
+ALL=(cuts kills errors worker model processes locks readers at_once memory interleavings fuzz)
 [ $# -gt 0 ] || set -- "${ALL[@]}"
 for name in "$@"; do
     printf '\n== %s\n' "$name"

@@ -11,6 +11,7 @@ use crate::db::owner::OwnerState;
 use crate::db::schema::Differences;
 use crate::error::Error;
 use crate::outbox::claim::LeaseId;
+use crate::schedule::table::Flaw;
 
 /// A -wal that is larger was kept from being emptied.
 const WAL_BYTES_MAX: u64 = 64 << 20;
@@ -233,6 +234,26 @@ impl Findings {
         for key in unusable {
             let what = format!("the value of {key} cannot be used and is passed over");
             self.add(Severity::Warning, "settings", what, "set it again, to a value within its range");
+        }
+    }
+
+    pub(super) fn schedules(&mut self, flaws: &[(String, Flaw)]) {
+        for (name, flaw) in flaws {
+            let (what, advice) = match flaw {
+                Flaw::Spoilt(error) => (
+                    format!("the schedule {name} cannot be understood, and does not tick: {error}"),
+                    "another program wrote it: the application sets it right when it next puts it, or it can be removed",
+                ),
+                Flaw::Time => (
+                    format!("the schedule {name} has a time that is none"),
+                    "another program wrote it: remove the schedule, and have the application put it again",
+                ),
+                Flaw::Failing => (
+                    format!("the schedule {name} does not tick"),
+                    "`postbox schedules list` says why: what refuses its event is the application's, a trigger or a constraint",
+                ),
+            };
+            self.add(Severity::Warning, "schedules", what, advice);
         }
     }
 

@@ -8,6 +8,7 @@ use super::dispatch::{self, Unit};
 use super::left_alone::LeftAlone;
 use super::scope;
 use super::telling::Spell;
+use super::ticking;
 use super::turn::{Outcome, Turn};
 use crate::core::Core;
 use crate::error::{Error, Result};
@@ -15,6 +16,7 @@ use crate::outbox;
 use crate::outbox::claim::{Claim, LeaseId, Suspects};
 use crate::outbox::strays;
 use crate::postbox::Postbox;
+use crate::schedule::table;
 use crate::settings::Settings;
 use crate::sync::atomic::AtomicBool;
 use crate::{limits, newer, ordering};
@@ -97,6 +99,7 @@ impl<'a> ByHand<'a> {
         ordering::look_after(core, operation)?;
         limits::look_after(core, operation)?;
         newer::look_after(core, operation)?;
+        let ticked = publish_ticks(core, operation)?;
         let (settings, due, strays) = core.db.read(operation, |conn| {
             let settings = core.reload_settings(conn)?;
             // Clear, before the write lock is taken for nothing.
@@ -111,7 +114,7 @@ impl<'a> ByHand<'a> {
             core.set_strays_aside(operation)?;
         }
         let is_left = core.unsettled.is_any() || core.handoff.is_any_unsure();
-        if !settings.allow_processing(false) || !(due || is_left) {
+        if !settings.allow_processing(false) || !(due || is_left || ticked) {
             return Ok(None);
         }
         let reports = core.unsettled.take();
@@ -215,6 +218,26 @@ impl<'a> ByHand<'a> {
             units.extend(goes_on.into_iter().flatten().rev().map(Unit::One));
         }
     }
+}
+
+/// Those that have come by now: a schedule that ticks again while the caller's handlers run does not keep it. True when there were any.
+fn publish_ticks(core: &Core, operation: &'static str) -> Result<bool> {
+    if !core.may_have_schedules() {
+        return Ok(false);
+    }
+    let wall = ticking::wall(core);
+    let (is_due, is_ahead) = core.db.read(operation, |conn| {
+        let next = table::next_tick(conn, |_| false)?;
+        Ok((next.is_some_and(|tick| tick <= wall), !table::ahead(conn, wall)?.is_empty()))
+    })?;
+    if !(is_due || is_ahead)
+        || !core.db.read(operation, |conn| core.reload_settings(conn))?.allow_processing(false)
+    {
+        return Ok(false);
+    }
+    let left_alone = LeftAlone::for_good();
+    ticking::follow_clock(core, &left_alone)?;
+    ticking::publish_due(core, &left_alone)
 }
 
 impl Drop for ByHand<'_> {

@@ -17,6 +17,7 @@ mod settling;
 mod shared;
 mod startup;
 mod telling;
+mod ticking;
 mod turn;
 mod under_way;
 mod unsettled;

@@ -247,6 +247,9 @@ impl Run {
         if self.settings != before {
             self.housekeeping.look_again();
         }
+        if self.settings.allow_processing(true) {
+            self.expect_work |= self.watch.publish_ticks(core)?;
+        }
         // What publishers are still committing may be handed over until then, and claimed afterwards.
         let reserved = if self.expect_work { core.handoff.close() } else { 0 };
         self.take_what_others_left();
@@ -395,6 +398,11 @@ impl Run {
         }
         if let Some(end) = self.in_flight.next_end() {
             until = until.min(self.left_until(end));
+        }
+        if let Some(left) = self.watch.until_tick(self.core())
+            && self.settings.allow_processing(true)
+        {
+            until = until.min(left.max(SLEEP_LEAST));
         }
         if self.free_slots() > 0
             && let Ok(Some(due)) = self.watch.next_due(self.core(), &self.left_alone)

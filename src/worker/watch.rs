@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::left_alone::LeftAlone;
+use super::ticking;
 use crate::core::{Core, Release};
 use crate::error::Result;
 use crate::outbox::{self, strays};
+use crate::schedule::table;
 use crate::settings::Settings;
 use crate::{limits, newer, ordering};
 
@@ -18,6 +20,10 @@ pub(crate) struct Watch {
     /// The reader's `data_version` at the last look.
     seen_version: Option<i64>,
     next_poll: Instant,
+    /// When the next tick of a schedule is, by the wall clock.
+    next_tick: Option<i64>,
+    /// Schedules that cannot tick.
+    pub(super) ticks_left_alone: LeftAlone,
     /// Of the registry, when what waits was last gone through.
     generation: u64,
 }
@@ -35,7 +41,16 @@ impl Watch {
         newer::look_after(core, "start")?;
         // Opening has just done the rest of what a poll does.
         let next_poll = Instant::now() + Duration::from_millis(settings.polling_interval_ms);
-        Ok((Watch { reader, seen_version: None, next_poll, generation }, Arc::new(settings)))
+        let watch = Watch {
+            reader,
+            seen_version: None,
+            next_poll,
+            next_tick: None,
+            ticks_left_alone: LeftAlone::for_a_while(),
+            generation,
+        };
+        watch.follow_clock(core)?;
+        Ok((watch, Arc::new(settings)))
     }
 
     /// True when something may have changed: what is due is to be looked up. `idle`: the last look found nothing.
@@ -58,6 +73,13 @@ impl Watch {
             }
             changed
         };
+        if polls {
+            self.follow_clock(core)?;
+        }
+        // In memory nothing tells of a change.
+        if polls || changed || self.reader.is_none() {
+            self.look_at_ticks(core)?;
+        }
         let generation = core.registry.generation();
         if polls || generation != self.generation {
             ordering::look_after(core, "process")?;
@@ -77,6 +99,34 @@ impl Watch {
             self.next_poll = Instant::now() + Duration::from_millis(interval);
         }
         Ok(polls || changed)
+    }
+
+    fn follow_clock(&self, core: &Core) -> Result<()> {
+        if core.may_have_schedules() { ticking::follow_clock(core, &self.ticks_left_alone) } else { Ok(()) }
+    }
+
+    fn look_at_ticks(&mut self, core: &Core) -> Result<()> {
+        if core.may_have_schedules() {
+            let skip = |seq| self.ticks_left_alone.contains(seq);
+            self.next_tick = self.read(core, |conn| table::next_tick(conn, skip))?;
+        }
+        Ok(())
+    }
+
+    /// Publishes the ticks that have come. True when there were any.
+    pub(super) fn publish_ticks(&mut self, core: &Core) -> Result<bool> {
+        if self.next_tick.is_none_or(|tick| tick > ticking::wall(core)) {
+            return Ok(false);
+        }
+        let published = ticking::publish_due(core, &self.ticks_left_alone)?;
+        self.look_at_ticks(core)?;
+        Ok(published)
+    }
+
+    /// How long it is to the next tick.
+    pub(super) fn until_tick(&self, core: &Core) -> Option<Duration> {
+        let left = self.next_tick?.saturating_sub(ticking::wall(core));
+        Some(Duration::from_micros(u64::try_from(left).unwrap_or(0)))
     }
 
     pub(crate) fn next_poll(&self) -> Instant {

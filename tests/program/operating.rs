@@ -7,7 +7,9 @@ use std::time::Duration;
 use postbox::serde_json::json;
 use postbox::testing::ManualClock;
 use postbox::time::OffsetDateTime;
-use postbox::{Context, Event, HandlerError, HandlerResult, NewEvent, Postbox, Saga, Subscription, Tx};
+use postbox::{
+    Context, Event, HandlerError, HandlerResult, Misfire, NewEvent, Postbox, Saga, Schedule, Subscription, Tx,
+};
 use tempfile::TempDir;
 
 use crate::run;
@@ -92,6 +94,18 @@ fn go_on(path: &Path) {
     bus.close().unwrap();
 }
 
+/// The application's schedules, as it puts them whenever it starts.
+fn remind(path: &Path) {
+    let clock = ManualClock::new(OffsetDateTime::UNIX_EPOCH + Duration::from_mins(28_338_500));
+    let bus = Postbox::builder().clock(clock).open(path).unwrap();
+    let due = |what: &str| NewEvent::new(what, "finance", "Reminder", "all");
+    let reminders = Schedule::cron("0 6 * * 1-5", "Europe/Berlin", due("reminders.due"));
+    bus.schedules().put("reminders", reminders).unwrap();
+    let rates = Schedule::every(Duration::from_mins(90), due("rates.due")).misfire(Misfire::Skip);
+    bus.schedules().put("rates", rates).unwrap();
+    bus.close().unwrap();
+}
+
 /// The words of a command line, with double quotes around those that have spaces.
 fn words(line: &str) -> Vec<String> {
     let pieces = line.split('"').enumerate();
@@ -123,6 +137,9 @@ fn the_operating_page_says_what_the_program_prints() {
         if let Some(command) = line.strip_prefix("$ postbox ").filter(|_| in_console) {
             let args = words(command);
             let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            if args[0] == "schedules" {
+                remind(&path);
+            }
             let run = run(dir.path(), &args);
             assert_eq!((run.code, run.err.as_str()), (0, ""), "{command}");
             printed.push_str(&run.out);

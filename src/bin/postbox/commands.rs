@@ -23,6 +23,7 @@ mod restore;
 mod resume;
 mod retry;
 mod sagas;
+mod schedules;
 mod settings;
 mod show;
 mod stats;
@@ -57,6 +58,7 @@ pub(crate) enum Command {
     Pause(pause::Args),
     Resume(resume::Args),
     Pauses(pauses::Args),
+    Schedules(schedules::Args),
     Prune(prune::Args),
     Compact(compact::Args),
     Consumers(consumers::Args),
@@ -92,6 +94,7 @@ impl Command {
             Command::Pause(args) => pause::run(&args, context),
             Command::Resume(args) => resume::run(&args, context),
             Command::Pauses(args) => pauses::run(&args, context),
+            Command::Schedules(args) => schedules::run(&args, context),
             Command::Prune(args) => prune::run(&args, context),
             Command::Compact(args) => compact::run(&args, context),
             Command::Consumers(args) => consumers::run(&args, context),

@@ -117,6 +117,9 @@ fn next_step(error: &Error, file: &Path) -> String {
         Error::NotFound { what: "event", .. } => {
             format!("`postbox list {file}` lists the events that are there")
         }
+        Error::NotFound { what: "schedule", .. } => {
+            format!("`postbox schedules list {file}` lists the schedules that are there")
+        }
         Error::WrongStatus { id, .. } => {
             format!("`postbox show {file} {id}` tells how it came to this")
         }

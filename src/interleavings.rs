@@ -1,5 +1,5 @@
 //! The library's own threads under shuttle: thousands of orders in which they can run, chosen at random or so that few
-//! preemptions do the most harm (PCT). `just schedules` runs it; `POSTBOX_SCHEDULES` says how many of each kind.
+//! preemptions do the most harm (PCT). `just interleavings` runs it; `POSTBOX_INTERLEAVINGS` says how many of each kind.
 //!
 //! No timeout ever comes here, so that nothing is saved by the worker's look once a second: a wake-up that is lost is a worker
 //! that sleeps for ever, which shuttle reports as a deadlock. Each promise has a control beside it that breaks it.
@@ -16,7 +16,8 @@ use shuttle::{Config, Runner};
 
 /// Runs `scenario` in many orders.
 fn in_many_orders(schedules: usize, scenario: fn()) {
-    let schedules = std::env::var("POSTBOX_SCHEDULES").map_or(schedules, |n| n.parse().expect("a number"));
+    let schedules =
+        std::env::var("POSTBOX_INTERLEAVINGS").map_or(schedules, |n| n.parse().expect("a number"));
     run(RandomScheduler::new(schedules), scenario);
     for preemptions in [2, 4] {
         run(PctScheduler::new(preemptions, schedules / 2), scenario);

@@ -1,0 +1,65 @@
+//! Which ticks are published: those that nobody has dealt with, as the misfire rule says.
+
+use std::time::Duration;
+
+use super::Misfire;
+use super::rule::Ticks;
+
+/// A tick that is the last to have come is on time for so long.
+pub(crate) const GRACE: Duration = Duration::from_mins(1);
+
+/// A clock that has gone back by more than this was wrong before, and ticks go on from the new time. By less it is corrected,
+/// or one of two machines', and no tick comes twice.
+const CORRECTION_MAX: Duration = Duration::from_hours(24);
+
+/// What a schedule's row knows of its ticks, in Unix microseconds of the wall clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Progress {
+    pub(crate) next: Option<i64>,
+    /// The last tick that was published.
+    pub(crate) last: Option<i64>,
+    /// The latest ever, by whatever clock.
+    pub(crate) latest: Option<i64>,
+}
+
+impl Progress {
+    /// No tick up to this is published any more. A tick of a clock that was ahead counts only when the present has come near it again.
+    fn floor(self, wall: i64) -> i64 {
+        let bars = |at: &i64| *at < later(wall);
+        let ticks = [self.last, self.latest];
+        ticks.into_iter().flatten().filter(bars).max().unwrap_or(-1)
+    }
+
+    /// With the first tick from now on as the next: those that have passed are over.
+    pub(crate) fn going_on(self, ticks: &Ticks, wall: i64) -> Self {
+        let next = ticks.after(wall.max(self.floor(wall)));
+        Progress { next, last: self.last.filter(|at| *at < later(wall)), ..self }
+    }
+}
+
+/// When a clock is wrong that has been there.
+pub(crate) fn later(wall: i64) -> i64 {
+    wall.saturating_add(i64::try_from(CORRECTION_MAX.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// The ticks to be published now, oldest first, and what is to come after them. However many have passed, it looks at no more than are
+/// published.
+pub(crate) fn decide(ticks: &Ticks, misfire: Misfire, progress: Progress, wall: i64) -> (Vec<i64>, Progress) {
+    let floor = progress.floor(wall);
+    let is_open = |tick: &i64| progress.next.is_some_and(|next| *tick >= next) && *tick > floor;
+    let last = ticks.last_until(wall).filter(is_open);
+    let grace = i64::try_from(GRACE.as_micros()).unwrap_or(i64::MAX);
+    let max = match misfire {
+        Misfire::Skip if last.is_some_and(|tick| wall - tick > grace) => 0,
+        Misfire::Skip | Misfire::Once => 1,
+        Misfire::All { max } => usize::try_from(max).unwrap_or(usize::MAX),
+    };
+    let mut due: Vec<i64> =
+        std::iter::successors(last, |tick| ticks.last_until(tick - 1).filter(is_open)).take(max).collect();
+    due.reverse();
+    let after = match due.last().copied() {
+        Some(tick) => Progress { last: Some(tick), latest: progress.latest.max(Some(tick)), ..progress },
+        None => progress,
+    };
+    (due, after.going_on(ticks, wall))
+}

@@ -1,0 +1,192 @@
+//! Publishing the ticks of schedules that have come. Whoever processes does it first: a worker in its loop, and a caller by hand.
+
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use super::left_alone::LeftAlone;
+use crate::clock::to_micros;
+use crate::core::Core;
+use crate::db::{Synchronous, WriteEach};
+use crate::error::{Error, Result};
+use crate::outbox::insert::{self, Inserted, PreparedEvent};
+use crate::schedule::due;
+use crate::schedule::table::{self, Stored};
+use crate::validate;
+
+const OPERATION: &str = "publish ticks";
+
+/// Others write in between.
+const HOW: WriteEach =
+    WriteEach { synchronous: Synchronous::Full, held_max: Some(Duration::from_millis(20)) };
+
+/// So many schedules are looked at in one transaction.
+const SCHEDULES_MAX: usize = 256;
+
+/// By the clock that ticks go by.
+pub(super) fn wall(core: &Core) -> i64 {
+    to_micros(core.clock.of_its_source())
+}
+
+/// Publishes what has come due until nothing has. True when there was anything. A schedule that cannot tick is left alone.
+pub(super) fn publish_due(core: &Core, left_alone: &LeftAlone) -> Result<bool> {
+    let mut any = false;
+    loop {
+        let wall = wall(core);
+        let due = core
+            .db
+            .read(OPERATION, |conn| table::due(conn, wall, SCHEDULES_MAX, |seq| left_alone.contains(seq)))?;
+        if due.is_empty() {
+            return Ok(any);
+        }
+        for (seq, done) in each(core, &due, |conn, seq| tick(core, conn, seq, wall))? {
+            match done {
+                Done::Published(events, inserted) => {
+                    any |= !inserted.is_empty();
+                    if let Some(observing) = &core.observing {
+                        observing.tell_inserted(&core.db, &events, &inserted);
+                    }
+                }
+                Done::Failed(failed) => {
+                    left_alone.leave(seq);
+                    tell(core, &failed);
+                }
+            }
+        }
+    }
+}
+
+/// Where the clock was wrong and is right again, or the other way round, schedules go on from now. Few rows: an application has as
+/// many schedules as somebody has thought of.
+pub(super) fn follow_clock(core: &Core, left_alone: &LeftAlone) -> Result<()> {
+    let wall = wall(core);
+    let ahead = core.db.read(OPERATION, |conn| table::ahead(conn, wall))?;
+    let ahead: Vec<i64> = ahead.into_iter().filter(|seq| !left_alone.contains(*seq)).collect();
+    for (seq, done) in each(core, &ahead, |conn, seq| go_on_from(conn, seq, wall))? {
+        if let Done::Failed(failed) = done {
+            left_alone.leave(seq);
+            tell(core, &failed);
+        }
+    }
+    Ok(())
+}
+
+/// What came of one schedule.
+enum Done {
+    Published(Vec<PreparedEvent>, Vec<Inserted>),
+    Failed(Failed),
+}
+
+struct Failed {
+    name: String,
+    error: Error,
+    /// The row does not show it by itself.
+    is_to_be_noted: bool,
+}
+
+/// In as few transactions as can be. What fails is noted in its row, unless whoever looks sees it there by himself, as one of
+/// another build may not.
+fn each(
+    core: &Core,
+    seqs: &[i64],
+    work: impl Fn(&Connection, i64) -> Result<Done>,
+) -> Result<Vec<(i64, Done)>> {
+    let done = core.db.write_each(OPERATION, HOW, seqs, |conn, seq| {
+        match in_savepoint(conn, || work(conn, *seq)) {
+            Ok(Done::Failed(failed)) if failed.is_to_be_noted => {
+                table::note_error(conn, *seq, &validate::error_text(&failed.error.to_string()))?;
+                Ok(Done::Failed(failed))
+            }
+            done => done,
+        }
+    })?;
+    let mut each = Vec::with_capacity(done.len());
+    for (seq, done) in seqs.iter().zip(done) {
+        each.push((
+            *seq,
+            match done {
+                Ok(done) => done,
+                // It takes its transaction with it whenever it is tried.
+                Err(error) => {
+                    let text = validate::error_text(&error.to_string());
+                    match core.db.write(OPERATION, |conn| table::note_error(conn, *seq, &text)) {
+                        Err(error) if error.is_fault_of_file() => return Err(error),
+                        _ => Done::Failed(Failed {
+                            name: format!("in row {seq}"),
+                            error,
+                            is_to_be_noted: false,
+                        }),
+                    }
+                }
+            },
+        ));
+    }
+    Ok(each)
+}
+
+/// A schedule that fails has done nothing. What ends the whole transaction, and a fault of the file, is the outer error.
+fn in_savepoint(conn: &Connection, work: impl FnOnce() -> Result<Done>) -> Result<Done> {
+    conn.prepare_cached("SAVEPOINT postbox_tick")?.execute([])?;
+    let done = work();
+    match &done {
+        Err(_) if conn.is_autocommit() => return done,
+        Err(_) | Ok(Done::Failed(_)) => {
+            conn.prepare_cached("ROLLBACK TO postbox_tick")?.execute([])?;
+        }
+        Ok(Done::Published(..)) => {}
+    }
+    conn.prepare_cached("RELEASE postbox_tick")?.execute([])?;
+    done
+}
+
+/// The ticks of one schedule, if it is still their time: another box may have been faster.
+fn tick(core: &Core, conn: &Connection, seq: i64, wall: i64) -> Result<Done> {
+    let Some(stored) = table::get_due(conn, seq, wall)? else {
+        return Ok(Done::Published(Vec::new(), Vec::new()));
+    };
+    let publish = || {
+        let (ticks, misfire, template) = (stored.ticks()?, stored.misfire()?, stored.template()?);
+        let (due, progress) = due::decide(&ticks, misfire, stored.progress, wall);
+        let events: Vec<_> =
+            due.into_iter().map(|tick| template.prepare(&stored.name, tick)).collect::<Result<_>>()?;
+        let now = core.clock.now();
+        let inserted =
+            events.iter().map(|event| insert::insert(conn, event, now)).collect::<Result<Vec<_>>>()?;
+        table::go_on(conn, seq, progress, wall)?;
+        Ok(Done::Published(events, inserted))
+    };
+    fail_alone(conn, publish(), &stored)
+}
+
+/// With the first tick from now on.
+fn go_on_from(conn: &Connection, seq: i64, wall: i64) -> Result<Done> {
+    let Some(stored) = table::get_ahead(conn, seq, wall)? else {
+        return Ok(Done::Published(Vec::new(), Vec::new()));
+    };
+    let go_on = || {
+        let progress = stored.progress.going_on(&stored.ticks()?, wall);
+        table::go_on(conn, seq, progress, wall)?;
+        Ok(Done::Published(Vec::new(), Vec::new()))
+    };
+    fail_alone(conn, go_on(), &stored)
+}
+
+/// What is the schedule's own is not the others'.
+fn fail_alone(conn: &Connection, done: Result<Done>, stored: &Stored) -> Result<Done> {
+    match done {
+        Err(error) if conn.is_autocommit() => Err(error),
+        // What is not SQLite's is the row's: it cannot be understood, or not by this build.
+        Err(error) if error.fault().is_none() => Ok(Done::Failed(Failed {
+            name: stored.name.clone(),
+            error,
+            is_to_be_noted: stored.fault().is_none(),
+        })),
+        done => done,
+    }
+}
+
+fn tell(core: &Core, Failed { name, error, .. }: &Failed) {
+    if core.first_warning_of(&format!("the schedule {name}")) {
+        log::warn!(target: "postbox::delivery", "the schedule {name} does not tick: {error}");
+    }
+}

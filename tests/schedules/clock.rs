@@ -1,0 +1,159 @@
+//! Clocks that jump.
+
+use postbox::{Misfire, Schedule};
+
+use crate::support::{boxes, event, file_box, just_before, start_time};
+use crate::{DAY, HOUR, MINUTE, minutely, note_ticks, seconds, stored};
+
+fn hourly() -> Schedule {
+    Schedule::every(HOUR, event("tick"))
+}
+
+#[test]
+fn ticks_are_the_wall_clock_s_however_far_the_box_s_time_is_ahead() {
+    for test in boxes() {
+        let calls = note_ticks(&test.bus);
+        // The box's time goes on from there.
+        test.clock.advance(HOUR * 10);
+        test.bus.publish(event("other")).unwrap();
+        test.clock.set(start_time());
+        test.bus.schedules().put("s", hourly()).unwrap();
+        test.bus.drain().unwrap();
+        test.clock.advance(HOUR);
+        test.bus.drain().unwrap();
+        assert_eq!(calls.all(), ["s@3600"], "{}", test.kind);
+    }
+}
+
+#[test]
+fn after_an_hour_back_no_tick_comes_twice() {
+    for test in boxes() {
+        let calls = note_ticks(&test.bus);
+        test.bus.schedules().put("s", minutely()).unwrap();
+        for _ in 0..90 {
+            test.clock.advance(MINUTE);
+            test.bus.drain().unwrap();
+        }
+        assert_eq!(calls.take().len(), 90);
+        test.clock.set(start_time() + MINUTE * 30);
+        for _ in 0..60 {
+            test.bus.drain().unwrap();
+            test.clock.advance(MINUTE);
+        }
+        assert_eq!(calls.take(), [""; 0], "{}: up to the 90th minute", test.kind);
+        // Nor by changing its rule, or by a pause.
+        test.clock.set(start_time() + MINUTE * 30);
+        test.bus.schedules().put("s", minutely().starting_at(start_time())).unwrap();
+        test.bus.schedules().pause("s").unwrap();
+        test.bus.schedules().resume("s").unwrap();
+        for _ in 0..62 {
+            test.bus.drain().unwrap();
+            test.clock.advance(MINUTE);
+        }
+        assert_eq!(calls.take(), ["s@5460"]);
+    }
+}
+
+#[test]
+fn after_an_hour_back_no_tick_comes_twice_also_after_a_restart() {
+    let test = file_box();
+    test.bus.schedules().put("s", minutely().misfire(Misfire::All { max: 1_000 })).unwrap();
+    test.clock.advance(HOUR);
+    test.bus.drain().unwrap();
+    assert_eq!(test.bus.stats().unwrap().processed, 60);
+    test.clock.set(start_time());
+    let test = test.reopen();
+    let calls = note_ticks(&test.bus);
+    test.clock.advance(MINUTE * 59);
+    test.bus.drain().unwrap();
+    test.clock.advance(MINUTE * 2);
+    test.bus.drain().unwrap();
+    assert_eq!(calls.all(), ["s@3660"]);
+}
+
+#[test]
+fn after_more_than_a_day_back_ticks_go_on_from_the_new_time() {
+    for test in boxes() {
+        let calls = note_ticks(&test.bus);
+        test.clock.advance(DAY * 400);
+        test.bus.schedules().put("s", hourly()).unwrap();
+        test.bus.schedules().put("never ticked", hourly()).unwrap();
+        test.bus.schedules().pause("never ticked").unwrap();
+        test.clock.advance(HOUR);
+        test.bus.drain().unwrap();
+        calls.take();
+        // It was wrong all the time.
+        test.clock.set(start_time());
+        test.bus.drain().unwrap();
+        assert_eq!(seconds(stored(&test.bus, "s").next_at), Some(3_600), "{}", test.kind);
+        assert_eq!(stored(&test.bus, "s").last_at, None, "that was no tick");
+        assert!(test.bus.schedules().resume("never ticked").unwrap());
+        test.clock.advance(HOUR);
+        test.bus.drain().unwrap();
+        assert_eq!(calls.take(), ["s@3600", "never ticked@3600"], "{}", test.kind);
+        test.clock.set(start_time());
+        test.clock.advance(HOUR);
+        test.bus.drain().unwrap();
+        assert_eq!(calls.take(), [""; 0]);
+    }
+}
+
+#[test]
+fn by_less_than_a_day_back_the_old_ticks_are_waited_for_and_by_a_day_not() {
+    for (back, expected) in [(just_before(DAY), DAY + HOUR), (DAY, HOUR)] {
+        let test = file_box();
+        test.clock.advance(DAY);
+        test.bus.schedules().put("s", hourly()).unwrap();
+        test.clock.set(start_time() + DAY - back);
+        test.bus.drain().unwrap();
+        let expected = i64::try_from(expected.as_secs()).unwrap();
+        assert_eq!(seconds(stored(&test.bus, "s").next_at), Some(expected), "{back:?}");
+    }
+}
+
+#[test]
+fn a_jump_ahead_is_ticks_that_were_missed() {
+    for (misfire, expected) in [
+        (Misfire::Skip, vec![]),
+        (Misfire::Once, vec!["s@356400"]),
+        (Misfire::All { max: 2 }, vec!["s@352800", "s@356400"]),
+    ] {
+        for test in boxes() {
+            let calls = note_ticks(&test.bus);
+            test.bus.schedules().put("s", hourly().misfire(misfire)).unwrap();
+            test.clock.advance(HOUR * 99 + MINUTE * 5);
+            test.bus.drain().unwrap();
+            assert_eq!(calls.all(), expected, "{}: {misfire}", test.kind);
+        }
+    }
+}
+
+#[test]
+fn a_machine_that_begins_in_1970_until_it_has_asked_for_the_time_publishes_no_tick_twice() {
+    let test = file_box();
+    test.bus.update_settings(|settings| settings.retention_ms = 1_000).unwrap();
+    test.bus.schedules().put("s", hourly()).unwrap();
+    test.clock.advance(HOUR);
+    test.bus.drain().unwrap();
+    // So that no idempotency key is there to help.
+    test.clock.advance(MINUTE);
+    assert_eq!(test.bus.prune().unwrap(), 1);
+    let now = postbox::Clock::now(&test.clock);
+    for passed in [0, 10, 80] {
+        test.clock.set(time::OffsetDateTime::UNIX_EPOCH + MINUTE);
+        test.bus.drain().unwrap();
+        test.clock.set(now + MINUTE * passed);
+        let calls = note_ticks_anew(&test.bus);
+        test.bus.drain().unwrap();
+        let expected: &[&str] = if passed == 80 { &["s@7200"] } else { &[] };
+        assert_eq!(calls.all(), expected, "{passed}");
+    }
+}
+
+fn note_ticks_anew(bus: &postbox::Postbox) -> crate::support::Calls {
+    use std::sync::OnceLock;
+    static CALLS: OnceLock<crate::support::Calls> = OnceLock::new();
+    let calls = CALLS.get_or_init(|| note_ticks(bus));
+    calls.take();
+    calls.clone()
+}

@@ -1,0 +1,184 @@
+//! Ticks while a worker runs.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use postbox::testing::ManualClock;
+use postbox::{Clock, Event, Misfire, Observer, Postbox, Published, Schedule, Settings, Subscription, Tx};
+
+use time::OffsetDateTime;
+
+use crate::support::{boxes, event, file_box, memory_box_with, wait_until};
+use crate::{HOUR, LIMIT, MINUTE, minutely, note_ticks, stored};
+
+/// It looks around often, so that a test need not wait for a second each time.
+fn often() -> Settings {
+    Settings { polling_interval_ms: 100, idle_polling_interval_ms: 100, ..Settings::default() }
+}
+
+#[test]
+fn a_running_worker_publishes_and_delivers_each_tick_once() {
+    for test in boxes() {
+        let calls = note_ticks(&test.bus);
+        let worker = test.bus.start().unwrap();
+        // After it has looked and found none.
+        assert!(worker.wait_for_startup_drain(LIMIT));
+        test.bus.schedules().put("s", minutely()).unwrap();
+        for minute in 1..=5 {
+            test.clock.advance(MINUTE);
+            test.bus.notify();
+            wait_until(LIMIT, || calls.all().len() == minute);
+        }
+        assert!(worker.shutdown(LIMIT).unwrap().clean);
+        assert_eq!(calls.all(), ["s@60", "s@120", "s@180", "s@240", "s@300"], "{}", test.kind);
+    }
+}
+
+/// The clock is the system's: the worker has to wake up by itself.
+#[test]
+fn a_worker_that_sleeps_wakes_up_for_a_tick_in_a_file_and_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let slow =
+        Settings { polling_interval_ms: 600_000, idle_polling_interval_ms: 600_000, ..Settings::default() };
+    let builder = || Postbox::builder().settings(slow.clone());
+    for bus in [builder().open(dir.path().join("app.db")).unwrap(), builder().open_in_memory().unwrap()] {
+        let worker = bus.start().unwrap();
+        assert!(worker.wait_for_startup_drain(LIMIT));
+        let ticks: Arc<Mutex<Vec<OffsetDateTime>>> = Arc::default();
+        let noted = Arc::clone(&ticks);
+        let note = move |event: &Event, _: &Tx<'_>| {
+            noted.lock().unwrap().push(event.scheduled_for().expect("a tick"));
+            Ok(())
+        };
+        bus.subscribe(Subscription::transactional("tick", "noting", note)).unwrap();
+        let every = Duration::from_millis(100);
+        bus.transaction(|tx| tx.schedules().put("s", Schedule::every(every, event("tick")))).unwrap();
+        // One event stands for all that are missed: three in a row come only to who wakes up for each.
+        wait_until(LIMIT, || {
+            let ticks = ticks.lock().unwrap();
+            ticks.windows(3).any(|three| three[1] - three[0] == every && three[2] - three[1] == every)
+        });
+        assert!(worker.shutdown(LIMIT).unwrap().clean);
+        bus.close().unwrap();
+    }
+}
+
+#[test]
+fn a_worker_ticks_for_schedules_that_another_box_puts_and_stops_when_that_pauses_them() {
+    let test = file_box();
+    let other = Postbox::builder().clock(test.clock.clone()).settings(often()).open(test.path()).unwrap();
+    let calls = note_ticks(&other);
+    let worker = other.start().unwrap();
+    assert!(worker.wait_for_startup_drain(LIMIT));
+    test.bus.schedules().put("s", minutely()).unwrap();
+    test.clock.advance(MINUTE);
+    wait_until(LIMIT, || calls.all() == ["s@60"]);
+    test.bus.schedules().pause("s").unwrap();
+    test.clock.advance(MINUTE);
+    // It has looked by the time it delivers this.
+    test.bus.publish(event("other")).unwrap();
+    wait_until(LIMIT, || test.bus.stats().unwrap().processed == 2);
+    assert_eq!(calls.all(), ["s@60"]);
+    assert!(worker.shutdown(LIMIT).unwrap().clean);
+}
+
+#[test]
+fn a_worker_that_may_not_process_does_not_tick() {
+    for test in boxes() {
+        let calls = note_ticks(&test.bus);
+        test.bus.schedules().put("s", minutely().misfire(Misfire::All { max: 2 })).unwrap();
+        test.bus.update_settings(|settings| settings.processor_enabled = false).unwrap();
+        let worker = test.bus.start().unwrap();
+        test.clock.advance(MINUTE * 5);
+        test.bus.notify();
+        std::thread::sleep(Duration::from_millis(100)); // absence is what is asserted
+        assert_eq!(test.bus.stats().unwrap().total, 0, "{}", test.kind);
+        test.bus.update_settings(|settings| settings.processor_enabled = true).unwrap();
+        wait_until(LIMIT, || calls.all() == ["s@240", "s@300"]);
+        assert!(worker.shutdown(LIMIT).unwrap().clean);
+    }
+}
+
+#[test]
+fn a_clock_that_jumps_under_a_worker_is_noticed() {
+    let test = file_box();
+    test.bus.close().unwrap();
+    let path = tempfile::tempdir().unwrap();
+    let bus = Postbox::builder()
+        .clock(test.clock.clone())
+        .settings(often())
+        .open(path.path().join("app.db"))
+        .unwrap();
+    let calls = note_ticks(&bus);
+    let worker = bus.start().unwrap();
+    bus.schedules().put("s", Schedule::every(HOUR, event("tick"))).unwrap();
+    test.clock.advance(HOUR * 24 * 400 + MINUTE * 30);
+    wait_until(LIMIT, || calls.all().len() == 1);
+    test.clock.set(crate::support::start_time() + MINUTE);
+    // From the new time on.
+    wait_until(LIMIT, || crate::seconds(stored(&bus, "s").next_at) == Some(3_600));
+    test.clock.set(crate::support::start_time() + HOUR);
+    wait_until(LIMIT, || calls.all().len() == 2);
+    assert_eq!(calls.all()[1], "s@3600");
+    assert!(worker.shutdown(LIMIT).unwrap().clean);
+    bus.close().unwrap();
+}
+
+#[test]
+fn a_schedule_that_cannot_tick_is_no_reason_to_spin() {
+    let test = file_box();
+    test.bus.schedules().put("bad", minutely()).unwrap();
+    test.bus.schedules().put("spoilt", minutely()).unwrap();
+    test.app_connection()
+        .execute_batch(
+            "UPDATE postbox_schedule SET rule = '{}' WHERE name = 'spoilt';
+             CREATE TRIGGER no_tick BEFORE INSERT ON outbox_event WHEN NEW.event_name = 'tick'
+             BEGIN SELECT RAISE(ABORT, 'no ticks'); END",
+        )
+        .unwrap();
+    test.clock.advance(MINUTE);
+    let asked = Arc::new(AtomicU64::new(0));
+    let counting = Counting { clock: test.clock.clone(), asked: Arc::clone(&asked) };
+    let bus = Postbox::builder().clock(counting).open(test.path()).unwrap();
+    let worker = bus.start().unwrap();
+    for _ in 0..20 {
+        test.bus.publish(event("other")).unwrap();
+    }
+    wait_until(LIMIT, || stored(&test.bus, "bad").error.is_some());
+    wait_until(LIMIT, || test.bus.stats().unwrap().processed == 20);
+    let before = asked.load(Ordering::Relaxed);
+    std::thread::sleep(Duration::from_millis(300)); // absence is what is asserted
+    let more = asked.load(Ordering::Relaxed) - before;
+    assert!(more < 100, "it asks for the time whenever it looks: {more}");
+    assert!(worker.shutdown(LIMIT).unwrap().clean);
+}
+
+struct Counting {
+    clock: ManualClock,
+    asked: Arc<AtomicU64>,
+}
+
+impl Clock for Counting {
+    fn now(&self) -> OffsetDateTime {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.clock.now()
+    }
+}
+
+#[test]
+fn observers_are_told_of_ticks_as_of_whatever_is_published() {
+    #[derive(Clone, Default)]
+    struct Told(Arc<Mutex<Vec<String>>>);
+    impl Observer for Told {
+        fn published(&self, published: &Published<'_>) {
+            self.0.lock().unwrap().push(published.event_name.to_owned());
+        }
+    }
+    let told = Told::default();
+    let test = memory_box_with(|builder| builder.observer(told.clone()));
+    test.bus.schedules().put("s", minutely().misfire(Misfire::All { max: 2 })).unwrap();
+    test.clock.advance(MINUTE * 2);
+    test.bus.drain().unwrap();
+    assert_eq!(*told.0.lock().unwrap(), ["tick", "tick"]);
+}

@@ -50,7 +50,7 @@ impl Breaker {
     pub(crate) fn after(before: u32, result: &HandlerResult) -> u32 {
         match result {
             Ok(()) | Err(HandlerError { verdict: Verdict::Skip, .. }) => 0,
-            Err(HandlerError { verdict: Verdict::PauseConsumer(_), .. }) => before,
+            Err(HandlerError { verdict: Verdict::PauseConsumer(_) | Verdict::Wait(_), .. }) => before,
             Err(_) => before.saturating_add(1),
         }
     }
@@ -60,7 +60,7 @@ impl Breaker {
         match result {
             Err(HandlerError { verdict, message, .. })
                 if in_a_row >= self.failures
-                    && !matches!(verdict, Verdict::Skip | Verdict::PauseConsumer(_)) =>
+                    && !matches!(verdict, Verdict::Skip | Verdict::PauseConsumer(_) | Verdict::Wait(_)) =>
             {
                 Some(format!("circuit breaker: {in_a_row} failures in a row: {message}"))
             }

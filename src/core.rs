@@ -30,6 +30,7 @@ use crate::outbox::strays::{self, Stray};
 use crate::pause_book::PauseBook;
 use crate::registry::{Registry, Subscription};
 use crate::settings::{self, Settings};
+use crate::stored_event::StoredEvent;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, RwLock};
 use crate::walk::Walk;
@@ -286,10 +287,28 @@ impl Core {
     }
 
     pub(crate) fn prepare(&self, event: NewEvent, cause: Option<&Event>) -> Result<(PreparedEvent, Content)> {
-        let prepared = insert::prepare(event, self.payload_bytes_max, cause, || self.new_id())?;
+        self.prepare_as(event, cause, || self.new_id())
+    }
+
+    /// The same under an id of the caller's, unless the event has a key.
+    pub(crate) fn prepare_as(
+        &self,
+        event: NewEvent,
+        cause: Option<&Event>,
+        id: impl FnOnce() -> Uuid,
+    ) -> Result<(PreparedEvent, Content)> {
+        let prepared = insert::prepare(event, self.payload_bytes_max, cause, id)?;
         #[cfg(feature = "schema")]
         self.catalogue.schemas.check(prepared.0.name(), prepared.0.version(), prepared.1.payload())?;
         Ok(prepared)
+    }
+
+    /// Checked as if it were published, and published later.
+    pub(crate) fn store(&self, event: NewEvent) -> Result<StoredEvent> {
+        let stored = StoredEvent::of(event, self.payload_bytes_max)?;
+        #[cfg(feature = "schema")]
+        self.catalogue.schemas.check(stored.name(), stored.version(), stored.payload())?;
+        Ok(stored)
     }
 
     /// All or none.
@@ -324,6 +343,16 @@ impl Core {
             observing.tell_inserted(&self.db, &events, inserted);
         }
         inserted
+    }
+
+    /// Publishes inside a transaction of the box's own.
+    pub(crate) fn publish_within(&self, conn: &Connection, event: &PreparedEvent) -> Result<Inserted> {
+        self.db.note_event_written(conn);
+        let inserted = insert::insert(conn, event, self.clock.now())?;
+        if let Some(observing) = &self.observing {
+            observing.note_published(event, inserted);
+        }
+        Ok(inserted)
     }
 
     /// The table of schedules is about to be written to.

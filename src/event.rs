@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 use crate::json::Json;
 use crate::rfc3339;
 
-/// Names one event for ever: a UUID, version 7 (in order of time), or version 5 where an idempotency key made it.
+/// Names one event for ever: a UUID, version 7 (in order of time), version 5 where an idempotency key made it, or version 8 where it is the
+/// timeout of a saga.
 ///
 /// It is written as a hyphenated UUID and is the key by which the outside world can tell deliveries apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -101,6 +101,8 @@ pub(crate) enum Verdict {
     DeadLetter,
     Skip,
     PauseConsumer(Duration),
+    /// It is too early for the event: again after this time, without an attempt spent.
+    Wait(Duration),
 }
 
 impl HandlerError {
@@ -161,6 +163,11 @@ impl HandlerError {
     /// ```
     pub fn pause_consumer(why: impl fmt::Display, duration: Duration) -> Self {
         HandlerError::because(Verdict::PauseConsumer(duration), why)
+    }
+
+    /// Nobody is to blame: the event is tried again after this delay, without an attempt spent. Whoever says so sees to it that it ends.
+    pub(crate) fn wait(why: impl fmt::Display, after: Duration) -> Self {
+        HandlerError::because(Verdict::Wait(after), why)
     }
 
     fn because(verdict: Verdict, why: impl fmt::Display) -> Self {

@@ -59,6 +59,7 @@
 //! - **Look** at events with [`Outbox::list`] and an [`EventFilter`], at all that became of one with [`Outbox::story`], and at
 //!   what it came from with [`Outbox::causation_tree`].
 //! - **Pause** a consumer or an event name with [`Postbox::pause`], or from a handler with [`HandlerError::pause_consumer`].
+//! - **Follow** a process over several events with a [`Saga`]: a state for each conversation, timeouts, and what undoes it.
 //! - **Repeat** with a [`Schedule`]: an event at each tick of an interval, or of a cron expression in a time zone. It is in the file;
 //!   [`Schedules`] puts, lists and pauses them.
 //! - **Tune** while it runs with [`Postbox::update_settings`].
@@ -124,7 +125,7 @@
 //! | `event_id`, `event_name`, `consumer`, `attempt` | what is delivered, to whom |
 //! | `correlation_id` | [`Event::correlation_id`], where it has one |
 //! | `trace_id`, `parent_id`, `trace_flags` | the parts of [`Event::trace_parent`], where it has one: hexadecimal, as the W3C writes them. A layer for OpenTelemetry makes them the span's remote parent |
-//! | `outcome` | once it has returned: `processed`, `skipped`, `failed` or `paused` |
+//! | `outcome` | once it has returned: `processed`, `skipped`, `failed` or `paused`; `waits` where a saga has not begun |
 //!
 //! # Testing
 //!
@@ -223,6 +224,8 @@ mod postbox;
 mod pruning;
 mod registry;
 mod rfc3339;
+mod saga;
+mod sagas;
 mod schedule;
 #[cfg(feature = "schema")]
 mod schemas;
@@ -230,6 +233,7 @@ mod services;
 mod settings;
 mod span;
 mod stats;
+mod stored_event;
 mod story;
 mod sync;
 pub mod testing;
@@ -271,8 +275,12 @@ pub use crate::page::Page;
 pub use crate::pauses::{Pause, PauseTarget};
 pub use crate::postbox::{Postbox, check_backup, restore};
 pub use crate::registry::{Registry, Subscription};
+pub use crate::saga::{Saga, SagaStep};
+pub use crate::sagas::{
+    SagaFilter, SagaInstance, SagaPage, SagaStatus, SagaSummary, SagaTimeout, SagaTotals,
+};
 pub use crate::schedule::{Misfire, Schedule, ScheduleRule, StoredSchedule};
-pub use crate::services::{Inbox, Links, Outbox, Schedules};
+pub use crate::services::{Inbox, Links, Outbox, Sagas, Schedules};
 pub use crate::settings::{Settings, UnhandledEvents};
 pub use crate::stats::Stats;
 pub use crate::story::EventStory;

@@ -6,6 +6,8 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use rusqlite::Connection;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::builder::Builder;
@@ -26,7 +28,8 @@ use crate::pause_book;
 use crate::pauses::{self, Pause, PauseTarget};
 use crate::pruning;
 use crate::registry::{Registry, Subscription};
-use crate::services::{Access, Inbox, Links, Outbox, Schedules};
+use crate::saga::Saga;
+use crate::services::{Access, Inbox, Links, Outbox, Sagas, Schedules};
 use crate::settings::{self, Settings};
 use crate::stats::{self, Stats};
 use crate::tx::Tx;
@@ -286,6 +289,22 @@ impl Postbox {
         self.subscribe_many([subscription])
     }
 
+    /// Adds the subscriptions of a saga: see [`Saga`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the saga is not whole, or another of its name is subscribed, and as
+    /// [`subscribe`](Postbox::subscribe).
+    pub fn subscribe_saga<S: Default + Serialize + DeserializeOwned + 'static>(
+        &self,
+        saga: Saga<S>,
+    ) -> Result<()> {
+        if self.core.registry.consumer_names().contains(&saga.consumer_name()) {
+            let reason = format!("`{}` is subscribed already", saga.name());
+            return Err(Error::invalid("saga", reason));
+        }
+        self.subscribe_many(saga.subscriptions()?)
+    }
+
     /// Adds subscriptions: all or none.
     ///
     /// # Errors
@@ -371,6 +390,11 @@ impl Postbox {
     /// Links between entities of different modules.
     pub fn links(&self) -> Links<'_> {
         Links::new(Access::Apart(&self.core))
+    }
+
+    /// Sagas: where each conversation stands.
+    pub fn sagas(&self) -> Sagas<'_> {
+        Sagas::new(Access::Apart(&self.core))
     }
 
     /// Recurring events.
@@ -593,7 +617,7 @@ impl Postbox {
     /// Deletes the processed events that are past their retention ([`Settings::retention_ms`] and
     /// [`Settings::retention_by_event`](crate::Settings::retention_by_event)), with their inbox rows and their history, and says how
     /// many. A running worker does so by itself, in steps; this is the whole of it, now. The write lock is held for a few
-    /// milliseconds at a time. The file keeps its size, and the space is used again: see [`compact`](Postbox::compact).
+    /// milliseconds at a time. Sagas that have ended go with [`retention_ms`](crate::Settings::retention_ms), and are not counted. The file keeps its size, and the space is used again: see [`compact`](Postbox::compact).
     ///
     /// ```
     /// # use postbox::Postbox;

@@ -1,4 +1,4 @@
-//! Retention: processed events are deleted after a time, a few at a time.
+//! Retention: processed events are deleted after a time, a few at a time, and so are sagas that have ended.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use crate::core::Core;
 use crate::db::{Synchronous, WriteEach};
 use crate::error::{Error, Result};
 use crate::outbox::prune::{self, Passed};
+use crate::sagas::table as sagas;
 use crate::settings::Settings;
 
 /// So many rows are looked at in one step.
@@ -19,6 +20,8 @@ const HELD_MAX: Duration = Duration::from_millis(4);
 pub(crate) struct Pass {
     /// The last row that was looked at.
     at: i64,
+    /// The sagas have had their turn, which comes first.
+    past_sagas: bool,
 }
 
 /// What a step has come to.
@@ -34,6 +37,12 @@ impl Pass {
     pub(crate) fn step(&mut self, core: &Core, settings: &Settings) -> Result<Step> {
         let now = core.clock.now();
         let Some(shortest) = settings.shortest_retention() else { return Ok(self.over(0)) };
+        if !self.past_sagas {
+            self.past_sagas = delete_some_sagas(core, settings, now)?;
+            if !self.past_sagas {
+                return Ok(Step { deleted: 0, is_over: false });
+            }
+        }
         let young = now.saturating_sub(micros(shortest));
         let rows = core.db.read("prune", |conn| prune::rows_after(conn, self.at, LOOKED_AT_MAX))?;
         let ends = rows.len() < LOOKED_AT_MAX;
@@ -53,7 +62,7 @@ impl Pass {
     }
 
     fn over(&mut self, deleted: usize) -> Step {
-        self.at = 0;
+        *self = Pass::default();
         Step { deleted, is_over: true }
     }
 }
@@ -88,10 +97,30 @@ fn delete_some(core: &Core, due: &[(i64, i64)]) -> Result<(usize, Option<i64>)> 
     Ok((deleted, stopped_at))
 }
 
+/// Sagas that have ended and are past the retention of events that have none of their own. True: none is left that can be deleted.
+fn delete_some_sagas(core: &Core, settings: &Settings, now: i64) -> Result<bool> {
+    if settings.retention_ms == 0 {
+        return Ok(true);
+    }
+    let since = now.saturating_sub(micros(settings.retention_ms));
+    let due = core.db.read("prune", |conn| sagas::ended_before(conn, since, LOOKED_AT_MAX))?;
+    let how = WriteEach { synchronous: Synchronous::Normal, held_max: Some(HELD_MAX) };
+    let done = core.db.write_each("prune", how, &due, |conn, seq| sagas::delete_ended(conn, *seq, since))?;
+    let is_cut = done.len() < due.len();
+    let mut deleted = false;
+    for done in done {
+        match done {
+            Ok(done) => deleted |= done,
+            Err(error) => warn_once(core, &error),
+        }
+    }
+    Ok(!deleted || (!is_cut && due.len() < LOOKED_AT_MAX))
+}
+
 /// A trigger or a foreign key of the application's keeps the row: it stays, and others go.
 fn warn_once(core: &Core, error: &Error) {
     if core.first_warning_of("events that cannot be pruned") {
-        log::warn!(target: "postbox::db", "processed events that are past their retention cannot be deleted: {error}");
+        log::warn!(target: "postbox::db", "processed events or ended sagas that are past their retention cannot be deleted: {error}");
     }
 }
 

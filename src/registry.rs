@@ -313,13 +313,7 @@ impl Subscription {
         if self.aliases.iter().any(|alias| alias == event_name) {
             return Some(usize::MAX - 1);
         }
-        match self.event_name.strip_suffix('*') {
-            None => None,
-            Some("") => Some(0),
-            Some(prefix) => {
-                (event_name.len() > prefix.len() && event_name.starts_with(prefix)).then_some(prefix.len())
-            }
-        }
+        closeness(&self.event_name, event_name)
     }
 
     /// The name or pattern of both, or an alias of both. What is one's name and the other's alias goes to the first.
@@ -550,6 +544,17 @@ fn check(present: &[Arc<Subscription>], new: &[Subscription]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// How closely the pattern matches the name, if it does, without aliases: the exact name before any pattern, a longer pattern before a shorter.
+pub(crate) fn closeness(pattern: &str, event_name: &str) -> Option<usize> {
+    match pattern.strip_suffix('*') {
+        None => (pattern == event_name).then_some(usize::MAX),
+        Some("") => Some(0),
+        Some(prefix) => {
+            (event_name.len() > prefix.len() && event_name.starts_with(prefix)).then_some(prefix.len())
+        }
+    }
 }
 
 fn find(subscriptions: &[Arc<Subscription>], event_name: &str) -> Consumers {

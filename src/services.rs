@@ -1,8 +1,9 @@
-//! Outbox, inbox, links and schedules as the application sees them: on the box, or inside one of its transactions.
+//! Outbox, inbox, links, sagas and schedules as the application sees them: on the box, or inside one of its transactions.
 
 mod inbox;
 mod links;
 mod outbox;
+mod sagas;
 mod schedules;
 
 use rusqlite::Connection;
@@ -10,6 +11,7 @@ use rusqlite::Connection;
 pub use self::inbox::Inbox;
 pub use self::links::Links;
 pub use self::outbox::Outbox;
+pub use self::sagas::Sagas;
 pub use self::schedules::Schedules;
 use crate::core::Core;
 use crate::error::Result;

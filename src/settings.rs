@@ -69,7 +69,7 @@ pub struct Settings {
     /// `retentionMs`, 0, otherwise 1,000 to 100 years: how long processed events are kept, with their inbox rows and their history,
     /// counted from when they were processed. A worker deletes them after that, a few at a time, and
     /// [`Postbox::prune`](crate::Postbox::prune) at once. 0 keeps them for ever. Dead letters, failed and pending events are never
-    /// deleted. An idempotency key is known for as long as its event is kept.
+    /// deleted. An idempotency key is known for as long as its event is kept. Sagas that have ended are kept as long, from when they last changed.
     pub retention_ms: u64,
     /// `retentionByEvent`, `{}`: the same for events of these names (exact, at most 1,000 of them), instead of `retention_ms`.
     pub retention_by_event: BTreeMap<String, u64>,

@@ -46,6 +46,7 @@ pub(crate) fn deliver(
         Ok(()) => "processed",
         Err(Verdict::Skip) => "skipped",
         Err(Verdict::PauseConsumer(_)) => "paused",
+        Err(Verdict::Wait(_)) => "waits",
         Err(Verdict::Retry | Verdict::RetryAfter(_) | Verdict::DeadLetter) => "failed",
     };
     span.record("outcome", outcome);

@@ -15,7 +15,7 @@ use crate::handler::Signal;
 use crate::links::{EntityRef, IntegrationLink, NewLink};
 use crate::outbox::insert;
 use crate::pauses::{self, Pause, PauseTarget};
-use crate::services::{Access, Inbox, Links, Outbox, Schedules};
+use crate::services::{Access, Inbox, Links, Outbox, Sagas, Schedules};
 use crate::typed::DomainEvent;
 
 /// A write transaction of the box: everything that [`rusqlite::Connection`] can do, plus these.
@@ -31,11 +31,18 @@ pub struct Tx<'a> {
     cause: Option<&'a Event>,
     /// Tells that handler to stop early.
     signal: Option<Signal<'a>>,
+    /// The correlation id of the saga whose step has this transaction: what is published carries it.
+    conversation: Option<&'a str>,
 }
 
 impl<'a> Tx<'a> {
     pub(crate) fn new(writer: &'a Writer, core: &'a Core, cause: Option<&'a Event>) -> Self {
-        Tx { writer, core, cause, signal: None }
+        Tx { writer, core, cause, signal: None, conversation: None }
+    }
+
+    /// The same transaction, for a step of a saga.
+    pub(crate) fn within_saga<'b>(&'b self, correlation_id: &'b str) -> Tx<'b> {
+        Tx { conversation: Some(correlation_id), ..*self }
     }
 
     /// For a handler that is told so to stop early.
@@ -46,7 +53,13 @@ impl<'a> Tx<'a> {
     /// The same for a handler of this event, which runs alone.
     #[cfg(feature = "testing")]
     pub(crate) fn in_handler<'e>(&'e self, event: &'e Event, signal: Signal<'e>) -> Tx<'e> {
-        Tx { writer: self.writer, core: self.core, cause: Some(event), signal: Some(signal) }
+        Tx {
+            writer: self.writer,
+            core: self.core,
+            cause: Some(event),
+            signal: Some(signal),
+            conversation: None,
+        }
     }
 
     /// Publishes an event that is delivered if and only if this transaction commits. In a transactional handler it is a
@@ -55,7 +68,10 @@ impl<'a> Tx<'a> {
     /// # Errors
     /// [`Error::Invalid`](crate::Error::Invalid) and [`Error::PayloadTooLarge`](crate::Error::PayloadTooLarge) before
     /// anything is written. The transaction stays usable.
-    pub fn publish(&self, event: NewEvent) -> Result<EventId> {
+    pub fn publish(&self, mut event: NewEvent) -> Result<EventId> {
+        if let (Some(id), None) = (self.conversation, &event.correlation_id) {
+            event.correlation_id = Some(id.to_owned());
+        }
         let (event, _) = self.core.prepare(event, self.cause)?;
         self.writer.refuse_ended()?;
         self.writer.note_event_written();
@@ -160,6 +176,20 @@ impl<'a> Tx<'a> {
     /// Links, in this transaction.
     pub fn links(&self) -> Links<'_> {
         Links::new(self.access())
+    }
+
+    /// Sagas, in this transaction.
+    pub fn sagas(&self) -> Sagas<'_> {
+        Sagas::new(self.access())
+    }
+
+    pub(crate) fn core(&self) -> &'a Core {
+        self.core
+    }
+
+    /// Something in it has rolled it back: what is written now would stand alone.
+    pub(crate) fn refuse_ended(&self) -> Result<()> {
+        self.writer.refuse_ended()
     }
 
     /// Recurring events, in this transaction.

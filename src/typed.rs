@@ -160,7 +160,7 @@ impl Upcasters {
     }
 
     /// The payload of the event as this type.
-    fn read<E: DomainEvent>(&self, event: &Event) -> std::result::Result<E, HandlerError> {
+    pub(crate) fn read<E: DomainEvent>(&self, event: &Event) -> std::result::Result<E, HandlerError> {
         let mut doing = Doing::Reading;
         let read = catch_unwind(AssertUnwindSafe(|| self.try_to_read(event, &mut doing)));
         read.unwrap_or_else(|panic| Err(panic_message(panic))).map_err(|why| {
@@ -245,7 +245,7 @@ pub(crate) struct Reads {
 }
 
 impl Reads {
-    fn of<E: DomainEvent>(upcasters: &Upcasters) -> Self {
+    pub(crate) fn of<E: DomainEvent>(upcasters: &Upcasters) -> Self {
         let refused = match upcasters.check(E::VERSION) {
             _ if E::VERSION == 0 => Some(("version", "versions count from 1".to_owned())),
             Err(why) => Some(("upcasters", why)),
@@ -309,7 +309,7 @@ impl Subscription {
         Subscription::transactional(E::NAME, consumer_name, handler).reading::<E>(reads)
     }
 
-    fn reading<E: DomainEvent>(mut self, reads: Reads) -> Self {
+    pub(crate) fn reading<E: DomainEvent>(mut self, reads: Reads) -> Self {
         self.reads = Some(reads);
         E::FORMER_NAMES.iter().fold(self, |this, name| this.alias(*name))
     }

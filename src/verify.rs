@@ -52,7 +52,7 @@ impl fmt::Display for Severity {
 pub struct Finding {
     /// How much it matters.
     pub severity: Severity,
-    /// Which check found it: `integrity`, `schema`, `counters`, `events`, `claims`, `inbox`, `history`, `settings`, `clock`
+    /// Which check found it: `integrity`, `schema`, `counters`, `events`, `claims`, `inbox`, `history`, `sagas`, `settings`, `clock`
     /// or `size`. There will be others.
     pub check: &'static str,
     /// What was found. No payload is quoted.
@@ -127,6 +127,7 @@ fn look_at_rows(core: &Core, conn: &Connection, findings: &mut Findings) -> Resu
     findings.claims(&audit::claims(conn)?, now, |owner| core.db.owner_state(owner));
     findings.inbox(audit::orphaned_inbox_rows(conn)?, audit::misplaced_inbox_rows(conn)?);
     findings.history(audit::orphaned_history(conn)?);
+    findings.sagas(&audit::sagas(conn)?);
     findings.settings(&settings::unusable(conn)?);
     findings.schedules(&table::flaws(conn)?);
     findings.clock(events.latest_time, core.clock.of_its_source());

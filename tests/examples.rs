@@ -123,6 +123,22 @@ fn events_that_are_types_are_read_across_releases() {
 }
 
 #[test]
+fn an_order_is_paid_and_shipped_or_undone() {
+    let said = run("saga");
+    for line in [
+        "o-1  completed    paid, and on its way as parcel-o-1",
+        "o-3  compensated  the card was refused",
+        "o-2  running      waits for its payment; if it does not come, stock.release undoes it",
+        "o-2  stuck        for an hour, since order.placed",
+        "o-2  compensated  not paid within a day",
+        "o-2  refunded     the payment came too late",
+        "stock             9 of 10 lamps",
+    ] {
+        has_line(&said, line);
+    }
+}
+
+#[test]
 fn every_example_is_run_by_a_test() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     for entry in fs::read_dir(folder).unwrap() {

@@ -9,7 +9,7 @@ use postbox::rusqlite::Connection;
 use postbox::rusqlite::config::DbConfig;
 
 /// verify/audit.rs is not among them: it reads everything, on purpose.
-const SOURCES: [(&str, &str); 32] = [
+const SOURCES: [(&str, &str); 33] = [
     ("outbox/mod.rs", include_str!("../src/outbox/mod.rs")),
     ("outbox/backlog.rs", include_str!("../src/outbox/backlog.rs")),
     ("outbox/counts.rs", include_str!("../src/outbox/counts.rs")),
@@ -41,6 +41,7 @@ const SOURCES: [(&str, &str); 32] = [
     ("links/list.rs", include_str!("../src/links/list.rs")),
     ("links/unique.rs", include_str!("../src/links/unique.rs")),
     ("links/walk.rs", include_str!("../src/links/walk.rs")),
+    ("sagas/table.rs", include_str!("../src/sagas/table.rs")),
     ("schedule/table.rs", include_str!("../src/schedule/table.rs")),
 ];
 
@@ -207,6 +208,7 @@ fn the_statements_are_found_in_the_sources() {
         ("pauses.rs", 12),
         ("outbox/order.rs", 10),
         ("outbox/parked.rs", 4),
+        ("sagas/table.rs", 11),
         ("schedule/table.rs", 8),
     ] {
         assert!(count(file) >= least, "{file}: {}", count(file));
@@ -214,7 +216,7 @@ fn the_statements_are_found_in_the_sources() {
 }
 
 /// These may read whole tables or indexes: each with its reason.
-const MAY_SCAN: [(&str, &str); 14] = [
+const MAY_SCAN: [(&str, &str); 15] = [
     ("main.postbox_pause", "what is paused: a few rows"),
     ("main.postbox_counter", "one row"),
     ("FROM main.postbox_schedule ORDER BY name", "all schedules, to be shown"),
@@ -233,6 +235,7 @@ const MAY_SCAN: [(&str, &str); 14] = [
         "SELECT count(*) FROM main.outbox_event AS e NOT INDEXED",
         "a filter is counted one by one, where no index has its statuses",
     ),
+    ("FROM main.postbox_saga NOT INDEXED GROUP BY name", "each saga is counted, without its state"),
     ("FROM main.sqlite_schema", "some thirty rows"),
     ("WHERE status = 'processing'", "what is claimed, when a backup is restored or an owner has died"),
 ];
@@ -697,6 +700,36 @@ fn events_that_are_held_or_wait_for_a_pause_are_found_among_the_live_rows() {
         ],
         &["SEARCH outbox_event USING INDEX outbox_event_due (available_at=? AND rowid>?)"],
     );
+}
+
+#[test]
+fn sagas_are_found_by_their_conversation_and_those_that_are_stuck_or_over_by_their_age() {
+    let by_conversation =
+        "SEARCH postbox_saga USING INDEX sqlite_autoindex_postbox_saga_1 (name=? AND correlation_id=?)";
+    assert_plan(
+        &["SELECT seq, status, reason, timeouts, undo, state FROM main.postbox_saga"],
+        &[by_conversation],
+    );
+    assert_plan(&["reason, timeouts, undo, state", "created_at", "SELECT seq, name"], &[by_conversation]);
+    assert_plan(
+        &["INDEXED BY postbox_saga_running"],
+        &["SEARCH postbox_saga USING INDEX postbox_saga_running (updated_at<?)"],
+    );
+    assert_plan(
+        &["INDEXED BY postbox_saga_ended"],
+        &["SEARCH postbox_saga USING INDEX postbox_saga_ended (updated_at<?)"],
+    );
+    let by_number = "SEARCH postbox_saga USING INTEGER PRIMARY KEY (rowid=?)";
+    for parts in [
+        &["UPDATE main.postbox_saga", "state = ?8"],
+        &["UPDATE main.postbox_saga", "timeouts = NULL"],
+        &["DELETE FROM main.postbox_saga", "updated_at <= ?2"],
+    ] {
+        assert_plan(parts, &[by_number]);
+    }
+    for order in ["ORDER BY seq LIMIT ?5", "ORDER BY seq DESC LIMIT ?5"] {
+        assert_plan(&[order], &["SEARCH postbox_saga USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"]);
+    }
 }
 
 #[test]

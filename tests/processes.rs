@@ -17,6 +17,8 @@ mod links;
 mod pausing;
 #[path = "processes/poison.rs"]
 mod poison;
+#[path = "processes/sagas.rs"]
+mod sagas;
 #[path = "processes/ticking.rs"]
 mod ticking;
 

@@ -33,6 +33,8 @@ mod pausing;
 mod progress;
 #[path = "program/refused.rs"]
 mod refused;
+#[path = "program/sagas.rs"]
+mod sagas;
 #[path = "program/schedules.rs"]
 mod schedules;
 #[path = "program/space.rs"]

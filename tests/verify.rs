@@ -213,6 +213,54 @@ fn what_other_programs_have_spoilt_is_found() {
 }
 
 #[test]
+fn sagas_that_are_spoilt_or_wait_in_vain_are_found() {
+    let test = file_box();
+    let bus = &test.bus;
+    let about = |name: &str, id: &str| postbox::NewEvent::new(name, "sales", "Order", id);
+    let saga = postbox::Saga::<u32>::new("order")
+        .starts_on("start", move |_, _, step| {
+            step.timeout("a", Duration::from_hours(1), about("late", step.correlation_id()))?;
+            step.undo_with(about("undo", step.correlation_id()))?;
+            Ok(())
+        })
+        .on("late", |_, _, _| Err(HandlerError::dead_letter("no")));
+    bus.subscribe_saga(saga).unwrap();
+    for id in ["sound", "cancelled", "gone", "dead", "state", "timeouts", "undo", "ended"] {
+        bus.publish(about("start", id)).unwrap();
+    }
+    bus.drain().unwrap();
+    assert_eq!(found(&bus.verify().unwrap()), []);
+
+    let event = |id: &str| bus.sagas().get("order", id).unwrap().unwrap().timeouts[0].event_id;
+    bus.outbox().cancel(event("cancelled"), "a mistake").unwrap();
+    bus.sagas().complete("order", "ended", "by hand").unwrap();
+    let app = test.app_connection();
+    for spoils in [
+        format!("DELETE FROM outbox_event WHERE id = unhex('{}')", event("gone").as_uuid().simple()),
+        format!(
+            "UPDATE outbox_event SET available_at = 0 WHERE id = unhex('{}')",
+            event("dead").as_uuid().simple()
+        ),
+        "UPDATE postbox_saga SET state = '{' WHERE correlation_id = 'state'".to_owned(),
+        "UPDATE postbox_saga SET timeouts = '[7]' WHERE correlation_id = 'timeouts'".to_owned(),
+        "UPDATE postbox_saga SET undo = '{}' WHERE correlation_id = 'undo'".to_owned(),
+    ] {
+        app.execute_batch(&spoils).unwrap();
+    }
+    bus.drain().unwrap();
+    let seen = found(&bus.verify().unwrap());
+    let of_sagas: Vec<_> = seen.into_iter().filter(|(_, what)| what.starts_with("sagas")).collect();
+    assert_eq!(
+        of_sagas,
+        [
+            (Severity::Error, "sagas: sagas whose row cannot be read: 3".to_owned()),
+            (Severity::Warning, "sagas: sagas that wait for a timeout which does not come: 2".to_owned()),
+            (Severity::Warning, "sagas: sagas that have failed for good at a timeout: 1".to_owned()),
+        ]
+    );
+}
+
+#[test]
 fn claims_are_told_apart_by_what_is_known_of_their_owners() {
     let boxed = file_box();
     work(&boxed.bus);

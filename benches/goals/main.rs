@@ -95,6 +95,7 @@ const SECTIONS: &[Section] = &[
     ("backlog", sections::backlog::backlog),
     ("history", sections::history::history),
     ("waiting", sections::waiting::waiting),
+    ("sagas", sections::sagas::sagas),
     ("typed", sections::typed::typed),
     ("latency", sections::latency::latency),
     ("idle", sections::idle::idle),

@@ -37,6 +37,7 @@ const NAMES: &[&str] = &[
     "postbox_schedule_next",
     "postbox_saga",
     "postbox_saga_running",
+    "postbox_saga_ended",
     "outbox_event",
     "inbox_event",
     "integration_link",

@@ -141,7 +141,7 @@ pub(crate) fn prepare_imported(
 pub(crate) struct Checked {
     payload: String,
     metadata: Option<String>,
-    keyed_id: Option<Uuid>,
+    pub(crate) keyed_id: Option<Uuid>,
 }
 
 pub(crate) fn check(event: &NewEvent, payload_bytes_max: usize) -> Result<Checked> {

@@ -36,6 +36,13 @@ pub enum Outcome {
         /// For how long.
         duration: Duration,
     },
+    /// A saga's event came before the one that starts it: it is tried again, without an attempt spent.
+    TooEarly {
+        /// What it waits for.
+        why: String,
+        /// How long until it is tried again.
+        after: Duration,
+    },
     /// It panicked, which is a failed attempt.
     Panicked {
         /// What it panicked with, where that is text.
@@ -52,6 +59,7 @@ impl From<HandlerError> for Outcome {
             Verdict::DeadLetter => Outcome::DeadLetter { why },
             Verdict::Skip => Outcome::Skipped { why },
             Verdict::PauseConsumer(duration) => Outcome::PauseConsumer { why, duration },
+            Verdict::Wait(after) => Outcome::TooEarly { why, after },
         }
     }
 }

@@ -10,6 +10,8 @@ use crate::error::Result;
 use crate::json;
 use crate::outbox::SEQ_MAX;
 use crate::outbox::claim::LeaseId;
+use crate::sagas::timeouts::Timeouts;
+use crate::sagas::undo::Undo;
 
 /// Events, one by one.
 #[derive(Debug, Default)]
@@ -155,6 +157,56 @@ pub(super) fn orphaned_history(conn: &Connection) -> Result<i64> {
         [],
         |row| row.get(0),
     )?)
+}
+
+/// Sagas, one by one.
+#[derive(Debug, Default)]
+pub(super) struct Sagas {
+    /// Another program has spoilt their row.
+    pub(super) unreadable: i64,
+    /// They run, and a timeout that they wait for does not come: its event is over or gone.
+    pub(super) waiting_in_vain: i64,
+    /// They run, and the event of a timeout is a dead letter.
+    pub(super) dead_timeouts: i64,
+}
+
+pub(super) fn sagas(conn: &Connection) -> Result<Sagas> {
+    let mut statement = conn.prepare(
+        "SELECT status, timeouts, undo, state, name, correlation_id FROM main.postbox_saga NOT INDEXED",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut seen = Sagas::default();
+    while let Some(row) = rows.next()? {
+        let text = |column: usize| row.get::<_, Option<String>>(column);
+        let (Ok(Some(status)), Ok(timeouts), Ok(undo), Ok(Some(state)), Ok(Some(_)), Ok(Some(_))) =
+            (text(0), text(1), text(2), text(3), text(4), text(5))
+        else {
+            seen.unreadable += 1;
+            continue;
+        };
+        let is_known = ["running", "completed", "compensated"].contains(&status.as_str());
+        let (Ok(timeouts), Ok(_), true, true) = (
+            Timeouts::parse(timeouts.as_deref()),
+            Undo::stored(undo).all(),
+            json::is_readable(state.as_bytes()),
+            is_known,
+        ) else {
+            seen.unreadable += 1;
+            continue;
+        };
+        if status == "running" {
+            let (mut in_vain, mut dead) = (false, false);
+            for id in timeouts.ids() {
+                let mut event = conn.prepare_cached("SELECT status FROM main.outbox_event WHERE id = ?1")?;
+                let status: Option<String> = event.query_row([id.as_uuid()], |row| row.get(0)).optional()?;
+                dead |= matches!(status.as_deref(), Some("dead_letter" | "failed"));
+                in_vain |= matches!(status.as_deref(), None | Some("processed"));
+            }
+            seen.waiting_in_vain += i64::from(in_vain);
+            seen.dead_timeouts += i64::from(dead);
+        }
+    }
+    Ok(seen)
 }
 
 /// The file's size by SQLite's own account: bytes of a page, pages, and those of them that are free.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::audit::{Counter, Events, Unreadable};
+use super::audit::{Counter, Events, Sagas, Unreadable};
 use super::{Finding, Severity};
 use crate::clock::{LATEST, from_micros};
 use crate::db::owner::OwnerState;
@@ -209,6 +209,24 @@ impl Findings {
             let what = format!("rows of postbox_history about events that are not there: {orphaned}");
             let advice = "the trigger outbox_event_deleted was missing: they can be deleted";
             self.add(Severity::Warning, "history", what, advice);
+        }
+    }
+
+    pub(super) fn sagas(&mut self, sagas: &Sagas) {
+        if sagas.unreadable > 0 {
+            let what = format!("sagas whose row cannot be read: {}", sagas.unreadable);
+            let advice = "another program has spoilt them: their events end as dead letters; set the rows right, and retry those";
+            self.add(Severity::Error, "sagas", what, advice);
+        }
+        if sagas.waiting_in_vain > 0 {
+            let what =
+                format!("sagas that wait for a timeout which does not come: {}", sagas.waiting_in_vain);
+            let advice = "its event was cancelled, discarded or deleted, or nobody subscribed to it: `postbox sagas show`, then compensate or complete them";
+            self.add(Severity::Warning, "sagas", what, advice);
+        }
+        if sagas.dead_timeouts > 0 {
+            let what = format!("sagas that have failed for good at a timeout: {}", sagas.dead_timeouts);
+            self.add(Severity::Warning, "sagas", what, "look at the dead letter's error, and retry it");
         }
     }
 

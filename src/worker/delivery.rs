@@ -150,6 +150,8 @@ pub(crate) struct Attempt {
     pub(crate) is_newer: bool,
     /// It ended before all consumers had their turn, and through none of their fault: they have it in the next.
     pub(crate) is_cut: bool,
+    /// Some consumer is to have it later, for which it is not to blame: after the longest of the delays, and why.
+    too_early: Option<(Duration, String)>,
     /// Consumers that it is replayed to, and that do not subscribe here.
     pub(crate) absent: Vec<String>,
 }
@@ -170,6 +172,12 @@ impl Attempt {
             Verdict::Skip => return Some(Mark::Skipped { why: error }),
             Verdict::PauseConsumer(_) => {
                 self.paused.push(subscription.consumer_name.clone());
+                return None;
+            }
+            Verdict::Wait(after) => {
+                if self.too_early.as_ref().is_none_or(|(longest, _)| *longest < after) {
+                    self.too_early = Some((after, error));
+                }
                 return None;
             }
             Verdict::Retry | Verdict::RetryAfter(_) | Verdict::DeadLetter => {}
@@ -205,7 +213,11 @@ impl Attempt {
     }
 
     fn is_to_wait_here(&self) -> bool {
-        !self.paused.is_empty() || !self.waiting.is_empty() || !self.limited.is_empty() || self.is_newer
+        self.too_early.is_some()
+            || !self.paused.is_empty()
+            || !self.waiting.is_empty()
+            || !self.limited.is_empty()
+            || self.is_newer
     }
 
     /// Whether nothing is left of it but to wait for those that are absent.
@@ -223,6 +235,9 @@ impl Attempt {
         match self.retry_after {
             Some(delay) => Settlement::Retry { available_at: clock::add(now, delay), error: error() },
             None if self.is_cut => Settlement::Retry { available_at: now, error: error() },
+            None if let Some((delay, why)) = &self.too_early => {
+                Settlement::Postponed { available_at: clock::add(now, *delay), error: why.clone() }
+            }
             None if self.is_to_wait_here() => self.wait(now, pauses),
             // It is planned anew, and held for them.
             None if self.is_to_be_held() => Settlement::GivenBack,

@@ -8,7 +8,7 @@ use postbox::serde_json::json;
 use postbox::testing::ManualClock;
 use postbox::time::OffsetDateTime;
 use postbox::{
-    Context, Event, HandlerError, HandlerResult, Misfire, NewEvent, Postbox, Schedule, Subscription, Tx,
+    Context, Event, HandlerError, HandlerResult, Misfire, NewEvent, Postbox, Saga, Schedule, Subscription, Tx,
 };
 use tempfile::TempDir;
 
@@ -44,6 +44,33 @@ fn shop() -> (TempDir, PathBuf) {
         )
         .unwrap();
     (dir, path)
+}
+
+/// Two orders of Friday evening, which wait for their payment. One was paid by hand, and nobody has told the saga.
+fn orders(folder: &Path) {
+    let clock = ManualClock::new(OffsetDateTime::UNIX_EPOCH + Duration::from_mins(28_337_600));
+    let bus = Postbox::builder().clock(clock.clone()).open(folder.join("orders.db")).unwrap();
+    let about = |name: &str, event: &Event| NewEvent::new(name, "sales", "Order", event.aggregate_id());
+    let saga = Saga::<u32>::new("order")
+        .starts_on("order.placed", move |_, event, step| {
+            step.undo_with(about("stock.release", event))?;
+            step.undo_with(about("customer.tell", event))?;
+            step.timeout("payment", Duration::from_hours(24 * 14), about("payment.overdue", event))?;
+            Ok(())
+        })
+        .on("payment.overdue", |_, _, _| Ok(()));
+    bus.subscribe_saga(saga).unwrap();
+    for id in ["order-1", "order-2"] {
+        bus.publish(NewEvent::new("order.placed", "sales", "Order", id)).unwrap();
+        bus.drain().unwrap();
+        clock.advance(Duration::from_mins(9));
+    }
+    bus.close().unwrap();
+    raw(&folder.join("orders.db"))
+        .execute_batch(
+            "UPDATE postbox_saga SET timeouts = json_set(timeouts, '$.payment.id', '0198c0de-0000-8000-8000-000000000001')",
+        )
+        .unwrap();
 }
 
 fn subscribe(bus: &Postbox, mail: impl postbox::Handler) {
@@ -94,6 +121,7 @@ fn words(line: &str) -> Vec<String> {
 fn the_operating_page_says_what_the_program_prints() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("OPERATING.md");
     let (dir, path) = shop();
+    orders(dir.path());
     let mut printed = String::new();
     let (mut commands, mut in_console) = (0, false);
     for line in fs::read_to_string(&page).unwrap().lines() {

@@ -6,5 +6,6 @@ pub(crate) mod idle;
 pub(crate) mod latency;
 pub(crate) mod memory;
 pub(crate) mod publish;
+pub(crate) mod sagas;
 pub(crate) mod typed;
 pub(crate) mod waiting;

@@ -22,6 +22,7 @@ mod reschedule;
 mod restore;
 mod resume;
 mod retry;
+mod sagas;
 mod schedules;
 mod settings;
 mod show;
@@ -62,6 +63,7 @@ pub(crate) enum Command {
     Compact(compact::Args),
     Consumers(consumers::Args),
     Links(links::Args),
+    Sagas(sagas::Args),
     Export(export::Args),
     Import(import::Args),
     Settings(settings::Args),
@@ -97,6 +99,7 @@ impl Command {
             Command::Compact(args) => compact::run(&args, context),
             Command::Consumers(args) => consumers::run(&args, context),
             Command::Links(args) => links::run(&args, context),
+            Command::Sagas(args) => sagas::run(&args, context),
             Command::Export(args) => export::run(&args, context),
             Command::Import(args) => import::run(&args, context),
             Command::Settings(args) => settings::run(args, context),

@@ -30,8 +30,8 @@ CREATE TABLE main.postbox_saga (
     created_at      INTEGER NOT NULL,
     updated_at      INTEGER NOT NULL,
     last_event      TEXT    NOT NULL CHECK (length(last_event) BETWEEN 1 AND 255),  -- the name of the event that changed it last
-    reason          TEXT    CHECK (length(reason) <= 1023),                         -- why it was compensated
-    timeouts        TEXT,                               -- JSON: by name, the future events that are to end what does not come
+    reason          TEXT    CHECK (length(reason) <= 1023),                         -- why it was compensated, or ended by hand
+    timeouts        TEXT,                               -- JSON: by name, the future events that tell it that something has not come
     undo            TEXT,                               -- JSON: events that undo what was done, in the order in which it was done
     state           TEXT    NOT NULL,                   -- JSON: the application's
     UNIQUE (name, correlation_id)
@@ -39,6 +39,8 @@ CREATE TABLE main.postbox_saga (
 
 -- Those that have not ended, the one first that has not moved for longest.
 CREATE INDEX main.postbox_saga_running ON postbox_saga (updated_at) WHERE status = 'running';
+-- Those that have, for retention.
+CREATE INDEX main.postbox_saga_ended ON postbox_saga (updated_at) WHERE status <> 'running';
 
 DROP VIEW main.outbox_event_readable;
 CREATE VIEW main.outbox_event_readable AS

@@ -1,0 +1,331 @@
+//! Sagas: a conversation of events, with a state of its own from its first to its last.
+
+mod run;
+mod state;
+mod step;
+mod typed;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use self::run::{Runner, Steps};
+pub use self::step::SagaStep;
+use crate::backoff::Backoff;
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::handler::HandlerResult;
+use crate::registry::{Subscription, closeness};
+use crate::validate;
+
+/// A process that goes on over several events, and the state that it keeps between them: an order that waits for its payment, then for
+/// its shipment, and is undone where one of them fails.
+///
+/// There is one row in the file for each conversation, which a correlation id names. Every handler is given its state, may change it, and
+/// writes it back **in the same transaction** in which its event is marked as done, its follow-up events are published and its timeouts
+/// are set. So a step happens exactly once, all of it or nothing, across crashes and in however many processes; and since transactional
+/// handlers run one at a time, no two write one state at once.
+///
+/// ```
+/// # use postbox::{Event, NewEvent, Postbox, Saga, SagaStatus};
+/// # use std::time::Duration;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Default, Serialize, Deserialize)]
+/// #[serde(default)] // so that a later release may add fields
+/// struct Order {
+///     paid: bool,
+/// }
+///
+/// # fn main() -> postbox::Result<()> {
+/// let about = |name: &str, event: &Event| NewEvent::new(name, "sales", "Order", event.aggregate_id());
+/// let saga = Saga::<Order>::new("order")
+///     .starts_on("order.placed", move |_, event, step| {
+///         step.publish(about("payment.requested", event))?;
+///         step.timeout("payment", Duration::from_hours(24), about("payment.overdue", event))?;
+///         step.undo_with(about("order.cancelled", event))?;
+///         Ok(())
+///     })
+///     .on("payment.captured", |order, _, step| {
+///         order.paid = true;
+///         step.complete()?; // cancels the timeout as well
+///         Ok(())
+///     })
+///     .on("payment.overdue", |_, _, step| {
+///         step.compensate("no payment within a day")?;
+///         Ok(())
+///     });
+///
+/// let postbox = Postbox::open_in_memory()?;
+/// postbox.subscribe_saga(saga)?;
+/// postbox.publish(NewEvent::new("order.placed", "sales", "Order", "o-7").correlation_id("o-7"))?;
+/// postbox.publish(NewEvent::new("payment.captured", "finance", "Payment", "p-1").correlation_id("o-7"))?;
+/// postbox.drain()?;
+/// let order = postbox.sagas().get("order", "o-7")?.expect("it is kept");
+/// assert_eq!(order.summary.status, SagaStatus::Completed);
+/// assert_eq!(order.state["paid"], true);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Which conversation an event belongs to
+///
+/// Its correlation id's. What a step publishes carries the conversation's id on, and so does what others publish as follow-ups of that.
+/// A starting event without a correlation id begins a conversation under its aggregate id; any other event without one is a dead letter,
+/// with an error that says so. [`correlate`](Saga::correlate) finds the id elsewhere.
+///
+/// # What runs when
+///
+/// | the conversation | what is called | without such a handler |
+/// |---|---|---|
+/// | has not begun | [`starts_on`](Saga::starts_on) | the event [waits](Saga::wait_for_start), an hour at the most; then it is a dead letter |
+/// | is running | [`on`](Saga::on) | the event is skipped |
+/// | has ended | [`after_end`](Saga::after_end) | the event is skipped |
+///
+/// There is no order between events while a worker runs, so an event may come before the one that starts its conversation: that is why
+/// it waits, and is not dropped. An event name may have one handler of each kind: with both `starts_on` and `on`, whichever event comes
+/// first begins, and a second one is a step like any other. A second start of a conversation without such an `on` is skipped. What is
+/// skipped is in the inbox as `skipped`, with the reason.
+///
+/// A [timeout](SagaStep::timeout) that was cancelled, or set anew, is never handled, also where it was under way already: it is skipped.
+///
+/// # When a step fails
+///
+/// A handler that fails or panics leaves nothing behind: state, follow-ups, timeouts, and what it wrote by SQL, are as before. Its event
+/// is tried again, or is a dead letter, as for any handler. The saga stays as it was, running, and
+/// [`Sagas::stuck`](crate::Sagas::stuck) shows it by and by; retrying the dead letter lets it go on.
+///
+/// # The state
+///
+/// It is JSON, of at most [`Builder::max_payload_bytes`](crate::Builder::max_payload_bytes). A conversation may outlive a release: a state
+/// that does not fit the type any more makes its event a dead letter, with the saga, the correlation id and what `serde` says in its
+/// error. Give the type `#[serde(default)]`, so that fields may be added, and give new events or a new saga to what changes more. Where it
+/// is too late, retry the dead letters with a release that reads both.
+///
+/// # How long they are kept
+///
+/// As long as they run. One that has ended goes when it has not changed for [`retention_ms`](crate::Settings::retention_ms), which is
+/// never by default. An event that comes for it after that is one whose conversation has not begun.
+///
+/// # What it is not
+///
+/// Handlers are not replayed to find out where a saga is: the row says it. So they may read clocks and random numbers, and a saga may
+/// change between releases as any other code.
+#[must_use = "a saga does nothing until it is subscribed"]
+pub struct Saga<S> {
+    name: String,
+    /// By event name or pattern, in order of registration.
+    steps: Vec<(String, Steps<S>)>,
+    /// What makes a subscription one of a type's, by event name.
+    typed: Vec<(&'static str, Box<Typed>)>,
+    /// The first event that was given two handlers of one kind.
+    doubled: Option<String>,
+    correlate: Option<Box<Correlate>>,
+    only: Option<Box<Only>>,
+    patience: Duration,
+    priority: i32,
+    max_attempts: Option<u32>,
+    backoff: Option<Backoff>,
+}
+
+type Correlate = dyn Fn(&Event) -> Option<String> + Send + Sync;
+type Typed = dyn FnOnce(Subscription) -> Subscription + Send + Sync;
+type Only = dyn Fn(&Event) -> bool + Send + Sync;
+
+/// What all steps of a saga share.
+struct Definition {
+    name: String,
+    correlate: Option<Box<Correlate>>,
+    only: Option<Box<Only>>,
+    patience: Duration,
+    /// Event names and patterns, and whether a running saga takes them.
+    events: Vec<(String, bool)>,
+}
+
+impl Definition {
+    /// Whether a running saga takes events of this name.
+    fn takes(&self, event_name: &str) -> bool {
+        let closest = self.events.iter().max_by_key(|(pattern, _)| closeness(pattern, event_name));
+        closest.is_some_and(|(pattern, takes)| *takes && closeness(pattern, event_name).is_some())
+    }
+}
+
+/// A name's consumer has to fit where consumers are kept.
+const NAME_MAX: usize = validate::CONSUMER_MAX - PREFIX.len();
+const PREFIX: &str = "saga.";
+
+/// How long an event waits for its conversation to begin.
+const PATIENCE: Duration = Duration::from_hours(1);
+
+impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
+    /// `name`: 1 to 250 characters, and stable across releases: rows are found by it. Its consumer is called `saga.` and the name, and
+    /// is paused, replayed to and looked at as any other.
+    pub fn new(name: impl Into<String>) -> Self {
+        Saga {
+            name: name.into(),
+            steps: Vec::new(),
+            typed: Vec::new(),
+            doubled: None,
+            correlate: None,
+            only: None,
+            patience: PATIENCE,
+            priority: 0,
+            max_attempts: None,
+            backoff: None,
+        }
+    }
+
+    /// Events of this name (or pattern, as of a [`Subscription`]) begin a conversation that there is not: with the state's default.
+    pub fn starts_on(
+        self,
+        event_name: impl Into<String>,
+        handler: impl Fn(&mut S, &Event, &SagaStep<'_>) -> HandlerResult + Send + Sync + 'static,
+    ) -> Self {
+        self.with(event_name.into(), |steps| steps.start.replace(Box::new(handler)).is_none())
+    }
+
+    /// Events of this name (or pattern) are steps of a conversation that is running. Its timeouts are such events, too.
+    pub fn on(
+        self,
+        event_name: impl Into<String>,
+        handler: impl Fn(&mut S, &Event, &SagaStep<'_>) -> HandlerResult + Send + Sync + 'static,
+    ) -> Self {
+        self.with(event_name.into(), |steps| steps.on.replace(Box::new(handler)).is_none())
+    }
+
+    /// Events of this name (or pattern) that come when the conversation has ended: a payment that arrives after its order was undone has
+    /// to be paid back. The state may be changed, and events published; the saga stays ended, and sets no timeouts.
+    pub fn after_end(
+        self,
+        event_name: impl Into<String>,
+        handler: impl Fn(&mut S, &Event, &SagaStep<'_>) -> HandlerResult + Send + Sync + 'static,
+    ) -> Self {
+        self.with(event_name.into(), |steps| steps.after_end.replace(Box::new(handler)).is_none())
+    }
+
+    fn with(mut self, event_name: String, put: impl FnOnce(&mut Steps<S>) -> bool) -> Self {
+        let at = self.steps.iter().position(|(name, _)| *name == event_name).unwrap_or_else(|| {
+            self.steps.push((event_name.clone(), Steps::default()));
+            self.steps.len() - 1
+        });
+        if !put(&mut self.steps[at].1) && self.doubled.is_none() {
+            self.doubled = Some(event_name);
+        }
+        self
+    }
+
+    /// Which conversation an event belongs to, where its correlation id does not say it. `None` makes it a dead letter. It is not asked
+    /// about the saga's own timeouts.
+    ///
+    /// ```
+    /// # use postbox::{Event, Saga};
+    /// let saga = Saga::<u32>::new("order")
+    ///     .starts_on("order.placed", |_, _, _| Ok(()))
+    ///     .correlate(|event: &Event| event.payload()["order"].as_str().map(str::to_owned));
+    /// # postbox::Postbox::open_in_memory()?.subscribe_saga(saga)?;
+    /// # Ok::<(), postbox::Error>(())
+    /// ```
+    pub fn correlate(self, id: impl Fn(&Event) -> Option<String> + Send + Sync + 'static) -> Self {
+        Saga { correlate: Some(Box::new(id)), ..self }
+    }
+
+    /// Events for which this says false are none of the saga's: they are skipped, and not waited for. For events whose name others share:
+    /// a payment that is not an order's would wait for its order, and end as a dead letter. It is not asked about the saga's own timeouts.
+    pub fn only(self, concerns: impl Fn(&Event) -> bool + Send + Sync + 'static) -> Self {
+        Saga { only: Some(Box::new(concerns)), ..self }
+    }
+
+    /// How long an event waits that comes before its conversation begins: an hour from when it was published, when not given. Meanwhile
+    /// it spends no attempt, and says in `last_error` what it waits for. After that each try is a failed attempt, until it is a dead
+    /// letter.
+    pub fn wait_for_start(self, patience: Duration) -> Self {
+        Saga { patience, ..self }
+    }
+
+    /// As [`Subscription::priority`], for all of its events.
+    pub fn priority(self, priority: i32) -> Self {
+        Saga { priority, ..self }
+    }
+
+    /// As [`Subscription::max_attempts`], for all of its events.
+    pub fn max_attempts(self, n: u32) -> Self {
+        Saga { max_attempts: Some(n), ..self }
+    }
+
+    /// As [`Subscription::backoff`], for all of its events.
+    pub fn backoff(self, backoff: Backoff) -> Self {
+        Saga { backoff: Some(backoff), ..self }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The name of its consumer: `saga.` and its own.
+    pub fn consumer_name(&self) -> String {
+        format!("{PREFIX}{}", self.name)
+    }
+
+    /// One subscription for each event name or pattern, for what only a [`Subscription`] can say;
+    /// [`subscribe_saga`](crate::Postbox::subscribe_saga) is enough for all else.
+    ///
+    /// ```
+    /// # use postbox::{Postbox, Saga};
+    /// # let postbox = Postbox::open_in_memory()?;
+    /// # let saga = Saga::<u32>::new("order").starts_on("order.placed", |_, _, _| Ok(()));
+    /// postbox.subscribe_many(saga.subscriptions()?.into_iter().map(|subscription| subscription.ordered()))?;
+    /// # Ok::<(), postbox::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for its name, and where no event starts it; [`Error::DuplicateSubscription`] where an event has two handlers of
+    /// one kind.
+    pub fn subscriptions(self) -> Result<Vec<Subscription>> {
+        let consumer = self.consumer_name();
+        validate::name("saga", &self.name, NAME_MAX)?;
+        if let Some(event_name) = self.doubled {
+            return Err(Error::DuplicateSubscription { event_name, consumer });
+        }
+        if self.steps.iter().all(|(_, steps)| steps.start.is_none()) {
+            let reason = format!("`{}` has no event that starts it: give it one with `starts_on`", self.name);
+            return Err(Error::invalid("saga", reason));
+        }
+        let of = Arc::new(Definition {
+            name: self.name,
+            correlate: self.correlate,
+            only: self.only,
+            patience: self.patience,
+            events: self.steps.iter().map(|(name, steps)| (name.clone(), steps.on.is_some())).collect(),
+        });
+        let mut typed = self.typed;
+        let subscription = |(event_name, steps): (String, Steps<S>)| {
+            let of_type = typed.iter().position(|(name, _)| *name == event_name);
+            let of_type = of_type.map(|at| typed.swap_remove(at).1);
+            let runner = Runner { of: Arc::clone(&of), steps };
+            let mut subscription =
+                Subscription::transactional(event_name, consumer.clone(), runner).priority(self.priority);
+            if let Some(n) = self.max_attempts {
+                subscription = subscription.max_attempts(n);
+            }
+            if let Some(backoff) = self.backoff {
+                subscription = subscription.backoff(backoff);
+            }
+            match of_type {
+                Some(of_type) => of_type(subscription),
+                None => subscription,
+            }
+        };
+        Ok(self.steps.into_iter().map(subscription).collect())
+    }
+}
+
+impl<S> fmt::Debug for Saga<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let events: Vec<&String> = self.steps.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Saga").field("name", &self.name).field("events", &events).finish_non_exhaustive()
+    }
+}

@@ -48,7 +48,7 @@ pub enum CrashPoint {
 /// Nothing.
 #[cfg(not(feature = "testing"))]
 #[derive(Clone, Default)]
-pub(crate) struct Crash;
+pub(crate) struct Crash {}
 
 #[cfg(not(feature = "testing"))]
 #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as with the feature")]

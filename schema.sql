@@ -252,5 +252,12 @@ SELECT name, rule, misfire,
        event
 FROM postbox_schedule;
 
+CREATE VIEW postbox_saga_readable AS
+SELECT name, correlation_id, status, last_event, reason,
+       strftime('%Y-%m-%dT%H:%M:%fZ', created_at / 1000000.0, 'unixepoch') AS created_at,
+       strftime('%Y-%m-%dT%H:%M:%fZ', updated_at / 1000000.0, 'unixepoch') AS updated_at,
+       timeouts, undo, state
+FROM postbox_saga;
+
 INSERT INTO postbox_schema (singleton, version) VALUES (1, 6);
 INSERT INTO postbox_counter (singleton) VALUES (1);

@@ -54,6 +54,8 @@ const NAMES: &[&str] = &[
     "outbox_event_readable",
     "inbox_event_readable",
     "integration_link_readable",
+    "postbox_schedule_readable",
+    "postbox_saga_readable",
 ];
 
 /// The version in the file; `None` when it has no postbox yet.
@@ -280,6 +282,29 @@ mod tests {
         let mut reserved: Vec<_> = NAMES.iter().copied().chain(["postbox_schema"]).collect();
         reserved.sort_unstable();
         assert_eq!(made, reserved);
+    }
+
+    #[test]
+    fn the_last_upgrade_makes_what_the_schema_says_to_the_word() {
+        let upgraded = Connection::open_in_memory().unwrap();
+        upgraded.execute_batch(include_str!("../../tests/data/schema-5.sql")).unwrap();
+        create_or_upgrade(&upgraded, Path::new("x")).unwrap();
+        let words = |conn: &Connection, kind: &str, name: &str| {
+            let sql: String = conn
+                .query_row(
+                    "SELECT sql FROM sqlite_schema WHERE type = ?1 AND name = ?2",
+                    [kind, name],
+                    |row| row.get(0),
+                )
+                .unwrap();
+            words_of(&sql)
+        };
+        let fresh = fresh();
+        let objects = own_objects(&fresh).unwrap();
+        assert_eq!(own_objects(&upgraded).unwrap(), objects);
+        for (kind, name) in objects {
+            assert_eq!(words(&upgraded, &kind, &name), words(&fresh, &kind, &name), "{kind} {name}");
+        }
     }
 
     #[test]

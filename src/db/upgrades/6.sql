@@ -74,3 +74,10 @@ SELECT name, rule, misfire,
        strftime('%Y-%m-%dT%H:%M:%fZ', updated_at / 1000000.0, 'unixepoch') AS updated_at,
        event
 FROM postbox_schedule;
+
+CREATE VIEW main.postbox_saga_readable AS
+SELECT name, correlation_id, status, last_event, reason,
+       strftime('%Y-%m-%dT%H:%M:%fZ', created_at / 1000000.0, 'unixepoch') AS created_at,
+       strftime('%Y-%m-%dT%H:%M:%fZ', updated_at / 1000000.0, 'unixepoch') AS updated_at,
+       timeouts, undo, state
+FROM postbox_saga;

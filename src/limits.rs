@@ -13,9 +13,8 @@ use crate::inbox;
 use crate::limiter::Limiter;
 use crate::ordering::{self, InHands};
 use crate::outbox::claim::LeaseId;
-use crate::outbox::limited;
 use crate::outbox::order;
-use crate::outbox::parked::{self, Parked};
+use crate::outbox::parked::{self, FOR_ROOM, Parked};
 use crate::registry::Subscription;
 use crate::walk::LOOKED_AT_MAX;
 
@@ -43,7 +42,8 @@ pub(crate) fn look_after(core: &Core, operation: &'static str) -> Result<()> {
     let is_to_be_filled = core.registry.has_limits()
         && core.registry.limited().iter().any(|of| of.limiter.as_ref().is_some_and(Limiter::is_to_be_filled));
     let find = |conn: &Connection, behind| remember(core, conn, behind);
-    core.limit_walk.go_on(core, operation, is_to_be_filled, "there is room for it", find, limited::release)
+    let release = |conn: &Connection, seq, now| FOR_ROOM.release(conn, seq, now);
+    core.limit_walk.go_on(core, operation, is_to_be_filled, "there is room for it", find, release)
 }
 
 /// Notes the next that wait with those whom they wait for. Which of them wait for nobody, and the last, if there may be more.

@@ -12,8 +12,7 @@ use crate::core::Core;
 use crate::error::Result;
 use crate::inbox;
 use crate::limits::has_to_wait;
-use crate::outbox::newer;
-use crate::outbox::parked::{self, Parked};
+use crate::outbox::parked::{self, Parked, Parking};
 use crate::walk::{LOOKED_AT_MAX, Walk};
 
 /// Lets go what somebody can read now.
@@ -27,7 +26,8 @@ pub(crate) fn look_after(core: &Core, operation: &'static str) -> Result<()> {
 
 fn walk(core: &Core, operation: &'static str, walk: &Walk, until: i64) -> Result<()> {
     let find = |conn: &Connection, behind| find_readable(core, conn, until, behind);
-    let release = |conn: &Connection, seq, now| newer::release(conn, seq, until, now);
+    let parking = Parking::until(until, "that an event's version is known");
+    let release = |conn: &Connection, seq, now| parking.release(conn, seq, now);
     walk.go_on(core, operation, false, "its version is known", find, release)
 }
 

@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::inbox;
 use crate::outbox::claim::LeaseId;
 use crate::outbox::order::{self, Aggregate, State, Unfinished};
+use crate::outbox::parked::FOR_ITS_TURN;
 use crate::registry::{Order, Registry, Subscription};
 use crate::walk::LOOKED_AT_MAX;
 
@@ -150,12 +151,12 @@ pub(crate) fn release_first<'a>(
 
 /// What forbids that is in the way of this one, and of nothing else: the walk tries again.
 fn release(conn: &Connection, seq: i64, now: i64) -> Result<()> {
-    match order::release(conn, seq, now) {
+    match FOR_ITS_TURN.release(conn, seq, now) {
         Err(error) if !error.is_fault_of_file() && !conn.is_autocommit() => {
             log::warn!(target: "postbox::delivery", "the event of row {seq} waits for the next poll, although it is its turn: {error}");
             Ok(())
         }
-        released => released,
+        released => released.map(drop),
     }
 }
 
@@ -171,7 +172,8 @@ pub(crate) fn let_look_again(conn: &Connection, seq: i64, now: i64) -> Result<()
 /// Lets go what waits for nobody.
 pub(crate) fn look_after(core: &Core, operation: &'static str) -> Result<()> {
     let find = |conn: &Connection, behind| find_free(core, conn, behind);
-    core.order_walk.go_on(core, operation, false, "it is its turn", find, order::release)
+    let release = |conn: &Connection, seq, now| FOR_ITS_TURN.release(conn, seq, now);
+    core.order_walk.go_on(core, operation, false, "it is its turn", find, release)
 }
 
 /// Which of the next that wait do so for nobody, and the last that was looked at, if there may be more.

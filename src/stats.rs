@@ -6,7 +6,7 @@ use crate::core::Core;
 use crate::error::Result;
 use crate::failures::LastFailure;
 use crate::health::Health;
-use crate::outbox::{self, newer};
+use crate::outbox::{self, parked};
 
 /// The box in numbers, of one moment. Reading them takes a fraction of a millisecond, however many rows there are.
 ///
@@ -66,7 +66,7 @@ pub(crate) fn stats(core: &Core) -> Result<Stats> {
     let (counts, oldest, held_back) = core.db.read("stats", |conn| {
         // One snapshot for both, unless the thread is inside a transaction, which is one.
         let snapshot = if conn.is_autocommit() { Some(conn.unchecked_transaction()?) } else { None };
-        let held_back = newer::count(conn, HELD_BACK_MAX)?;
+        let held_back = parked::count_newer(conn, HELD_BACK_MAX)?;
         let read = (outbox::count(conn)?, outbox::oldest_pending(conn)?, held_back);
         drop(snapshot);
         Ok(read)

@@ -9,7 +9,7 @@ use postbox::rusqlite::Connection;
 use postbox::rusqlite::config::DbConfig;
 
 /// verify/audit.rs is not among them: it reads everything, on purpose.
-const SOURCES: [(&str, &str); 33] = [
+const SOURCES: [(&str, &str); 31] = [
     ("outbox/mod.rs", include_str!("../src/outbox/mod.rs")),
     ("outbox/backlog.rs", include_str!("../src/outbox/backlog.rs")),
     ("outbox/counts.rs", include_str!("../src/outbox/counts.rs")),
@@ -19,10 +19,8 @@ const SOURCES: [(&str, &str); 33] = [
     ("outbox/imported.rs", include_str!("../src/outbox/imported.rs")),
     ("outbox/future.rs", include_str!("../src/outbox/future.rs")),
     ("outbox/insert.rs", include_str!("../src/outbox/insert.rs")),
-    ("outbox/limited.rs", include_str!("../src/outbox/limited.rs")),
     ("outbox/list.rs", include_str!("../src/outbox/list.rs")),
     ("outbox/live.rs", include_str!("../src/outbox/live.rs")),
-    ("outbox/newer.rs", include_str!("../src/outbox/newer.rs")),
     ("outbox/order.rs", include_str!("../src/outbox/order.rs")),
     ("outbox/prune.rs", include_str!("../src/outbox/prune.rs")),
     ("outbox/parked.rs", include_str!("../src/outbox/parked.rs")),
@@ -675,9 +673,12 @@ fn events_that_are_held_or_wait_for_a_pause_are_found_among_the_live_rows() {
     let (by_number, held): (Vec<String>, Vec<String>) = all()
         .into_iter()
         .map(|(_, sql)| sql)
-        .filter(|sql| sql.contains("AND available_at = ?") && !sql.contains("processed_at IS NULL"))
+        .filter(|sql| {
+            let of_one = sql.contains("WHERE seq = ?") && sql.contains("AND available_at BETWEEN ?");
+            (of_one || sql.contains("AND available_at = ?")) && !sql.contains("processed_at IS NULL")
+        })
         .partition(|sql| sql.contains("WHERE seq = ?"));
-    assert!(held.len() >= 4 && by_number.len() == 7, "{held:#?} {by_number:#?}");
+    assert!(held.len() >= 4 && by_number.len() == 3, "{held:#?} {by_number:#?}");
     for planner in planners() {
         for sql in &held {
             let plan = planner.plan(sql).join("\n");

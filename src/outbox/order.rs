@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::claim::LeaseId;
 use crate::clock::{LIMITED_UNTIL, NEWER_UNTIL, PAUSED_UNTIL, WAITING_UNTIL};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::event::Event;
 
 /// Whose events are in order.
@@ -194,24 +194,6 @@ pub(crate) fn waiting_behind(conn: &Connection, seq: i64, limit: usize) -> Resul
     )?;
     let waiting = statement.query_map(params![WAITING_UNTIL, seq, limit], |row| row.get(0))?;
     Ok(waiting.collect::<rusqlite::Result<_>>()?)
-}
-
-/// It is due now, unless it does not wait any more.
-pub(crate) fn release(conn: &Connection, seq: i64, now: i64) -> Result<()> {
-    conn.prepare_cached(
-        "UPDATE main.outbox_event NOT INDEXED SET available_at = ?2, changed_at = ?2
-         WHERE seq = ?1 AND status = 'pending' AND available_at BETWEEN ?3 AND ?4",
-    )?
-    .execute([seq, now, LIMITED_UNTIL, PAUSED_UNTIL])?;
-    let is_left = conn
-        .prepare_cached(
-            "SELECT 1 FROM main.outbox_event NOT INDEXED WHERE seq = ?1 AND status = 'pending' AND available_at BETWEEN ?2 AND ?3",
-        )?
-        .exists([seq, LIMITED_UNTIL, PAUSED_UNTIL])?;
-    if is_left {
-        return Err(Error::NotStored { what: "that it is an event's turn", table: "outbox_event" });
-    }
-    Ok(())
 }
 
 /// The first events of the aggregate that wait for their turn, so many at the most, are due now. The index has to be there.

@@ -1,8 +1,8 @@
-//! Events that wait for something that is paused.
+//! Events that are parked in the year 9999, until what they wait for is there.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::clock::PAUSED_UNTIL;
+use crate::clock::{LIMITED_UNTIL, NEWER_UNTIL, PAUSED_UNTIL};
 use crate::error::{Error, Result};
 
 /// One of them.
@@ -15,7 +15,7 @@ pub(crate) struct Parked {
     pub(crate) version: u32,
 }
 
-/// Whether there are any.
+/// Whether there are any that wait for something that is paused.
 pub(crate) fn is_any(conn: &Connection) -> Result<bool> {
     Ok(conn
         .prepare_cached(
@@ -25,6 +25,16 @@ pub(crate) fn is_any(conn: &Connection) -> Result<bool> {
         .query_row([PAUSED_UNTIL], |_| Ok(()))
         .optional()?
         .is_some())
+}
+
+/// How many wait for a release that knows their version, counted up to `limit`.
+pub(crate) fn count_newer(conn: &Connection, limit: u64) -> Result<u64> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT count(*) FROM (SELECT 1 FROM main.outbox_event INDEXED BY outbox_event_due
+                                   WHERE status = 'pending' AND available_at = ?1 LIMIT ?2)",
+        )?
+        .query_row(params![NEWER_UNTIL, limit], |row| row.get(0))?)
 }
 
 /// So many of those that are parked until this time of the year 9999, behind this `seq`, in its order.
@@ -45,20 +55,48 @@ pub(crate) fn behind(conn: &Connection, until: i64, seq: i64, limit: usize) -> R
     Ok(parked.collect::<rusqlite::Result<_>>()?)
 }
 
-/// It is due now, unless somebody has let it go meanwhile.
-pub(crate) fn release(conn: &Connection, seq: i64, now: i64) -> Result<()> {
-    conn.prepare_cached(
-        "UPDATE main.outbox_event NOT INDEXED SET available_at = ?2, changed_at = ?2
-         WHERE seq = ?1 AND status = 'pending' AND available_at = ?3",
-    )?
-    .execute([seq, now, PAUSED_UNTIL])?;
-    let is_left = conn
-        .prepare_cached(
-            "SELECT 1 FROM main.outbox_event NOT INDEXED WHERE seq = ?1 AND status = 'pending' AND available_at = ?2",
-        )?
-        .exists([seq, PAUSED_UNTIL])?;
-    if is_left {
-        return Err(Error::NotStored { what: "the end of its pause", table: "outbox_event" });
+/// Why an event is parked: it is due at one of these times of the year 9999.
+#[derive(Clone, Copy)]
+pub(crate) struct Parking {
+    from: i64,
+    until: i64,
+    /// What letting it go says of it, for the error.
+    what: &'static str,
+}
+
+pub(crate) const FOR_A_PAUSE: Parking = Parking::until(PAUSED_UNTIL, "the end of its pause");
+
+/// Whatever else it is parked for as well: it is planned anew.
+pub(crate) const FOR_ITS_TURN: Parking =
+    Parking { from: LIMITED_UNTIL, until: PAUSED_UNTIL, what: "that it is an event's turn" };
+
+pub(crate) const FOR_ROOM: Parking = Parking::until(LIMITED_UNTIL, "that there is room for an event");
+
+impl Parking {
+    pub(crate) const fn until(at: i64, what: &'static str) -> Self {
+        Parking { from: at, until: at, what }
     }
-    Ok(())
+
+    /// The event is due now. False: it is not parked so any more.
+    pub(crate) fn release(self, conn: &Connection, seq: i64, now: i64) -> Result<bool> {
+        let released = conn
+            .prepare_cached(
+                "UPDATE main.outbox_event NOT INDEXED SET available_at = ?2, changed_at = ?2
+                 WHERE seq = ?1 AND status = 'pending' AND available_at BETWEEN ?3 AND ?4",
+            )?
+            .execute([seq, now, self.from, self.until])?;
+        if released == 1 {
+            return Ok(true);
+        }
+        let is_left = conn
+            .prepare_cached(
+                "SELECT 1 FROM main.outbox_event NOT INDEXED
+                 WHERE seq = ?1 AND status = 'pending' AND available_at BETWEEN ?2 AND ?3",
+            )?
+            .exists([seq, self.from, self.until])?;
+        if is_left {
+            return Err(Error::NotStored { what: self.what, table: "outbox_event" });
+        }
+        Ok(false)
+    }
 }

@@ -4,7 +4,7 @@ use rusqlite::Connection;
 
 use super::pieces::{Obstacle, Pieces};
 use crate::core::Core;
-use crate::outbox::limited;
+use crate::outbox::parked::FOR_ROOM;
 
 /// Calls those for which there is room, as many as the turn may claim: they are due. True: there were some. One that is never claimed after all, since the transaction comes to nothing, is
 /// found again at a poll.
@@ -22,7 +22,7 @@ pub(super) fn call(
             && let Some(seq) = limiter.next_to_call(subscription.is_transactional(), now)
         {
             calls += 1;
-            let is_due = pieces.with(conn, || limited::release(conn, seq, now))?.unwrap_or_else(|error| {
+            let is_due = pieces.with(conn, || FOR_ROOM.release(conn, seq, now))?.unwrap_or_else(|error| {
                 log::warn!(target: "postbox::delivery", "the event of row {seq} waits for the next poll, although there is room for it: {error}");
                 false
             });

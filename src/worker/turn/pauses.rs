@@ -9,7 +9,7 @@ use super::pieces::{Obstacle, Pieces};
 use crate::clock::PAUSED_UNTIL;
 use crate::core::Core;
 use crate::inbox;
-use crate::outbox::parked::{self, Parked};
+use crate::outbox::parked::{self, FOR_A_PAUSE, Parked};
 use crate::pause_book::PassStep;
 use crate::pauses::{self, Pauses};
 
@@ -76,7 +76,7 @@ pub(super) fn release_parked(
         if still_waits {
             continue;
         }
-        if let Err(error) = pieces.with(conn, || parked::release(conn, *seq, now))? {
+        if let Err(error) = pieces.with(conn, || FOR_A_PAUSE.release(conn, *seq, now))? {
             if !pass.is_refused {
                 stuck(error);
             }

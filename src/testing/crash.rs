@@ -35,7 +35,8 @@ impl TestBox {
     /// Does `work` with the box, which dies at this step, as if its process had been killed there; then it is opened again, as
     /// [`reopen`](TestBox::reopen) does. `work` goes no further than the step where it comes to it on its own thread, in a drain or
     /// while it publishes. Where a worker's threads are to come to it, let `work` return the [`Worker`](crate::Worker), and it is
-    /// waited for, for up to ten seconds.
+    /// waited for, for up to ten seconds; from its death on, whatever `work` still writes is
+    /// [`Error::Closed`](crate::Error::Closed), so that `work` should not unwrap what it writes beside a worker.
     ///
     /// ```
     /// use postbox::testing::{CrashPoint, TestBox, assert_processed};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use super::pattern;
-use crate::clock::{HELD_UNTIL, LIMITED_UNTIL, PAUSED_UNTIL, WAITING_UNTIL, from_micros};
+use crate::clock::{HELD_UNTIL, LIMITED_UNTIL, NEWER_UNTIL, PAUSED_UNTIL, WAITING_UNTIL, from_micros};
 use crate::error::{Error, Result};
 use crate::event::EventId;
 use crate::outbox::{EventFilter, OutboxEvent, OutboxStatus};
@@ -81,6 +81,9 @@ fn waits_for(event: &OutboxEvent, now: OffsetDateTime) -> String {
             "waits for its turn, behind an earlier event of its aggregate".to_owned()
         }
         (OutboxStatus::Pending, LIMITED_UNTIL) => "waits for room under a consumer's limits".to_owned(),
+        (OutboxStatus::Pending, NEWER_UNTIL) => {
+            format!("waits for a subscription that can read version {}", event.version)
+        }
         (OutboxStatus::Pending, _) => format!("is due {}", relative(event.available_at, now)),
     };
     what + &attempts

@@ -1,6 +1,7 @@
 //! Delivering on the test's own thread, with the clock moved along, and never for ever.
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::test_box::TestBox;
 use super::{describe, due};
@@ -44,6 +45,13 @@ impl DrainLimit {
 /// Times that something was due and nothing came of it, in a row.
 const IN_VAIN_MAX: usize = 1_000;
 
+/// How long a running worker is waited for that has events in hand, of real time.
+const WORKER_LIMIT: Duration = Duration::from_secs(10);
+/// Looks that find a running worker with nothing in hand, in a row, before it has nothing to do with what is left.
+const IDLE_MAX: usize = 50;
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
 impl TestBox {
     /// Delivers what is due now, follow-ups included, and says how many events reached `processed`. The clock stays where it is.
     ///
@@ -78,7 +86,7 @@ impl TestBox {
     /// pauses, room under rate limits. How many events reached `processed`. A dead letter is finished.
     ///
     /// Schedules tick on the way, and what they publish is delivered as well; the clock is not moved for their sake, since their ticks
-    /// never end: see [`drain_for`](TestBox::drain_for).
+    /// never end: see [`drain_for`](TestBox::drain_for). What a running worker has in hand is waited for, for up to ten seconds.
     ///
     /// # Panics
     /// When something is left that time alone does not bring (it waits for a subscriber, for a pause without an end, behind a dead
@@ -98,8 +106,13 @@ impl TestBox {
         let end = clock::add(begun, limit.time);
         let mut budget = Budget::of(limit);
         let mut processed = self.drain_now(&mut budget);
+        let mut waited = Waited::default();
         while !self.is_empty() {
-            match self.next_due() {
+            let next = self.next_due();
+            if next.is_some() {
+                waited = Waited::default();
+            }
+            match next {
                 Some(at) if at <= end => {
                     processed += self.drain_at(self.next_tick().map_or(at, |tick| tick.min(at)), &mut budget);
                 }
@@ -110,6 +123,7 @@ impl TestBox {
                         limit.time
                     ))
                 }
+                None if self.worker_may_go_on(&mut waited) => thread::park_timeout(LOOK_EVERY),
                 None => self.give_up("no time makes what is left due"),
             }
         }
@@ -159,6 +173,15 @@ impl TestBox {
         processed
     }
 
+    /// Whether what is left may be in the hands of a running worker, or about to be.
+    fn worker_may_go_on(&self, waited: &mut Waited) -> bool {
+        if !self.core().worker.is_running() {
+            return false;
+        }
+        waited.idle = if self.core().in_flight().is_empty() { waited.idle + 1 } else { 0 };
+        waited.idle < IDLE_MAX && waited.since.get_or_insert_with(Instant::now).elapsed() < WORKER_LIMIT
+    }
+
     fn is_empty(&self) -> bool {
         let filter = EventFilter::new().status(OutboxStatus::Pending).status(OutboxStatus::Processing);
         expect(self.outbox().count(&filter), "count what is left") == 0
@@ -169,6 +192,13 @@ impl TestBox {
         let left = expect(describe::unfinished(self), "list what is left");
         panic!("{why}\n{left}");
     }
+}
+
+/// How long a running worker has been waited for.
+#[derive(Default)]
+struct Waited {
+    since: Option<Instant>,
+    idle: usize,
 }
 
 /// What is left of a limit.
@@ -185,7 +215,8 @@ impl Budget {
 
     fn is_spent(&self) -> String {
         format!(
-            "the limit of {} deliveries is over, and more is to come: does a handler publish what it handles?",
+            "the limit of {} deliveries is over, and more is to come: does a handler publish what it handles, or a schedule tick so \
+             often? For more there are `drain_until_empty` with a `DrainLimit`, and several drains in a row",
             self.limit
         )
     }

@@ -38,7 +38,11 @@ pub fn exactly(value: impl Into<Value>) -> Pattern {
     Pattern(Kind::Exactly(value.into()))
 }
 
-/// A value of which this is true. Where it is not, the message names the line of this call.
+/// A value of which this is true. Where it is not, the message names the line of this call. A closure that uses variables of the test
+/// takes them with `move`.
+///
+/// It is asked about events that are as wanted in all else but JSON, and where it panics the test does. The list of a failed
+/// assertion asks it about all other events as well: there a panic is one difference more.
 #[track_caller]
 pub fn that(is_so: impl Fn(&Value) -> bool + 'static) -> Pattern {
     Pattern(Kind::That(Box::new(is_so), Location::caller()))

@@ -272,3 +272,44 @@ fn an_event_that_waits_for_a_delay_is_published_all_the_same() {
     });
     assert!(said.contains("status: wanted processed, found pending: it is due in 3600s"), "{said}");
 }
+
+#[test]
+fn a_closure_is_asked_about_no_event_that_is_another_anyway_and_its_panic_spoils_no_report() {
+    // `that` was called with the payloads of all events, so that one which unwraps what its own event has panicked with the unwrap's
+    // words, and not with the list.
+    let postbox = TestBox::new();
+    postbox.publish(invoice(1).payload(json!({ "total": "much" }))).unwrap();
+    postbox.publish(invoice(2).payload(json!({ "total": 13 }))).unwrap();
+    let total = |wanted: i64| that(move |total| total.as_i64().expect("a number") == wanted);
+    assert_published!(postbox, "invoice.created", { "total": total(13) }, aggregate_id = "inv-2");
+
+    let said = says(&postbox, || {
+        assert_published!(postbox, "invoice.created", { "total": total(14) }, aggregate_id = "inv-2");
+    });
+    assert!(said.contains("\n    payload or metadata: a closure panicked: a number\n"), "{said}");
+    assert!(said.contains("\n    payload at $.total: wanted what "), "{said}");
+
+    // A panic about an event that may be meant is no answer, least of all for an assertion that there is none.
+    let said = panics(|| refute_published!(postbox, "invoice.created", { "total": total(14) }));
+    assert_eq!(said, "a number");
+}
+
+#[test]
+fn an_event_that_no_subscription_can_read_yet_says_so() {
+    // It was said to be due in 251,698,233,600 seconds.
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Noted {}
+    impl postbox::DomainEvent for Noted {
+        const NAME: &'static str = "noted";
+        const SOURCE_MODULE: &'static str = "notes";
+        const AGGREGATE_TYPE: &'static str = "Note";
+        fn aggregate_id(&self) -> String {
+            "1".to_owned()
+        }
+    }
+    let postbox = TestBox::new();
+    postbox.subscribe(Subscription::typed::<Noted>("reader", |_, _| Ok(()))).unwrap();
+    postbox.publish(NewEvent::typed(&Noted {}).unwrap().version(2)).unwrap();
+    let said = panics(|| postbox.drain_all());
+    assert!(said.ends_with("\n    waits for a subscription that can read version 2"), "{said}");
+}

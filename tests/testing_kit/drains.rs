@@ -211,3 +211,33 @@ fn a_test_box_is_opened_with_options_a_start_and_a_setup() {
     let large = event("a").payload(serde_json::json!({ "text": "more than ten bytes" }));
     assert!(matches!(postbox.publish(large), Err(postbox::Error::PayloadTooLarge { .. })));
 }
+
+#[test]
+fn what_a_running_worker_has_in_hand_is_waited_for() {
+    // `drain_all` gave up with "no time makes what is left due" whenever it came while the worker had an event.
+    let (postbox, calls) = (TestBox::new(), Calls::default());
+    let (begun, begins) = std::sync::mpsc::channel();
+    let (go_on, goes_on) = std::sync::mpsc::channel::<()>();
+    let goes_on = std::sync::Mutex::new(goes_on);
+    let noted = calls.clone();
+    let slow = move |_: &Event, _: &Context<'_>| {
+        begun.send(()).map_err(HandlerError::retry)?;
+        goes_on.lock().unwrap().recv().map_err(HandlerError::retry)?;
+        noted.add("slow");
+        Ok(())
+    };
+    postbox.subscribe(Subscription::new("a", "c", slow)).unwrap();
+    let worker = postbox.start().unwrap();
+    let id = postbox.publish(event("a")).unwrap();
+    begins.recv().unwrap();
+    std::thread::scope(|scope| {
+        let drained = scope.spawn(|| postbox.drain_all());
+        for _ in 0..200 {
+            postbox.stats().unwrap(); // meanwhile it finds nothing else to do
+        }
+        go_on.send(()).unwrap();
+        drained.join().unwrap();
+    });
+    assert_eq!((status(&postbox, id), calls.all()), (OutboxStatus::Processed, vec!["slow".to_owned()]));
+    worker.shutdown(SECOND * 10).unwrap();
+}

@@ -1,5 +1,6 @@
 //! Whole copies of the file: made while the box runs, and put back.
 
+use std::error::Error as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
@@ -165,10 +166,16 @@ fn check_integrity(conn: &Connection, path: &Path, blame: &Path) -> Result<()> {
 pub(crate) fn integrity_findings(conn: &Connection) -> Result<Vec<String>> {
     match run_check(conn, &format!("PRAGMA main.integrity_check({FINDINGS_MAX})")) {
         // The application's own collations and functions, which its schema uses, are not known here.
-        Err(rusqlite::Error::SqlInputError { .. }) => check_each_table(conn),
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::Unknown) => check_each_table(conn),
+        Err(error) if is_sql_refused(&error) => check_each_table(conn),
         findings => Ok(findings?),
     }
+}
+
+/// Whether SQLite refuses the statement itself. rusqlite says that by one of two variants, and has the other only where it is built
+/// with the feature `bundled`; SQLite's own error is the source of both.
+fn is_sql_refused(error: &rusqlite::Error) -> bool {
+    let own = error.source().and_then(|source| source.downcast_ref::<rusqlite::ffi::Error>());
+    own.is_some_and(|own| own.code == ErrorCode::Unknown)
 }
 
 /// Checks what can be checked, and the library's tables are always among it.

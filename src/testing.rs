@@ -1,6 +1,9 @@
 //! What tests need to be deterministic, and, with the feature `testing`, what applications test themselves with.
 //!
 //! [`ManualClock`] is always there.
+// The page is read on the repository's pages as well, where its links lead to the sources; of two meanings of a link the first counts.
+#![cfg_attr(feature = "testing", doc = "")]
+#![cfg_attr(feature = "testing", doc = include_str!("testing/links.md"))]
 #![cfg_attr(feature = "testing", doc = "")]
 #![cfg_attr(feature = "testing", doc = include_str!("testing/your_application.md"))]
 

@@ -58,6 +58,8 @@
 //! - **Watch** what it does, as it does it, with an [`Observer`].
 //! - **Look** at events with [`Outbox::list`] and an [`EventFilter`], at all that became of one with [`Outbox::story`], and at
 //!   what it came from with [`Outbox::causation_tree`].
+//! - **Delay** an event with [`NewEvent::delay`]; until it has begun it can be listed, moved and cancelled: [`Outbox::future`],
+//!   [`Outbox::reschedule`], [`Outbox::cancel`].
 //! - **Pause** a consumer or an event name with [`Postbox::pause`], or from a handler with [`HandlerError::pause_consumer`].
 //! - **Follow** a process over several events with a [`Saga`]: a state for each conversation, timeouts, and what undoes it.
 //! - **Repeat** with a [`Schedule`]: an event at each tick of an interval, or of a cron expression in a time zone. It is in the file;

@@ -25,6 +25,7 @@ use std::fmt;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -39,7 +40,7 @@ pub(crate) use self::summary::{caused_by, content, summary};
 pub(crate) use self::tree::causation_tree;
 pub use self::tree::{CausationNode, CausationTree};
 use crate::clock::{NEWER_UNTIL, from_micros};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::EventId;
 
 /// The greatest `seq` that a box gives; the least is 1. Shifted by 20 bits, with a consumer's number behind it, it is the id
@@ -143,6 +144,16 @@ pub struct OutboxEvent {
     pub trace_parent: Option<String>,
     /// The version of the payload's shape.
     pub version: u32,
+}
+
+impl OutboxEvent {
+    /// The payload as a type of the application's, as [`Event::payload_as`](crate::Event::payload_as): without upcasters.
+    ///
+    /// # Errors
+    /// [`Error::Json`] when the payload does not fit the type.
+    pub fn payload_as<T: DeserializeOwned>(&self) -> Result<T> {
+        T::deserialize(&self.payload).map_err(Error::Json)
+    }
 }
 
 impl fmt::Debug for OutboxEvent {

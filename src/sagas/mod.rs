@@ -10,11 +10,13 @@ use std::fmt;
 
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use time::OffsetDateTime;
 
 pub use self::filter::{SagaFilter, SagaPage};
 use crate::cursor::Cursor;
+use crate::error::{Error, Result};
 use crate::event::EventId;
 
 /// Whether a saga goes on, or how it has ended.
@@ -115,6 +117,16 @@ pub struct SagaInstance {
     /// The names of the events that would undo what it has done, in the order in which they were noted: they are published in
     /// reverse.
     pub undo: Vec<String>,
+}
+
+impl SagaInstance {
+    /// Its state as the type that the saga keeps.
+    ///
+    /// # Errors
+    /// [`Error::Json`] when the state does not fit the type.
+    pub fn state_as<S: DeserializeOwned>(&self) -> Result<S> {
+        S::deserialize(&self.state).map_err(Error::Json)
+    }
 }
 
 impl fmt::Debug for SagaInstance {

@@ -2,14 +2,16 @@
 
 use std::ops::Deref;
 
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::drains::expect;
 use crate::clock::{from_micros, to_micros};
 use crate::error::Result;
-use crate::event::{Event, EventId, NewEvent};
+use crate::event::{Event, EventId, NewEvent, SCHEDULE_KEY};
 use crate::ids::Ids;
 use crate::outbox::insert;
+use crate::rfc3339;
 
 /// An event as a handler would be given it, made up: what is published nowhere, for tests of handlers alone. It derefs to
 /// [`Event`].
@@ -64,6 +66,20 @@ impl MadeUpEvent {
     /// When it was published, to the microsecond.
     pub fn published_at(mut self, at: OffsetDateTime) -> Self {
         self.0.timestamp = from_micros(to_micros(at));
+        self
+    }
+
+    /// As the schedule of this name would have published it for this tick: [`Event::scheduled_by`], [`Event::scheduled_for`].
+    ///
+    /// # Panics
+    /// When its metadata are something else than an object: a schedule publishes no such event.
+    #[track_caller]
+    pub fn scheduled(mut self, name: &str, tick: OffsetDateTime) -> Self {
+        let by = json!({ "name": name, "tick": rfc3339::text(tick) });
+        match self.0.metadata.get_or_insert_with(|| json!({})) {
+            Value::Object(fields) => drop(fields.insert(SCHEDULE_KEY.to_owned(), by)),
+            _ => panic!("cannot schedule this event: its metadata are no object"),
+        }
         self
     }
 

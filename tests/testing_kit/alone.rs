@@ -164,6 +164,11 @@ fn a_made_up_event_says_what_it_was_given() {
     let plain = event(created());
     assert_eq!((plain.attempt(), plain.timestamp().unix_timestamp()), (1, 1_704_067_200));
     assert_ne!(plain.id(), event(created()).id());
+    let ticked = event(created().metadata(json!({ "user": "Ada" }))).scheduled("digest", at);
+    assert_eq!((ticked.scheduled_by(), ticked.scheduled_for()), (Some("digest"), Some(at)));
+    assert_eq!(ticked.metadata().unwrap()["user"], "Ada");
+    let said = panics(|| event(created().metadata(json!(7))).scheduled("digest", at));
+    assert_eq!(said, "cannot schedule this event: its metadata are no object");
     let said = panics(|| event(NewEvent::new("", "m", "T", "1")));
     assert!(said.starts_with("cannot make this event up: invalid event_name"), "{said}");
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use postbox::testing::{
     CrashPoint, Recorder, TestBox, assert_dead_lettered, assert_processed, assert_published, event,
-    refute_published, wait_until_settled,
+    fail_attempt, panic_with, refute_published, wait_until_settled,
 };
 
 /// What `f` panics with: it has to.
@@ -69,6 +69,9 @@ fn a_panic_points_at_the_line_of_the_test() {
         (line_of_panic(|| assert_dead_lettered!(postbox, id, count = 1)), line!()),
         (line_of_panic(|| wait_until_settled(&postbox, id, Duration::ZERO)), line!()),
         (line_of_panic(|| Recorder::new("c").wait_for(1, Duration::ZERO)), line!()),
+        (line_of_panic(|| drop(Recorder::new("c").fail_attempt(0, panic_with("never")).clone())), line!()),
+        (line_of_panic(|| drop(Recorder::new("c").fail_call(0, panic_with("never")).clone())), line!()),
+        (line_of_panic(|| drop(fail_attempt(0, panic_with("never"), ()))), line!()),
         (line_of_panic(|| event(postbox::NewEvent::new("", "", "", ""))), line!()),
         (line_of_panic(|| TestBox::builder().options(|builder| builder.handler_threads(0)).open()), line!()),
         (line_of_panic(|| postbox.crash_at(CrashPoint::AfterSettle, |_| ())), line!()),

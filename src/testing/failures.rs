@@ -76,7 +76,12 @@ impl fmt::Debug for Failure {
 /// assert_eq!(assert_processed!(postbox, id).attempt_count, 3);
 /// # Ok::<(), postbox::Error>(())
 /// ```
+///
+/// # Panics
+/// When `n` is 0: it would never fail.
+#[track_caller]
 pub fn fail_attempt<H>(n: u32, failure: impl Into<Failure>, handler: H) -> FailAttempt<H> {
+    assert!(n > 0, "attempts are counted from 1");
     FailAttempt { n, failure: failure.into(), handler }
 }
 

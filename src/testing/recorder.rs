@@ -112,12 +112,22 @@ impl Recorder {
 
     /// At the `n`-th attempt of each event, as [`Event::attempt`] counts from 1, it fails like this and does nothing else. May be said
     /// at any time.
+    ///
+    /// # Panics
+    /// When `n` is 0: it would never fail.
+    #[track_caller]
     pub fn fail_attempt(&self, n: u32, failure: impl Into<Failure>) -> &Self {
+        assert!(n > 0, "attempts are counted from 1");
         self.fail(When::Attempt(n), failure.into())
     }
 
     /// The same at its `n`-th call, of whatever event, counted from 1.
+    ///
+    /// # Panics
+    /// When `n` is 0: it would never fail.
+    #[track_caller]
     pub fn fail_call(&self, n: usize, failure: impl Into<Failure>) -> &Self {
+        assert!(n > 0, "calls are counted from 1");
         self.fail(When::Call(n), failure.into())
     }
 

@@ -295,6 +295,15 @@ fn a_closure_is_asked_about_no_event_that_is_another_anyway_and_its_panic_spoils
 }
 
 #[test]
+fn what_an_assertion_gives_is_read_as_a_type_of_the_tests() {
+    let postbox = TestBox::new();
+    postbox.publish(invoice(1).payload(json!([1, 2]))).unwrap();
+    let event = assert_published!(postbox, "invoice.created");
+    assert_eq!(event.payload_as::<(u32, u32)>().unwrap(), (1, 2));
+    assert!(matches!(event.payload_as::<String>(), Err(postbox::Error::Json(_))));
+}
+
+#[test]
 fn an_event_that_no_subscription_can_read_yet_says_so() {
     // It was said to be due in 251,698,233,600 seconds.
     #[derive(serde::Serialize, serde::Deserialize)]

@@ -62,7 +62,7 @@ impl LinkCascade {
     /// `link.cascade.*` for those of all modules.
     pub const EVENT_PREFIX: &'static str = "link.cascade";
 
-    /// The name under which this module is told that entities of its should go: `link.cascade.operations`. Each module receives
+    /// The name under which this module is told that entities of its own should go: `link.cascade.operations`. Each module receives
     /// its own and nobody else's.
     pub fn event_name(target_module: &str) -> String {
         format!("{}.{target_module}", Self::EVENT_PREFIX)

@@ -48,7 +48,7 @@
 //!   Subscribe first, then start: what is due and wanted by nobody is processed without a handler
 //!   ([`UnhandledEvents`]).
 //! - **Type** events with a [`DomainEvent`]: [`Postbox::publish_typed`], [`Subscription::typed`], with [`Upcasters`] for what older
-//!   releases wrote. The [`Catalogue`] tells what is published and by nobody handled.
+//!   releases wrote. The [`Catalogue`] tells which events are published and handled by nobody.
 //! - **Process** with [`Postbox::start`], or by hand with [`Postbox::process_batch`] and [`Postbox::drain`].
 //! - **Link** entities of different modules with [`Links`]: once ([`Links::get_or_create`]), found by a [`LinkFilter`], followed from
 //!   one to the next ([`Links::walk`]). Say that one was deleted with [`Tx::announce_deleted`]: modules whose entities hang on it

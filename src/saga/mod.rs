@@ -96,7 +96,7 @@ use crate::validate;
 ///
 /// A handler that fails or panics leaves nothing behind: state, follow-ups, timeouts, and what it wrote by SQL, are as before. Its event
 /// is tried again, or is a dead letter, as for any handler. The saga stays as it was, running, and
-/// [`Sagas::stuck`](crate::Sagas::stuck) shows it by and by; retrying the dead letter lets it go on.
+/// [`Sagas::stuck`](crate::Sagas::stuck) shows it in time; retrying the dead letter lets it go on.
 ///
 /// # The state
 ///
@@ -178,7 +178,7 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
         }
     }
 
-    /// Events of this name (or pattern, as of a [`Subscription`]) begin a conversation that there is not: with the state's default.
+    /// Events of this name (or pattern, as of a [`Subscription`]) begin a conversation where there is none yet, with the state's default.
     pub fn starts_on(
         self,
         event_name: impl Into<String>,

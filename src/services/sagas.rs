@@ -12,7 +12,7 @@ use crate::page::{Page, check_limit};
 use crate::sagas::{SagaFilter, SagaInstance, SagaPage, SagaStatus, SagaSummary, SagaTotals, ending, table};
 use crate::validate;
 
-/// Looks up sagas ([`Saga`](crate::Saga)), and ends those that go on no more.
+/// Looks up sagas ([`Saga`](crate::Saga)), and ends those that no longer go on.
 ///
 /// None of this needs the saga's code: a program of another language, or the `postbox` command, can do it.
 pub struct Sagas<'a> {

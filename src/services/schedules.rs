@@ -28,7 +28,7 @@ const TIMES_MAX: usize = 1_000;
 /// A schedule whose tick cannot be published, since a trigger of the application's refuses the event, keeps nobody else from
 /// ticking. It is tried again, in a worker after five seconds; [`StoredSchedule::error`] says why, and the log does once.
 ///
-/// Where a schedule is told (as `next_at`), [`Postbox::schedules`](crate::Postbox::schedules) tells what is committed.
+/// What [`Postbox::schedules`](crate::Postbox::schedules) shows of a schedule (such as its `next_at`) is what was last committed.
 pub struct Schedules<'a> {
     access: Access<'a>,
 }

@@ -46,7 +46,7 @@ impl TestBox {
     /// # Panics
     /// When it cannot be opened: with a SQLite that is too old, for one.
     #[track_caller]
-    #[expect(clippy::new_without_default, reason = "a box that is opened by the way is a surprise")]
+    #[expect(clippy::new_without_default, reason = "a box that is opened in passing is a surprise")]
     pub fn new() -> Self {
         TestBox::builder().open()
     }

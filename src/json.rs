@@ -30,12 +30,7 @@ impl Json {
     /// As text that can be read back: neither too large nor nested too deeply.
     pub(crate) fn to_text(&self, field: &'static str, bytes_max: usize) -> Result<String> {
         // Before serialising: that recurses as well.
-        if depth_exceeds(&self.0, DEPTH_MAX) {
-            return Err(Error::invalid(
-                field,
-                format!("is nested more than {DEPTH_MAX} levels deep and could not be read back"),
-            ));
-        }
+        self.refuse_depth(field, DEPTH_MAX)?;
         let mut sink = BoundedSink { bytes: Vec::with_capacity(256.min(bytes_max)), bytes_max, size: 0 };
         // The sink never fails: it counts on past the limit without keeping anything.
         serde_json::to_writer(&mut sink, &self.0).map_err(Error::Json)?;
@@ -43,6 +38,21 @@ impl Json {
             return Err(Error::PayloadTooLarge { size: sink.size, limit: bytes_max });
         }
         String::from_utf8(sink.bytes).map_err(|_| Error::invalid(field, "is not UTF-8"))
+    }
+}
+
+impl Json {
+    /// `levels_around`: in what it is to be kept as a part of.
+    pub(crate) fn refuse_depth_within(&self, field: &'static str, levels_around: usize) -> Result<()> {
+        self.refuse_depth(field, DEPTH_MAX - levels_around)
+    }
+
+    fn refuse_depth(&self, field: &'static str, max: usize) -> Result<()> {
+        if depth_exceeds(&self.0, max) {
+            let reason = format!("is nested more than {max} levels deep and could not be read back");
+            return Err(Error::invalid(field, reason));
+        }
+        Ok(())
     }
 }
 

@@ -17,9 +17,11 @@ use time::OffsetDateTime;
 
 pub(crate) use self::rule::Rule;
 pub use self::rule::ScheduleRule;
+use self::template::Template;
 use crate::clock::to_micros;
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
+use crate::stored_event::StoredEvent;
 use crate::validate;
 
 /// An event that recurs: when, and what each tick publishes. It does nothing until it is put into the file with
@@ -111,8 +113,13 @@ impl Schedule {
         Schedule { ending_at: Some(at), ..self }
     }
 
-    /// What of it goes into the file under this name, if all of it can be.
-    pub(crate) fn prepare(self, name: &str, payload_bytes_max: usize) -> Result<Prepared> {
+    /// What of it goes into the file under this name, if all of it can be. `store` checks its event, as publishing would.
+    pub(crate) fn prepare(
+        self,
+        name: &str,
+        payload_bytes_max: usize,
+        store: impl FnOnce(NewEvent) -> Result<StoredEvent>,
+    ) -> Result<Prepared> {
         check_name(name)?;
         let bound = |field, at: Option<OffsetDateTime>| match at {
             Some(at) if at < OffsetDateTime::UNIX_EPOCH => {
@@ -133,7 +140,7 @@ impl Schedule {
         Ok(Prepared {
             rule: rule.to_text()?,
             misfire: self.misfire.to_text()?,
-            event: template::to_text(name, self.event, payload_bytes_max)?,
+            event: Template::of(name, store(self.event)?, payload_bytes_max)?.to_text()?,
             is_counted: rule.is_counted(),
         })
     }

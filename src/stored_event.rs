@@ -1,4 +1,4 @@
-//! Events that are kept as JSON until they are published.
+//! Events that are kept as JSON until they are published: those that undo a saga's steps, and those of schedules' ticks.
 
 use std::time::Duration;
 
@@ -11,8 +11,9 @@ use crate::event::{Due, Event, EventId, NewEvent};
 use crate::outbox::insert::{self, PreparedEvent};
 
 /// An event that was checked when it was handed over, and is published later. Its idempotency key is not in it: the id that the key
-/// makes is.
+/// makes is. What a later release adds is not understood here, rather than left out.
 #[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct StoredEvent {
     event_name: String,
     source_module: String,
@@ -20,22 +21,25 @@ pub(crate) struct StoredEvent {
     aggregate_id: String,
     payload: Value,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
-    metadata: Option<Value>,
+    pub(crate) metadata: Option<Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     correlation_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    trace_parent: Option<String>,
+    pub(crate) trace_parent: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    id: Option<EventId>,
+    pub(crate) id: Option<EventId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    due: Option<StoredDue>,
+    pub(crate) due: Option<StoredDue>,
     version: u32,
 }
+
+/// Payload and metadata are a part of the event's object, and that of a list.
+const LEVELS_AROUND: usize = 2;
 
 /// In microseconds: a time of the box's, or a delay from when it is published.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum StoredDue {
+pub(crate) enum StoredDue {
     At(i64),
     After(u64),
 }
@@ -46,9 +50,13 @@ fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D:
 }
 
 impl StoredEvent {
-    /// Checks all that publishing would check.
+    /// Checks all that publishing would check, and that it can be read back.
     pub(crate) fn of(event: NewEvent, payload_bytes_max: usize) -> Result<Self> {
         let checked = insert::check(&event, payload_bytes_max)?;
+        event.payload.refuse_depth_within("payload", LEVELS_AROUND)?;
+        if let Some(metadata) = &event.metadata {
+            metadata.refuse_depth_within("metadata", LEVELS_AROUND)?;
+        }
         Ok(StoredEvent {
             event_name: event.event_name,
             source_module: event.source_module,
@@ -91,15 +99,30 @@ impl StoredEvent {
         cause: Option<&Event>,
         new_id: impl FnOnce() -> uuid::Uuid,
     ) -> Result<PreparedEvent> {
-        let event = NewEvent {
+        let id = self.id;
+        let mut event = self.into_event();
+        event.correlation_id.get_or_insert_with(|| correlation_id.to_owned());
+        if event.trace_parent.is_none() {
+            event.trace_parent = cause.and_then(|cause| cause.trace_parent.clone());
+        }
+        // The limit was that of the box that took it.
+        match id {
+            Some(id) => insert::prepare_imported(id, event, cause.map(Event::id), usize::MAX),
+            None => Ok(insert::prepare(event, usize::MAX, cause, new_id)?.0),
+        }
+    }
+
+    /// As it was given, but for its key.
+    pub(crate) fn into_event(self) -> NewEvent {
+        NewEvent {
             event_name: self.event_name,
             source_module: self.source_module,
             aggregate_type: self.aggregate_type,
             aggregate_id: self.aggregate_id,
             payload: self.payload.into(),
             metadata: self.metadata.map(Into::into),
-            correlation_id: Some(self.correlation_id.unwrap_or_else(|| correlation_id.to_owned())),
-            trace_parent: self.trace_parent.or_else(|| cause?.trace_parent.clone()),
+            correlation_id: self.correlation_id,
+            trace_parent: self.trace_parent,
             idempotency_key: None,
             due: match self.due {
                 None => Due::AtOnce,
@@ -107,11 +130,6 @@ impl StoredEvent {
                 Some(StoredDue::After(micros)) => Due::After(Duration::from_micros(micros)),
             },
             version: self.version,
-        };
-        // The limit was that of the box that took it.
-        match self.id {
-            Some(id) => insert::prepare_imported(id, event, cause.map(Event::id), usize::MAX),
-            None => Ok(insert::prepare(event, usize::MAX, cause, new_id)?.0),
         }
     }
 }

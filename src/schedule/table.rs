@@ -104,7 +104,7 @@ impl Stored {
             starting_at: time(starting_at),
             ending_at: time(ending_at),
             misfire: Misfire::read(&self.misfire),
-            event_name: Template::read(&self.event).map(|event| event.event_name),
+            event_name: Template::read(&self.event).map(|event| event.event_name().to_owned()),
             next_at: time(self.progress.next.filter(|_| self.paused_at.is_none())),
             last_at: time(self.progress.last),
             paused_at: time(self.paused_at),

@@ -50,7 +50,8 @@ impl<'a> Schedules<'a> {
     /// `misfire`, `name`, `starting_at` or `ending_at`, and as [`publish`](crate::Postbox::publish) for the event, as is
     /// [`Error::PayloadTooLarge`]: before anything is written.
     pub fn put(&self, name: &str, schedule: Schedule) -> Result<StoredSchedule> {
-        let schedule = schedule.prepare(name, self.access.core().payload_bytes_max)?;
+        let core = self.access.core();
+        let schedule = schedule.prepare(name, core.payload_bytes_max, |event| core.store(event))?;
         self.write("schedules.put", |conn, wall| Ok(table::put(conn, name, &schedule, wall)?.show()))
     }
 

@@ -122,3 +122,33 @@ fn a_conversation_has_a_hundred_timeouts_and_a_thousand_events_that_undo_at_the_
     let saga = found(bus);
     assert_eq!((saga.timeouts.len(), saga.undo.len()), (100, 1_000));
 }
+
+/// The list that it is kept in has levels of its own. What could be published, and was noted, was not read back any more: the saga could
+/// neither note anything else nor be compensated, and was not even shown.
+#[test]
+fn an_event_that_undoes_and_could_not_be_read_back_is_refused() {
+    for test in boxes() {
+        let (bus, calls) = (&test.bus, Calls::default());
+        let nested = |levels: u32| (0..levels).fold(json!(1), |inner, _| json!([inner]));
+        let said = calls.clone();
+        let saga = Saga::<Trail>::new("order")
+            .starts_on("start", move |_, _, step| {
+                for levels in [126, 127] {
+                    let event = of_order("undo").payload(nested(levels));
+                    said.add(step.undo_with(event).unwrap_err().to_string());
+                }
+                step.undo_with(of_order("undo").payload(nested(125)).metadata(nested(125)))?;
+                Ok(())
+            })
+            .on("refused", |_, _, step| Ok(step.compensate("refused").map(drop)?));
+        bus.subscribe_saga(saga).unwrap();
+        bus.publish(of_order("start")).unwrap();
+        bus.drain().unwrap();
+        let why = "invalid payload: is nested more than 125 levels deep and could not be read back";
+        assert_eq!(calls.all(), [why, why], "{}", test.kind);
+        assert_eq!(found(bus).undo, ["undo"]);
+        let refused = bus.publish(of_order("refused")).unwrap();
+        bus.drain().unwrap();
+        assert_eq!(published_after(bus, refused), ["undo"]);
+    }
+}

@@ -76,8 +76,18 @@ fn an_event_that_could_not_be_published_is_refused_when_it_is_put() {
     assert_refused(&Schedule::every(HOUR, event("")), "event_name", "empty");
     assert_refused(&Schedule::every(HOUR, event("a.*")), "event_name", "`*`");
     assert_refused(&Schedule::every(HOUR, event("tick").version(0)), "version", "from 1");
-    let deep = (0..127).fold(json!(1), |inner, _| json!([inner]));
-    assert_refused(&Schedule::every(HOUR, event("tick").payload(deep)), "event", "nested more than 127");
+    let deep = |levels: u32| (0..levels).fold(json!(1), |inner, _| json!([inner]));
+    assert_refused(
+        &Schedule::every(HOUR, event("tick").payload(deep(126))),
+        "payload",
+        "more than 125 levels",
+    );
+    let metadata = json!({ "m": deep(125) });
+    assert_refused(
+        &Schedule::every(HOUR, event("tick").metadata(metadata)),
+        "metadata",
+        "more than 125 levels",
+    );
 
     // As it is with the tick in its metadata.
     let test = memory_box_with(|builder| builder.max_payload_bytes(100));
@@ -92,6 +102,22 @@ fn an_event_that_could_not_be_published_is_refused_when_it_is_put() {
     let long = event("tick").payload(Value::from("x".repeat(100)));
     let error = test.bus.schedules().put("s", Schedule::every(HOUR, long)).unwrap_err();
     assert!(matches!(error, Error::PayloadTooLarge { .. }));
+}
+
+/// Ticks were published with payloads that `publish` refuses, since only that looked at the schemas.
+#[cfg(feature = "schema")]
+#[test]
+fn an_event_that_does_not_fit_its_schema_is_refused_when_it_is_put() {
+    for test in crate::support::boxes() {
+        let schema = json!({ "type": "object", "required": ["n"] });
+        test.bus.catalogue().schema_of("tick", 1, schema).unwrap();
+        let published = test.bus.publish(event("tick")).unwrap_err().to_string();
+        let put = test.bus.schedules().put("s", Schedule::every(HOUR, event("tick"))).unwrap_err();
+        assert_eq!(put.to_string(), published, "{}", test.kind);
+        assert_eq!(test.bus.schedules().list().unwrap(), []);
+        let fits = event("tick").payload(json!({ "n": 1 }));
+        test.bus.schedules().put("s", Schedule::every(HOUR, fits)).unwrap();
+    }
 }
 
 #[test]

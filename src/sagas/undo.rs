@@ -10,12 +10,14 @@ const EVENTS_MAX: usize = 1_000;
 pub(crate) struct Undo {
     /// As it is stored.
     text: Option<String>,
+    /// How many that are, once somebody has asked.
+    count: Option<usize>,
     added: Vec<StoredEvent>,
 }
 
 impl Undo {
     pub(crate) fn stored(text: Option<String>) -> Self {
-        Undo { text, added: Vec::new() }
+        Undo { text, count: None, added: Vec::new() }
     }
 
     fn parse(&self) -> Result<Vec<StoredEvent>> {
@@ -26,7 +28,11 @@ impl Undo {
     }
 
     pub(crate) fn add(&mut self, event: StoredEvent) -> Result<()> {
-        if self.parse()?.len() + self.added.len() >= EVENTS_MAX {
+        let stored = match self.count {
+            Some(count) => count,
+            None => *self.count.insert(self.parse()?.len()),
+        };
+        if stored + self.added.len() >= EVENTS_MAX {
             let reason =
                 format!("the saga has noted {EVENTS_MAX} events already, which is as many as it may");
             return Err(Error::invalid("undo_with", reason));

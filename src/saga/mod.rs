@@ -100,7 +100,8 @@ use crate::validate;
 ///
 /// # The state
 ///
-/// It is JSON, of at most [`Builder::max_payload_bytes`](crate::Builder::max_payload_bytes). A conversation may outlive a release: a state
+/// It is JSON, of at most [`Builder::max_payload_bytes`](crate::Builder::max_payload_bytes). What the type could not read back, as `NaN`, is
+/// not written: its event is a dead letter, and the step has not happened. A conversation may outlive a release: a state
 /// that does not fit the type any more makes its event a dead letter, with the saga, the correlation id and what `serde` says in its
 /// error. Give the type `#[serde(default)]`, so that fields may be added, and give new events or a new saga to what changes more. Where it
 /// is too late, retry the dead letters with a release that reads both.

@@ -10,9 +10,9 @@ use crate::handler::HandlerError;
 /// `serde_json` reads no deeper than this.
 const DEPTH_MAX: usize = 127;
 
-/// As text that can be read back. `which`: whose it is, in words.
-pub(super) fn to_text(
-    state: &impl Serialize,
+/// As text that can be read back, into the same type. `which`: whose it is, in words.
+pub(super) fn to_text<S: Serialize + DeserializeOwned>(
+    state: &S,
     which: &impl fmt::Display,
     bytes_max: usize,
 ) -> Result<String, HandlerError> {
@@ -33,8 +33,13 @@ pub(super) fn to_text(
             sink.size
         )));
     }
-    String::from_utf8(sink.bytes)
-        .map_err(|_| HandlerError::dead_letter(format!("{which}: its state is not UTF-8")))
+    let text = String::from_utf8(sink.bytes)
+        .map_err(|_| HandlerError::dead_letter(format!("{which}: its state is not UTF-8")))?;
+    // `NaN` is written as `null`, for one: no later step could go on from there.
+    serde_json::from_str::<S>(&text).map_err(|error| {
+        HandlerError::dead_letter(format!("{which}: its state could not be read back: {error}"))
+    })?;
+    Ok(text)
 }
 
 /// Nothing of it is in a log: this is a handler's error.

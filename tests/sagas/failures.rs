@@ -211,6 +211,39 @@ fn a_state_that_is_too_large_or_no_json_is_a_dead_letter_and_nothing_is_written(
 }
 
 /// A trigger of the application's swallows what the step writes.
+/// `NaN` was written as `null`, which no later step could read: the conversation could only be ended by hand.
+#[test]
+fn a_state_that_could_not_be_read_back_is_a_dead_letter_and_the_saga_stays_as_it_was() {
+    for test in boxes() {
+        let bus = &test.bus;
+        let set = |to: f64| {
+            move |state: &mut f64, _: &Event, step: &SagaStep<'_>| {
+                step.publish(of_order("follow.up"))?;
+                *state = to;
+                Ok(())
+            }
+        };
+        let saga = Saga::<f64>::new("order")
+            .starts_on("start", set(1.0))
+            .on("nan", set(f64::NAN))
+            .on("two", set(2.0));
+        bus.subscribe_saga(saga).unwrap();
+        bus.publish(of_order("start")).unwrap();
+        bus.drain().unwrap();
+        let nan = bus.publish(of_order("nan")).unwrap();
+        bus.drain().unwrap();
+        let why = "saga `order` of `o-1`: its state could not be read back: invalid type: null, expected f64";
+        let (inbox, said) = outcome(bus, nan);
+        assert_eq!(inbox, InboxStatus::Failed, "{}", test.kind);
+        assert!(said.starts_with(why), "{said}");
+        assert_eq!(published_after(bus, nan), [] as [&str; 0]);
+        assert_eq!(found(bus).state, json!(1.0));
+        bus.publish(of_order("two")).unwrap();
+        bus.drain().unwrap();
+        assert_eq!(found(bus).state, json!(2.0));
+    }
+}
+
 #[test]
 fn a_row_that_cannot_be_written_fails_the_step() {
     for test in boxes() {

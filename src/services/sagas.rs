@@ -5,6 +5,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::Access;
+use crate::db::all_or_none;
 use crate::decisions;
 use crate::error::Result;
 use crate::observing::Observing;
@@ -29,7 +30,7 @@ impl<'a> Sagas<'a> {
     /// # Errors
     /// [`Error::Json`](crate::Error::Json) when another program left something else than JSON in the row.
     pub fn get(&self, name: &str, correlation_id: &str) -> Result<Option<SagaInstance>> {
-        self.access.read("sagas.get", |conn| table::get(conn, name, correlation_id))
+        self.access.read_snapshot("sagas.get", |conn| table::get(conn, name, correlation_id))
     }
 
     /// One page of the sagas that the filter means, in the order in which they began: without their states, of which none is read.
@@ -97,7 +98,7 @@ impl<'a> Sagas<'a> {
         let core = self.access.core();
         let end = |conn: &Connection| ending::by_hand(core, conn, name, correlation_id, ends_as, reason);
         if let Access::Within(_, conn) = self.access {
-            return end(conn);
+            return all_or_none(conn, || end(conn));
         }
         let (undone, published) = core.db.write(operation, |conn| {
             core.observing.iter().for_each(Observing::transaction_begins);

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use postbox::{
-    Context, Error, Event, EventFilter, HandlerError, NewEvent, OutboxStatus, Postbox, Settings, Subscription,
+    Context, Error, Event, EventFilter, HandlerError, NewEvent, OutboxStatus, Postbox, Settings,
+    Subscription, Tx,
 };
 
-use crate::support::{TestBox, boxes_with, refused_field, sql};
+use crate::support::{TestBox, boxes, boxes_with, event, refused_field, sql};
 
 fn once() -> Settings {
     Settings { max_attempts: 1, batch_size: 100, ..Settings::default() }
@@ -127,5 +129,33 @@ fn what_is_asked_for_wrongly_changes_nothing() {
         assert_eq!(refused_field(outbox.replay(&EventFilter::new(), "")), "consumer_name");
         assert_eq!(refused_field(outbox.catch_up(&EventFilter::new(), &"x".repeat(256))), "consumer_name");
         assert_eq!(counts(&test.bus), [0, 0, 0, 1]);
+    }
+}
+
+/// A trigger refuses the last part of a decision, and the application goes on with its transaction: what had been written by then was
+/// committed, events of which no history knew why they were over, and in the counters nobody.
+#[test]
+fn a_decision_that_fails_in_a_transaction_that_goes_on_has_done_nothing() {
+    for test in boxes() {
+        let bus = &test.bus;
+        let later = |n: usize| event("a").correlation_id(n.to_string()).delay(Duration::from_secs(60));
+        let ids = bus.publish_all((0..450).map(later)).unwrap();
+        sql(bus, |tx| {
+            tx.execute_batch(&format!(
+                "CREATE TRIGGER no BEFORE INSERT ON postbox_history
+                 WHEN NEW.event = (SELECT seq FROM outbox_event WHERE correlation_id = '{}')
+                 BEGIN SELECT RAISE(ABORT, 'no'); END;",
+                300
+            ))
+        });
+        let goes_on = |tx: &Tx<'_>| -> postbox::Result<()> {
+            assert!(tx.outbox().cancel(ids[300], "why").is_err());
+            assert!(tx.outbox().cancel_all(&EventFilter::new(), "why").is_err());
+            tx.publish(event("b")).map(drop)
+        };
+        bus.transaction(goes_on).unwrap();
+        assert_eq!(bus.outbox().count(&EventFilter::new().unstarted()).unwrap(), 451, "{}", test.kind);
+        let findings = bus.verify().unwrap().findings;
+        assert!(findings.iter().all(|finding| finding.check != "counters"), "{findings:?}");
     }
 }

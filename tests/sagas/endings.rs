@@ -264,6 +264,36 @@ fn a_saga_is_ended_by_hand_within_a_transaction_or_not_at_all() {
     }
 }
 
+/// One of the events that undo could not be written, and the application went on with its transaction: the others were published, the
+/// saga ran on, and undid the same again when it was ended once more.
+#[test]
+fn an_end_by_hand_that_fails_half_way_has_done_nothing_in_a_transaction_that_goes_on() {
+    for test in boxes() {
+        let bus = &test.bus;
+        bus.subscribe_saga(undoing()).unwrap();
+        three_steps(bus);
+        let before = found(bus);
+        let last = bus.publish(of_order("last")).unwrap();
+        sql(bus, |tx| {
+            tx.execute_batch(
+                "CREATE TRIGGER no BEFORE INSERT ON outbox_event WHEN NEW.event_name = 'undo.start'
+                 BEGIN SELECT RAISE(ABORT, 'no more of these'); END;",
+            )
+        });
+        let goes_on = |tx: &Tx<'_>| -> postbox::Result<()> {
+            assert!(tx.sagas().compensate("order", "o-1", "no").is_err());
+            tx.publish(of_order("of its own")).map(drop)
+        };
+        bus.transaction(goes_on).unwrap();
+        assert_eq!(found(bus), before, "{}", test.kind);
+        assert_eq!(published_after(bus, last), ["of its own"]);
+        sql(bus, |tx| tx.execute_batch("DROP TRIGGER no"));
+        assert_eq!(bus.sagas().compensate("order", "o-1", "yes").unwrap(), 3);
+        let undone = ["of its own", "undo.step.b", "undo.step.a", "undo.start"];
+        assert_eq!(published_after(bus, last), undone);
+    }
+}
+
 #[test]
 fn an_ended_saga_and_one_that_is_not_there_cannot_be_ended_by_hand() {
     for test in boxes() {

@@ -3,6 +3,7 @@
 use rusqlite::Connection;
 
 use super::Outbox;
+use crate::db::all_or_none;
 use crate::decisions::{self, Replay};
 use crate::error::Result;
 use crate::event::EventId;
@@ -208,7 +209,7 @@ impl Outbox<'_> {
         filter: &EventFilter,
         statuses: &[OutboxStatus],
         decide: impl Fn(&Connection, i64, i64) -> Result<bool>,
-        mut progress: impl FnMut(usize),
+        progress: impl FnMut(usize),
     ) -> Result<usize> {
         if let Access::Apart(core) = self.access {
             core.db.refuse_read_only(operation)?;
@@ -216,12 +217,27 @@ impl Outbox<'_> {
         }
         filter.validate()?;
         let Some(filter) = filter.within(statuses) else { return Ok(0) };
+        match self.access {
+            Access::Apart(_) => self.decide_slices(operation, &filter, decide, progress),
+            Access::Within(_, conn) => {
+                all_or_none(conn, || self.decide_slices(operation, &filter, decide, progress))
+            }
+        }
+    }
+
+    fn decide_slices(
+        &self,
+        operation: &'static str,
+        filter: &EventFilter,
+        decide: impl Fn(&Connection, i64, i64) -> Result<bool>,
+        mut progress: impl FnMut(usize),
+    ) -> Result<usize> {
         let mut after = None;
         let mut decided = 0;
         loop {
             let slice = self
                 .access
-                .read_snapshot(operation, |conn| list::seqs(conn, &filter, Order::Oldest, after, SLICE))?;
+                .read_snapshot(operation, |conn| list::seqs(conn, filter, Order::Oldest, after, SLICE))?;
             if slice.is_empty() {
                 return Ok(decided);
             }
@@ -238,7 +254,11 @@ impl Outbox<'_> {
         operation: &'static str,
         f: impl FnOnce(&Connection, i64) -> Result<T>,
     ) -> Result<T> {
-        let done = self.access.write(operation, f)?;
+        let done = match self.access {
+            Access::Apart(_) => self.access.write(operation, f)?,
+            // A caller who lets the error pass commits what was done before it.
+            Access::Within(_, conn) => all_or_none(conn, || self.access.write(operation, f))?,
+        };
         if let Access::Apart(core) = self.access {
             core.bell.ring();
         }

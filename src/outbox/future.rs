@@ -7,6 +7,7 @@ use super::EventFilter;
 use super::filter::{PARAMETERS, matches_filter};
 use crate::clock::LATEST;
 use crate::error::{Error, Result};
+use crate::event::EventId;
 
 /// Where a list goes on: behind an event that is due then and has this `seq`.
 pub(crate) type Behind = (i64, i64);
@@ -47,6 +48,17 @@ pub(crate) fn is_unstarted(conn: &Connection, seq: i64) -> Result<bool> {
         .query_row([seq], |row| row.get(0))
         .optional()?
         .unwrap_or(false))
+}
+
+/// When an event that nobody has begun with is due; `None` also where it waits for something else than a time.
+pub(crate) fn due_at(conn: &Connection, id: EventId) -> Result<Option<i64>> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT available_at FROM main.outbox_event
+             WHERE id = ?1 AND status = 'pending' AND attempt_count = 0 AND last_error IS NULL AND available_at <= ?2",
+        )?
+        .query_row(params![id.as_uuid(), LATEST], |row| row.get(0))
+        .optional()?)
 }
 
 /// It is due then.

@@ -149,7 +149,7 @@ pub struct SagaTimeout {
     pub event_id: EventId,
     /// That event's name.
     pub event_name: String,
-    /// When the event is to be delivered.
+    /// When the event is to be delivered, also where somebody has [moved](crate::Outbox::reschedule) it.
     #[serde(serialize_with = "crate::rfc3339::serialize")]
     pub due_at: OffsetDateTime,
 }

@@ -1,5 +1,6 @@
 //! All of the table's SQL, as functions over a connection.
 
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::timeouts::Timeouts;
@@ -108,6 +109,7 @@ fn stored(rows: usize) -> Result<()> {
     if rows == 1 { Ok(()) } else { Err(Error::NotStored { what: "the saga", table: "postbox_saga" }) }
 }
 
+/// For one snapshot.
 pub(crate) fn get(conn: &Connection, name: &str, correlation_id: &str) -> Result<Option<SagaInstance>> {
     let mut statement = conn.prepare_cached(
         "SELECT seq, name, correlation_id, status, created_at, updated_at, last_event, reason, timeouts, undo, state
@@ -124,21 +126,28 @@ pub(crate) fn get(conn: &Connection, name: &str, correlation_id: &str) -> Result
     Ok(Some(SagaInstance {
         summary,
         state: serde_json::from_str(&state)?,
-        timeouts: Timeouts::parse(timeouts.as_deref())?.into_shown(),
+        timeouts: Timeouts::parse(timeouts.as_deref())?.into_shown(conn)?,
         undo: undo.iter().map(|event| event.name().to_owned()).collect(),
     }))
 }
 
 fn summary(row: &Row<'_>) -> rusqlite::Result<SagaSummary> {
+    // SQLite stores any bytes: one row that cannot be read must not hide the others.
+    let text = |column| -> rusqlite::Result<Option<String>> {
+        Ok(match row.get_ref(column)? {
+            ValueRef::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
+            _ => None,
+        })
+    };
     Ok(SagaSummary {
         cursor: Cursor(row.get(0)?),
-        name: row.get(1)?,
-        correlation_id: row.get(2)?,
+        name: text(1)?.unwrap_or_default(),
+        correlation_id: text(2)?.unwrap_or_default(),
         status: row.get(3)?,
         created_at: from_micros(row.get(4)?),
         updated_at: from_micros(row.get(5)?),
-        last_event: row.get(6)?,
-        reason: row.get(7)?,
+        last_event: text(6)?.unwrap_or_default(),
+        reason: text(7)?,
     })
 }
 
@@ -195,7 +204,7 @@ pub(crate) fn totals(conn: &Connection) -> Result<Vec<SagaTotals>> {
     )?;
     let totals = statement.query_map([], |row| {
         Ok(SagaTotals {
-            name: row.get(0)?,
+            name: String::from_utf8_lossy(row.get_ref(0)?.as_bytes().unwrap_or_default()).into_owned(),
             running: row.get(1)?,
             completed: row.get(2)?,
             compensated: row.get(3)?,

@@ -74,12 +74,11 @@ impl Timeouts {
         self.0.values().map(|noted| noted.id)
     }
 
-    pub(crate) fn into_shown(self) -> Vec<SagaTimeout> {
-        let shown = |(name, Noted { id, event, due })| SagaTimeout {
-            name,
-            event_id: id,
-            event_name: event,
-            due_at: from_micros(due),
+    /// For one snapshot: somebody may have moved their events.
+    pub(crate) fn into_shown(self, conn: &Connection) -> Result<Vec<SagaTimeout>> {
+        let shown = |(name, Noted { id, event, due })| {
+            let due_at = from_micros(outbox::future::due_at(conn, id)?.unwrap_or(due));
+            Ok(SagaTimeout { name, event_id: id, event_name: event, due_at })
         };
         self.0.into_iter().map(shown).collect()
     }

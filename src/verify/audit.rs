@@ -172,18 +172,22 @@ pub(super) struct Sagas {
 
 pub(super) fn sagas(conn: &Connection) -> Result<Sagas> {
     let mut statement = conn.prepare(
-        "SELECT status, timeouts, undo, state, name, correlation_id FROM main.postbox_saga NOT INDEXED",
+        "SELECT status, timeouts, undo, state, name, correlation_id, last_event, reason FROM main.postbox_saga NOT INDEXED",
     )?;
     let mut rows = statement.query([])?;
     let mut seen = Sagas::default();
     while let Some(row) = rows.next()? {
         let text = |column: usize| row.get::<_, Option<String>>(column);
-        let (Ok(Some(status)), Ok(timeouts), Ok(undo), Ok(Some(state)), Ok(Some(_)), Ok(Some(_))) =
-            (text(0), text(1), text(2), text(3), text(4), text(5))
+        let (Ok(Some(status)), Ok(timeouts), Ok(undo), Ok(Some(state))) =
+            (text(0), text(1), text(2), text(3))
         else {
             seen.unreadable += 1;
             continue;
         };
+        if (4..8).any(|column| text(column).is_err()) {
+            seen.unreadable += 1;
+            continue;
+        }
         let is_known = ["running", "completed", "compensated"].contains(&status.as_str());
         let (Ok(timeouts), Ok(_), true, true) = (
             Timeouts::parse(timeouts.as_deref()),

@@ -1,9 +1,11 @@
 //! Rows that another program has spoilt.
 
-use postbox::{HandlerError, InboxStatus, OutboxStatus, Saga};
+use std::time::Duration;
+
+use postbox::{HandlerError, InboxStatus, OutboxStatus, Page, Saga, SagaFilter};
 
 use crate::support::{boxes, sql, status};
-use crate::{Trail, endings::undoing, of_order, outcome};
+use crate::{Trail, endings::undoing, noting, of_order, order, outcome};
 
 #[test]
 fn a_spoilt_row_makes_a_dead_letter_that_says_what_is_wrong() {
@@ -85,5 +87,31 @@ fn a_handler_that_fails_says_so_in_its_own_words() {
             "{}",
             test.kind
         );
+    }
+}
+
+/// One row with bytes that are no text hid all others from whoever looked for the one that is stuck, and `verify` saw nothing wrong.
+#[test]
+fn a_row_whose_texts_are_spoilt_hides_no_other() {
+    for column in ["name", "correlation_id", "last_event", "reason"] {
+        for test in boxes() {
+            let bus = &test.bus;
+            bus.subscribe_saga(noting()).unwrap();
+            for id in ["o-1", "o-2"] {
+                bus.publish(order("start", id)).unwrap();
+            }
+            bus.drain().unwrap();
+            let spoil = format!(
+                "UPDATE postbox_saga SET {column} = CAST(x'ff' AS TEXT) WHERE correlation_id = 'o-2'"
+            );
+            sql(bus, |tx| tx.execute(&spoil, []));
+            let page = bus.sagas().list(&SagaFilter::new(), &Page::oldest(10)).unwrap();
+            assert_eq!(page.sagas.len(), 2, "{} {column}", test.kind);
+            assert_eq!(page.sagas[0].correlation_id, "o-1");
+            assert_eq!(bus.sagas().stuck(None, Duration::ZERO, 10).unwrap().len(), 2);
+            assert_eq!(bus.sagas().totals().unwrap().iter().map(|of| of.running).sum::<u64>(), 2);
+            let findings = bus.verify().unwrap().findings;
+            assert_eq!(findings.iter().filter(|finding| finding.check == "sagas").count(), 1, "{findings:?}");
+        }
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use postbox::{
-    Event, EventFilter, EventId, HandlerError, HandlerResult, InboxStatus, OutboxStatus, Page, Postbox, Saga,
-    SagaStep, Subscription,
+    Event, EventFilter, EventId, HandlerError, HandlerResult, InboxStatus, OutboxStatus, Page, PauseTarget,
+    Postbox, Saga, SagaStep, Subscription,
 };
 use serde_json::json;
 
@@ -327,4 +327,33 @@ fn a_timeout_of_an_earlier_conversation_of_the_same_id_is_skipped() {
     test.clock.advance(MINUTE);
     bus.drain().unwrap();
     assert_eq!(seen(bus).len(), 2);
+}
+
+/// The row keeps the time at which it was set.
+#[test]
+fn a_timeout_that_somebody_has_moved_is_told_with_its_new_time_and_comes_then() {
+    for test in boxes() {
+        let bus = &test.bus;
+        started(bus);
+        let before = found(bus).timeouts.remove(0);
+        bus.outbox().reschedule(before.event_id, before.due_at + 2 * MINUTE).unwrap();
+        let moved = found(bus).timeouts.remove(0);
+        assert_eq!(
+            (moved.event_id, moved.due_at),
+            (before.event_id, before.due_at + 2 * MINUTE),
+            "{}",
+            test.kind
+        );
+        bus.pause(&PauseTarget::consumer("saga.order"), None, None).unwrap();
+        test.clock.advance(13 * MINUTE);
+        bus.drain().unwrap();
+        let parked = found(bus).timeouts.remove(0);
+        assert_eq!(
+            parked, before,
+            "while it waits for something else than its time, that is when it was to come"
+        );
+        bus.resume(&PauseTarget::consumer("saga.order")).unwrap();
+        bus.drain().unwrap();
+        assert_eq!(found(bus).timeouts, []);
+    }
 }

@@ -23,7 +23,7 @@ pub struct ImportedEvent {
 }
 
 impl ImportedEvent {
-    /// `id`: as a box makes them, a UUID of version 7 or 5. `event` has no idempotency key, which the id stands for; its limits
+    /// `id`: as a box makes them, a UUID of version 7, 5 or 8. `event` has no idempotency key, which the id stands for; its limits
     /// are those of an event that is published. It is due at once, or when the event says.
     pub fn new(id: EventId, event: NewEvent) -> Self {
         ImportedEvent { id, event, causation_id: None, published_at: None, is_processed: false }
@@ -58,9 +58,10 @@ impl ImportedEvent {
 
     fn check_own(&self) -> Result<()> {
         let uuid = self.id.as_uuid();
-        let is_ours = matches!(uuid.get_version(), Some(Version::SortRand | Version::Sha1));
+        // The last is a saga's timeout.
+        let is_ours = matches!(uuid.get_version(), Some(Version::SortRand | Version::Sha1 | Version::Custom));
         if !is_ours || uuid.get_variant() != Variant::RFC4122 {
-            return Err(Error::invalid("id", "is no UUID of version 7 or 5, as boxes make them"));
+            return Err(Error::invalid("id", "is no UUID of version 7, 5 or 8, as boxes make them"));
         }
         if self.event.idempotency_key.is_some() {
             return Err(Error::invalid(

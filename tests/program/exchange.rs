@@ -199,7 +199,7 @@ fn a_line_that_no_box_could_have_published_refuses_all_and_is_named() {
         (with("id", json!(CANARY)), "id: is no UUID"),
         (
             with("id", json!("0198c0de-0000-4000-8000-000000000001")),
-            "invalid id: is no UUID of version 7 or 5",
+            "invalid id: is no UUID of version 7, 5 or 8",
         ),
         (with("source", json!("/elsewhere")), "source: is not /postbox/MODULE"),
         (with("source", json!("/postbox/%zz")), "source: is not /postbox/MODULE"),

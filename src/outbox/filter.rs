@@ -108,7 +108,8 @@ impl EventFilter {
         EventFilter { replayed_to: Some(consumer.into()), ..self }
     }
 
-    /// Events that have been processed: those that still are, and those that are or were replayed since, whatever has come of it.
+    /// Events that have been processed: those that still are, and those that are or were replayed since, whatever has come of it. Those
+    /// that were [cancelled](crate::Outbox::cancel) are not among them: they have never been.
     pub fn past(self) -> Self {
         EventFilter { is_past: true, ..self }
     }
@@ -234,7 +235,7 @@ pub(crate) const PARAMETERS: usize = 18;
 ///
 /// A prefix is compared by `substr`: LIKE and GLOB have wildcards of their own, and a range of a UTF-16 file is not in order of
 /// the characters. A name in `deliver_to` stands as JSON writes it: in the midst of another name a backslash would be before its
-/// quote. A row whose `seq` no box gives has no inbox rows: shifted, its number would be some other event's.
+/// quote. What was cancelled was never claimed, and says so in its error. A row whose `seq` no box gives has no inbox rows: shifted, its number would be some other event's.
 macro_rules! matches_filter {
     () => {
         "(?1 IS NULL OR e.status IN (?1, ?2, ?3, ?4, ?5))
@@ -248,7 +249,9 @@ macro_rules! matches_filter {
          AND (?14 IS NULL OR e.correlation_id = ?14)
          AND (?15 IS NULL OR instr(e.last_error, ?15) > 0)
          AND (?16 IS NULL OR instr(e.deliver_to, '[' || ?16) > 0 OR instr(e.deliver_to, ',' || ?16) > 0)
-         AND (?17 IS NULL OR e.status = 'processed' OR e.deliver_to IS NOT NULL)
+         AND (?17 IS NULL OR e.deliver_to IS NOT NULL
+              OR (e.status = 'processed'
+                  AND (e.attempt_count > 0 OR substr(coalesce(e.last_error, ''), 1, 11) <> 'cancelled: ')))
          AND (?18 IS NULL
               OR (e.status = 'pending' AND e.attempt_count = 0 AND e.last_error IS NULL AND e.deliver_to IS NULL
                   AND (e.seq NOT BETWEEN 1 AND 8796093022207

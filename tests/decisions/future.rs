@@ -127,6 +127,30 @@ fn one_that_is_cancelled_reaches_nobody_and_says_why() {
     }
 }
 
+/// A consumer that caught up with its past was given reminders of what had been paid.
+#[test]
+fn one_that_is_cancelled_is_neither_replayed_nor_caught_up_with() {
+    for test in boxes() {
+        let bus = &test.bus;
+        let calls = listening(&test);
+        let [cancelled, kept] = [(); 2].map(|()| bus.publish(in_hours(1)).unwrap());
+        bus.outbox().cancel(cancelled, "it was paid").unwrap();
+        test.clock.advance(HOUR * 2);
+        assert_eq!((bus.drain().unwrap(), calls.take().len()), (1, 1), "{}", test.kind);
+        let late = Calls::default();
+        bus.subscribe(Subscription::new("*", "late", noting(&late, "late"))).unwrap();
+        let all = EventFilter::new();
+        let past = all.clone().past().status(OutboxStatus::Processed);
+        assert_eq!(bus.outbox().count(&past).unwrap(), 1);
+        assert_eq!(bus.outbox().catch_up(&all, "late").unwrap(), 1);
+        bus.drain().unwrap();
+        assert_eq!(bus.outbox().replay(&all, "late").unwrap(), 1);
+        bus.drain().unwrap();
+        assert_eq!((late.all().len(), inbox_rows(bus, cancelled).len()), (2, 0));
+        assert_eq!(inbox_rows(bus, kept).len(), 2);
+    }
+}
+
 #[test]
 fn one_that_has_started_is_neither_moved_nor_cancelled() {
     for test in boxes() {

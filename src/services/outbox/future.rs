@@ -92,7 +92,7 @@ impl Outbox<'_> {
 
     /// Cancels an event that has not started, for a reason that its history keeps: no consumer receives it, and it is `processed`, with
     /// `cancelled: ` and the reason as its `last_error`. It stays in the file like any other, so that publishing it again under
-    /// its idempotency key finds it there.
+    /// its idempotency key finds it there. Neither [`replay`](Outbox::replay) nor [`catch_up`](Outbox::catch_up) delivers it.
     ///
     /// Inside a transaction it is cancelled if and only if that commits. An event that starts at the same moment is either cancelled
     /// or delivered, never both.

@@ -69,12 +69,12 @@ impl BoxClock {
         add(to_micros(self.clock.now()), LOST_MAX)
     }
 
-    /// Time starts no earlier than this.
     /// What the application's clock says, however far the box's time is ahead of it.
     pub(crate) fn of_its_source(&self) -> OffsetDateTime {
         self.clock.now()
     }
 
+    /// Time starts no earlier than this.
     pub(crate) fn start_at(&self, floor: i64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.last = state.last.max(floor.min(LATEST));

@@ -144,7 +144,8 @@ impl<'a> SagaStep<'a> {
     /// A delay of the event's counts from when it is published.
     ///
     /// # Errors
-    /// [`Error::Invalid`] and [`Error::PayloadTooLarge`], where publishing it would fail, and where the saga has ended.
+    /// [`Error::Invalid`] and [`Error::PayloadTooLarge`], where publishing it would fail, where its payload or metadata are nested more than
+    /// 125 levels deep, and where the saga has ended.
     pub fn undo_with(&self, event: NewEvent) -> Result<()> {
         self.refuse_ended("undo_with")?;
         let event = self.tx.core().store(event)?;

@@ -255,7 +255,7 @@ pub(crate) fn put(conn: &Connection, name: &str, schedule: &Prepared, wall: i64)
 }
 
 fn after(conn: &Connection, name: &str) -> Result<Stored> {
-    get(conn, name)?.ok_or(Error::NotStored { what: "the schedule", table: TABLE })
+    get(conn, name)?.ok_or_else(|| not_stored("the schedule"))
 }
 
 /// Its ticks up to now have been dealt with.
@@ -301,12 +301,16 @@ pub(crate) fn remove(conn: &Connection, name: &str) -> Result<bool> {
     let deleted =
         conn.prepare_cached("DELETE FROM main.postbox_schedule WHERE name = ?1")?.execute([name])?;
     if deleted == 0 && get(conn, name)?.is_some() {
-        return Err(Error::NotStored { what: "the removal of the schedule", table: TABLE });
+        return Err(not_stored("the removal of the schedule"));
     }
     Ok(deleted == 1)
 }
 
 /// A trigger with RAISE(IGNORE) says Ok as well.
 fn refuse_swallowed(rows: usize, what: &'static str) -> Result<()> {
-    if rows == 1 { Ok(()) } else { Err(Error::NotStored { what, table: TABLE }) }
+    if rows == 1 { Ok(()) } else { Err(not_stored(what)) }
+}
+
+pub(crate) fn not_stored(what: &'static str) -> Error {
+    Error::NotStored { what, table: TABLE }
 }

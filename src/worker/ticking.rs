@@ -153,6 +153,10 @@ fn tick(core: &Core, conn: &Connection, seq: i64, wall: i64) -> Result<Done> {
         let inserted =
             events.iter().map(|event| insert::insert(conn, event, now)).collect::<Result<Vec<_>>>()?;
         table::go_on(conn, seq, progress, wall)?;
+        // A trigger of the application's may have put it back: it would come again and again.
+        if table::get_due(conn, seq, wall)?.is_some() {
+            return Err(table::not_stored("the schedule's next tick"));
+        }
         Ok(Done::Published(events, inserted))
     };
     fail_alone(conn, publish(), &stored)

@@ -2,7 +2,7 @@
 
 use postbox::{Misfire, Schedule};
 
-use crate::support::{TestBox, boxes, event, file_box, sql};
+use crate::support::{TestBox, boxes, ends, event, file_box, sql};
 use crate::{MINUTE, minutely, note_ticks, seconds, stored};
 
 fn put_both(test: &TestBox) {
@@ -145,4 +145,25 @@ fn without_the_feature_a_cron_schedule_waits_and_is_shown_and_intervals_tick() {
     assert!(matches!(refused, postbox::Error::FeatureMissing { .. }));
     assert!(stored(&test.bus, "bad").paused_at.is_some(), "nothing was changed");
     assert!(test.bus.verify().unwrap().findings.iter().all(|finding| finding.check != "schedules"));
+}
+
+/// What was put back was due again and again: a worker published nothing else any more, and could not be stopped.
+#[test]
+fn a_trigger_that_puts_the_next_tick_back_is_no_reason_to_spin() {
+    for test in boxes() {
+        let calls = note_ticks(&test.bus);
+        put_both(&test);
+        let trigger = "CREATE TRIGGER back AFTER UPDATE OF next_at ON postbox_schedule WHEN NEW.name = 'bad'
+                       BEGIN UPDATE postbox_schedule SET next_at = OLD.next_at WHERE seq = NEW.seq; END";
+        sql(&test.bus, |tx| tx.execute_batch(trigger));
+        test.clock.advance(MINUTE);
+        let bus = test.bus.clone();
+        assert_eq!(ends(move || bus.drain().unwrap()), 1, "{}", test.kind);
+        assert_eq!(calls.take(), ["good@60"]);
+        assert!(stored(&test.bus, "bad").error.unwrap().contains("postbox_schedule"));
+        sql(&test.bus, |tx| tx.execute_batch("DROP TRIGGER back"));
+        test.bus.drain().unwrap();
+        assert_eq!(calls.all(), ["bad@60"]);
+        assert_eq!(stored(&test.bus, "bad").error, None);
+    }
 }

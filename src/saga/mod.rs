@@ -98,6 +98,12 @@ use crate::validate;
 /// is tried again, or is a dead letter, as for any handler. The saga stays as it was, running, and
 /// [`Sagas::stuck`](crate::Sagas::stuck) shows it in time; retrying the dead letter lets it go on.
 ///
+/// # Replays
+///
+/// [`Outbox::replay`](crate::Outbox::replay) to the saga's consumer asks for its steps once more: a conversation that runs takes each event as a
+/// new step, one that has ended as any event after its end. Only timeouts that it waits for no more are skipped. To
+/// [catch up](crate::Outbox::catch_up) is safe: that leaves out what the saga has received.
+///
 /// # The state
 ///
 /// It is JSON, of at most [`Builder::max_payload_bytes`](crate::Builder::max_payload_bytes). What the type could not read back, as `NaN`, is

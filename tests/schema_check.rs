@@ -2,6 +2,11 @@
 
 mod support;
 
+#[path = "schema_check/hostile.rs"]
+mod hostile;
+#[path = "schema_check/later.rs"]
+mod later;
+
 use std::collections::BTreeMap;
 
 use postbox::schemars::{self, JsonSchema};
@@ -49,7 +54,7 @@ fn by_hand(payload: Value) -> NewEvent {
     NewEvent::new("order.placed", "sales", "Order", "o-1").version(2).payload(payload)
 }
 
-fn total(bus: &Postbox) -> u64 {
+pub(crate) fn total(bus: &Postbox) -> u64 {
     bus.stats().unwrap().total
 }
 

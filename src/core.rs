@@ -306,9 +306,20 @@ impl Core {
     /// Checked as if it were published, and published later.
     pub(crate) fn store(&self, event: NewEvent) -> Result<StoredEvent> {
         let stored = StoredEvent::of(event, self.payload_bytes_max)?;
-        #[cfg(feature = "schema")]
-        self.catalogue.schemas.check(stored.name(), stored.version(), stored.payload())?;
+        self.check_schema(&stored)?;
         Ok(stored)
+    }
+
+    /// When it is handed over, and a schedule's at each tick: schemas may have come in between.
+    #[cfg(feature = "schema")]
+    pub(crate) fn check_schema(&self, event: &StoredEvent) -> Result<()> {
+        self.catalogue.schemas.check(event.name(), event.version(), event.payload())
+    }
+
+    #[cfg(not(feature = "schema"))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "there are no schemas")]
+    pub(crate) fn check_schema(&self, _: &StoredEvent) -> Result<()> {
+        Ok(())
     }
 
     /// All or none.

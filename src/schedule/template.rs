@@ -54,6 +54,10 @@ impl Template {
         serde_json::to_string(&self.0).map_err(Error::Json)
     }
 
+    pub(crate) fn event(&self) -> &StoredEvent {
+        &self.0
+    }
+
     /// `None` for what no box wrote.
     pub(crate) fn read(text: &str) -> Option<Self> {
         Template::of_any(serde_json::from_str(text).ok()?).ok()

@@ -47,8 +47,9 @@ impl<'a> Schedules<'a> {
     ///
     /// # Errors
     /// [`Error::Invalid`] with the field `expression` or `time_zone`, naming what was given and what is wrong with it, with `interval`,
-    /// `misfire`, `name`, `starting_at` or `ending_at`, and as [`publish`](crate::Postbox::publish) for the event, as is
-    /// [`Error::PayloadTooLarge`]: before anything is written.
+    /// `misfire`, `name`, `starting_at` or `ending_at`, and as [`publish`](crate::Postbox::publish) for the event, as are
+    /// [`Error::PayloadTooLarge`] and [`Error::SchemaViolation`]: before anything is written. A tick whose event does not fit a schema
+    /// that was given later is not published, and [`StoredSchedule::error`] says why.
     pub fn put(&self, name: &str, schedule: Schedule) -> Result<StoredSchedule> {
         let core = self.access.core();
         let schedule = schedule.prepare(name, core.payload_bytes_max, |event| core.store(event))?;

@@ -147,6 +147,9 @@ fn tick(core: &Core, conn: &Connection, seq: i64, wall: i64) -> Result<Done> {
     let publish = || {
         let (ticks, misfire, template) = (stored.ticks()?, stored.misfire()?, stored.template()?);
         let (due, progress) = due::decide(&ticks, misfire, stored.progress, wall);
+        if !due.is_empty() {
+            core.check_schema(template.event())?;
+        }
         let events: Vec<_> =
             due.into_iter().map(|tick| template.prepare(&stored.name, tick)).collect::<Result<_>>()?;
         let now = core.clock.now();

@@ -191,7 +191,7 @@ impl<'a> Replay<'a> {
 
 /// Whether one of the consumers to whom an event waits to be replayed has received it: then another is to try again.
 fn is_done(conn: &Connection, seq: i64, consumer: &str) -> Result<bool> {
-    Ok(inbox::standing_of(conn, seq, consumer)?.is_some_and(|(status, _)| status.is_done()))
+    Ok(inbox::standing_of(conn, seq, consumer)?.is_some_and(|(status, ..)| status.is_done()))
 }
 
 /// To whom an event waits to be replayed. What is no list of names is set aside when it is claimed.

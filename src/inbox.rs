@@ -373,16 +373,17 @@ pub(crate) fn standings(conn: &Connection, seq: i64) -> Result<Vec<Standing>> {
     Ok(standings)
 }
 
-/// How far one consumer is with an event, and whether it has given up. `None`: it has not begun, or no box wrote its row so.
+/// How far one consumer is with an event, whether it has given up, and how often it has failed. `None`: it has not begun, or no box
+/// wrote its row so.
 pub(crate) fn standing_of(
     conn: &Connection,
     seq: i64,
     consumer: &str,
-) -> Result<Option<(InboxStatus, bool)>> {
+) -> Result<Option<(InboxStatus, bool, u32)>> {
     let Some(number) = consumers::known_number_of(conn, consumer)? else { return Ok(None) };
     let standing = conn
-        .prepare_cached("SELECT status, gave_up FROM main.inbox_event WHERE id = ?1")?
-        .query_row([id_of(seq, number).0], |row| Ok((row.get(0)?, row.get(1)?)))
+        .prepare_cached("SELECT status, gave_up, attempt_count FROM main.inbox_event WHERE id = ?1")?
+        .query_row([id_of(seq, number).0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional();
     match standing {
         Err(error) if error.sqlite_error_code().is_none() => Ok(None),

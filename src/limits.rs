@@ -9,14 +9,13 @@ use rusqlite::Connection;
 use crate::clock::LIMITED_UNTIL;
 use crate::core::Core;
 use crate::error::Result;
-use crate::inbox;
 use crate::limiter::Limiter;
 use crate::ordering::{self, InHands};
 use crate::outbox::claim::LeaseId;
 use crate::outbox::order;
 use crate::outbox::parked::{self, FOR_ROOM, Parked};
 use crate::registry::Subscription;
-use crate::walk::LOOKED_AT_MAX;
+use crate::walk::{self, LOOKED_AT_MAX};
 
 /// Whether there is room for an event that waits.
 pub(crate) fn is_call_due(core: &Core, now: i64) -> bool {
@@ -63,10 +62,11 @@ fn remember(core: &Core, conn: &Connection, behind: i64) -> Result<(Vec<i64>, Op
                 continue;
             }
             let is_asked = !matches!(&only, Some(Ok(only)) if !only.contains(consumer));
-            let standing = inbox::standing_of(conn, seq, consumer)?;
-            let is_open = is_asked && !standing.is_some_and(|(status, gave_up)| status.is_done() || gave_up);
             // It has no use for room before its turn, or while it is paused: it is planned anew then.
-            if is_open && !has_to_wait(core, conn, seq, subscription)? {
+            if is_asked
+                && walk::is_open(core, conn, seq, subscription)?
+                && !has_to_wait(core, conn, seq, subscription)?
+            {
                 if let Some(limiter) = &subscription.limiter {
                     limiter.note_waiting(seq);
                     waits = true;

@@ -10,10 +10,10 @@ use rusqlite::Connection;
 use crate::clock::{NEWER_UNTIL, PAUSED_UNTIL};
 use crate::core::Core;
 use crate::error::Result;
-use crate::inbox;
 use crate::limits::has_to_wait;
 use crate::outbox::parked::{self, Parked, Parking};
-use crate::walk::{LOOKED_AT_MAX, Walk};
+use crate::registry::Subscription;
+use crate::walk::{self, LOOKED_AT_MAX, Walk};
 
 /// Lets go what somebody can read now.
 pub(crate) fn look_after(core: &Core, operation: &'static str) -> Result<()> {
@@ -55,7 +55,7 @@ fn waits_for_a_newer_release_alone(core: &Core, conn: &Connection, event: &Parke
     let mut any = false;
     for subscription in consumers.iter() {
         let is_too_old = subscription.is_too_old_for(event.version);
-        if (is_too_old && any) || !is_open(conn, event, &subscription.consumer_name)? {
+        if (is_too_old && any) || !is_open(core, conn, event, subscription)? {
             continue;
         }
         if !is_too_old {
@@ -76,7 +76,7 @@ fn is_known_now(core: &Core, conn: &Connection, event: &Parked) -> Result<bool> 
         if subscription.reads.is_some()
             && !subscription.is_too_old_for(event.version)
             && !core.pauses.is_consumer_paused(core, &subscription.consumer_name)
-            && is_open(conn, event, &subscription.consumer_name)?
+            && is_open(core, conn, event, subscription)?
             && !has_to_wait(core, conn, event.seq, subscription)?
         {
             return Ok(true);
@@ -86,11 +86,10 @@ fn is_known_now(core: &Core, conn: &Connection, event: &Parked) -> Result<bool> 
 }
 
 /// Whether the consumer is asked, and has neither finished with it nor given it up.
-fn is_open(conn: &Connection, event: &Parked, consumer: &str) -> Result<bool> {
+fn is_open(core: &Core, conn: &Connection, event: &Parked, subscription: &Subscription) -> Result<bool> {
     let only = event.deliver_to.as_deref().map(serde_json::from_str::<Vec<String>>);
-    if matches!(&only, Some(Ok(only)) if !only.iter().any(|name| name == consumer)) {
+    if matches!(&only, Some(Ok(only)) if !only.contains(&subscription.consumer_name)) {
         return Ok(false);
     }
-    let standing = inbox::standing_of(conn, event.seq, consumer)?;
-    Ok(!standing.is_some_and(|(status, gave_up)| status.is_done() || gave_up))
+    walk::is_open(core, conn, event.seq, subscription)
 }

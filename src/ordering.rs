@@ -17,7 +17,7 @@ use crate::outbox::claim::LeaseId;
 use crate::outbox::order::{self, Aggregate, State, Unfinished};
 use crate::outbox::parked::FOR_ITS_TURN;
 use crate::registry::{Order, Registry, Subscription};
-use crate::walk::LOOKED_AT_MAX;
+use crate::walk::{self, LOOKED_AT_MAX};
 
 /// So many of an aggregate are let go where nobody knows for whom they wait.
 const RELEASED_MAX: usize = 100;
@@ -104,8 +104,8 @@ fn is_to_come(
     }
     let is_dead = event.state == State::Dead;
     let standing = inbox::standing_of(conn, event.seq, consumer)?;
-    let is_done = standing.is_some_and(|(status, _)| status.is_done());
-    let gave_up = is_dead || standing.is_some_and(|(_, gave_up)| gave_up);
+    let is_done = standing.is_some_and(|(status, ..)| status.is_done());
+    let gave_up = is_dead || standing.is_some_and(|(_, gave_up, _)| gave_up);
     let is_passed = gave_up && subscription.order == Some(Order::PassDeadLetters);
     Ok(!is_done && !is_passed)
 }
@@ -200,9 +200,8 @@ fn is_free(core: &Core, conn: &Connection, seq: i64, in_hands: &InHands) -> Resu
     let mut has_waiting = false;
     for subscription in core.registry.consumers_of(&event_name).iter() {
         let consumer = &subscription.consumer_name;
-        let standing = inbox::standing_of(conn, seq, consumer)?;
-        if standing.is_some_and(|(status, gave_up)| status.is_done() || gave_up)
-            || only.as_ref().is_some_and(|only| !only.contains(consumer))
+        if only.as_ref().is_some_and(|only| !only.contains(consumer))
+            || !walk::is_open(core, conn, seq, subscription)?
         {
             continue;
         }

@@ -10,6 +10,7 @@ use crate::breaker::Breaker;
 use crate::error::{Error, Result};
 use crate::handler::{Handler, TransactionalHandler};
 use crate::limiter::Limiter;
+use crate::settings::Settings;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
 use crate::typed::Reads;
@@ -327,6 +328,11 @@ impl Subscription {
     /// Whether events of this version are for a later release of the application: this one does not know what they say.
     pub(crate) fn is_too_old_for(&self, version: u32) -> bool {
         self.reads.as_ref().is_some_and(|reads| reads.version < version)
+    }
+
+    /// How many failed attempts end its tries.
+    pub(crate) fn attempts_in(&self, settings: &Settings) -> u32 {
+        self.max_attempts.unwrap_or(settings.max_attempts)
     }
 
     pub(crate) fn is_transactional(&self) -> bool {

@@ -10,6 +10,8 @@ use crate::clock;
 use crate::core::Core;
 use crate::db::{Synchronous, WriteEach};
 use crate::error::Result;
+use crate::inbox;
+use crate::registry::Subscription;
 use crate::sync::{Mutex, MutexGuard};
 
 /// So many are looked at in one look.
@@ -72,4 +74,14 @@ impl Walk {
         *self.place() = Place { seq: 0, generation: Some(generation), at: now };
         Ok(())
     }
+}
+
+/// Whether the consumer has neither finished with the event nor given it up, as the planner sees it: also where it has fewer attempts by
+/// now than it has failed.
+pub(crate) fn is_open(core: &Core, conn: &Connection, seq: i64, subscription: &Subscription) -> Result<bool> {
+    let standing = inbox::standing_of(conn, seq, &subscription.consumer_name)?;
+    Ok(standing.is_none_or(|(status, gave_up, failed)| {
+        let is_used_up = || failed > 0 && failed >= subscription.attempts_in(&core.settings());
+        !(status.is_done() || gave_up || is_used_up())
+    }))
 }

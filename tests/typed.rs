@@ -12,6 +12,8 @@ mod held_back;
 mod held_back_and_more;
 #[path = "typed/upcasting.rs"]
 mod upcasting;
+#[path = "typed/used_up.rs"]
+mod used_up;
 
 use std::time::Duration;
 

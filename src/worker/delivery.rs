@@ -183,7 +183,7 @@ impl Attempt {
             Verdict::Retry | Verdict::RetryAfter(_) | Verdict::DeadLetter => {}
         }
         let gave_up = verdict == Verdict::DeadLetter
-            || failures_before.saturating_add(1) >= max_attempts(subscription, settings);
+            || failures_before.saturating_add(1) >= subscription.attempts_in(settings);
         if gave_up {
             self.gave_up = true;
         } else {
@@ -292,10 +292,6 @@ impl Attempt {
 
 /// How long an event whose handler came upon a fault of the file waits, at the most.
 const POSTPONED_MAX: Duration = Duration::from_secs(5);
-
-pub(crate) fn max_attempts(subscription: &Subscription, settings: &Settings) -> u32 {
-    subscription.max_attempts.unwrap_or(settings.max_attempts)
-}
 
 fn backoff(subscription: &Subscription, settings: &Settings) -> Backoff {
     subscription

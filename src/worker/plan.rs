@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::delivery::{Attempt, Delivery, max_attempts};
+use super::delivery::{Attempt, Delivery};
 use super::settling::record;
 use super::under_way::UnderWay;
 use crate::core::Core;
@@ -270,12 +270,12 @@ fn still_open(
             || subscription.is_too_old_for(version);
         let lost = lost.filter(|_| !had_given_up && !is_left_out);
         if let Some(error) = lost {
-            let gave_up = failures(standing).saturating_add(1) >= max_attempts(subscription, settings);
+            let gave_up = failures(standing).saturating_add(1) >= subscription.attempts_in(settings);
             let mark = Mark::Lost { error: error.to_owned(), gave_up };
             record(conn, claim.seq, &subscription.consumer_name, &mark, now)?;
         }
         let failures = failures(standing).saturating_add(u32::from(lost.is_some()));
-        if had_given_up || failures >= max_attempts(subscription, settings) {
+        if had_given_up || failures >= subscription.attempts_in(settings) {
             attempt.gave_up = true;
             let error =
                 lost.map(str::to_owned).or_else(|| standing.and_then(|standing| standing.last_error.clone()));

@@ -144,7 +144,7 @@ fn still_waits(
             continue;
         }
         let standing = inbox::standing_of(conn, seq, consumer)?;
-        if standing.is_some_and(|(status, gave_up)| status.is_done() || gave_up) {
+        if standing.is_some_and(|(status, gave_up, _)| status.is_done() || gave_up) {
             continue;
         }
         if !is_paused(pauses, consumer, now) {

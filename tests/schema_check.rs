@@ -95,6 +95,7 @@ fn what_does_not_fit_is_refused_with_the_path_and_what_the_schema_asks_for_and_n
             (with("note", json!({ "canary": 1 })), "/note", "must be of type null or string"),
             (with("bySku", json!({ "a/b~c": 300 })), "/bySku/a~1b~0c", "must be at most 255"),
             (with("order_lines", json!("canary")), "/order_lines", "the schema does not know this field"),
+            (with("a/b~c", json!("canary")), "/a~1b~0c", "the schema does not know this field"),
         ] {
             let refused = bus.publish(by_hand(payload));
             let said = format!("{refused:?} {}", refused.as_ref().unwrap_err());
@@ -108,6 +109,36 @@ fn what_does_not_fit_is_refused_with_the_path_and_what_the_schema_asks_for_and_n
         assert_eq!(total(bus), 0);
         bus.publish_typed(&placed()).unwrap();
         assert_eq!(total(bus), 1);
+    }
+}
+
+/// What it is read by may be another: `number`, which may be missing.
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Renamed {
+    #[serde(default, rename(serialize = "no"))]
+    number: String,
+}
+
+impl DomainEvent for Renamed {
+    const NAME: &'static str = "order.renamed";
+    const SOURCE_MODULE: &'static str = "sales";
+    const AGGREGATE_TYPE: &'static str = "Order";
+
+    fn aggregate_id(&self) -> String {
+        self.number.clone()
+    }
+}
+
+#[test]
+fn the_schema_of_a_type_is_what_serde_writes() {
+    for TestBox { bus, .. } in &boxes() {
+        bus.catalogue().declare_with_schema::<Renamed>().unwrap();
+        bus.publish_typed(&Renamed { number: "o-1".to_owned() }).unwrap();
+        let by_hand = NewEvent::new("order.renamed", "sales", "Order", "o-1");
+        match bus.publish(by_hand.payload(json!({ "number": "o-1" }))) {
+            Err(Error::SchemaViolation { reason, .. }) => assert_eq!(reason, "the field `no` is missing"),
+            other => panic!("{other:?}"),
+        }
     }
 }
 

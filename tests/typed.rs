@@ -10,6 +10,8 @@ mod errors;
 mod held_back;
 #[path = "typed/held_back_and_more.rs"]
 mod held_back_and_more;
+#[path = "typed/not_touched.rs"]
+mod not_touched;
 #[path = "typed/upcasting.rs"]
 mod upcasting;
 #[path = "typed/used_up.rs"]

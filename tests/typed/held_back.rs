@@ -11,7 +11,7 @@ use crate::support::{
     Calls, SECOND, TestBox, boxes, event, file_box, inbox_rows, noting, outbox_row, sql, start_time, status,
     wait_until,
 };
-use crate::{reading_v1, reading_v3, v1, v3};
+use crate::{CreatedV1, reading_v1, reading_v3, v1, v3};
 
 const LIMIT: Duration = Duration::from_mins(1);
 
@@ -76,6 +76,23 @@ fn while_the_box_is_open_a_newer_subscription_lets_it_go() {
         bus.subscribe(reading_v3(&calls, "typed")).unwrap();
         assert_eq!((bus.drain().unwrap(), held_back(bus)), (1, 0), "{kind}");
         assert_eq!(calls.all(), ["inv-1: 990 CHF"], "{kind}");
+    }
+}
+
+#[test]
+fn for_a_transactional_consumer_it_waits_as_well() {
+    for TestBox { kind, bus, .. } in &boxes() {
+        let calls = Calls::default();
+        let noted = calls.clone();
+        bus.subscribe(Subscription::typed_transactional::<CreatedV1>("typed", move |created, _| {
+            noted.add(&created.number);
+            Ok(())
+        }))
+        .unwrap();
+        let id = bus.publish_typed(&v3("inv-1")).unwrap();
+        bus.publish_typed(&v1("inv-2")).unwrap();
+        assert_eq!((bus.drain().unwrap(), held_back(bus)), (1, 1), "{kind}");
+        assert_eq!((outbox_row(bus, id).attempt_count, calls.all()), (0, vec!["inv-2".to_owned()]), "{kind}");
     }
 }
 

@@ -59,7 +59,7 @@ impl Catalogue<'_> {
         let schema =
             SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<E>();
         self.declare_and(EventDeclaration::of::<E>(), |book| {
-            book.schemas.put(E::NAME, E::VERSION, schema.to_value())
+            book.schemas.put(E::NAME, E::VERSION, schema.to_value().into())
         })
     }
 
@@ -79,6 +79,7 @@ impl Catalogue<'_> {
     /// # Errors
     /// [`Error::Invalid`] with the field `schema` when it is none, or another one was given for that version. Nothing is changed then.
     pub fn schema_of(&self, name: &str, version: u32, schema: Value) -> Result<()> {
+        let schema = Json::from(schema); // refused or not, it can be dropped
         validate::event_name(name)?;
         validate_version(name, version)?;
         self.schemas().put(name, version, schema)
@@ -100,9 +101,8 @@ struct Schema {
 }
 
 impl Schemas {
-    fn put(&self, name: &str, version: u32, schema: Value) -> Result<()> {
+    fn put(&self, name: &str, version: u32, source: Json) -> Result<()> {
         let of = |why: String| Error::invalid("schema", format!("of version {version} of `{name}`: {why}"));
-        let source = Json::from(schema);
         source.to_text("schema", usize::MAX)?; // not nested too deeply
         let source = source.into_value();
         // In the words of the schema: there is no payload yet.

@@ -5,7 +5,7 @@ use postbox::{Error, Postbox};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::support::{TestBox, boxes, event};
+use crate::support::{TestBox, boxes, event, refused_field};
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind")]
@@ -94,5 +94,16 @@ fn formats_are_checked_by_the_drafts_that_say_so() {
         let (_, reason) = violation(bus, json!("canary"));
         assert_eq!(reason, "must be of the format `email`");
         bus.publish(event("a").version(2).payload(json!("canary"))).unwrap();
+    }
+}
+
+/// With a name or a version that was refused it was dropped as any value, by recursion, and the process died of it.
+#[test]
+fn a_schema_of_any_depth_is_refused_with_any_name() {
+    let deep = || (0..1_000_000).fold(Value::Null, |inner, _| Value::Array(vec![inner]));
+    for TestBox { bus, .. } in &boxes() {
+        assert_eq!(refused_field(bus.catalogue().schema_of("a", 1, deep())), "schema");
+        assert_eq!(refused_field(bus.catalogue().schema_of("a.*", 1, deep())), "event_name");
+        assert_eq!(refused_field(bus.catalogue().schema_of("a", 0, deep())), "version");
     }
 }

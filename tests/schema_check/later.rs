@@ -1,11 +1,11 @@
-//! Events that are handed over now and published later.
+//! Schedules: their events are handed over now and published later.
 
 use std::time::Duration;
 
-use postbox::{Error, Event, EventFilter, NewEvent, Saga, Schedule, StoredSchedule, Subscription, Tx};
+use postbox::{Error, EventFilter, NewEvent, Schedule, StoredSchedule};
 use serde_json::json;
 
-use crate::support::{Calls, TestBox, boxes, event, file_box};
+use crate::support::{TestBox, boxes, event, file_box};
 use crate::total;
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -19,7 +19,7 @@ fn counted(count: i64) -> NewEvent {
 }
 
 #[track_caller]
-fn is_violation<T: std::fmt::Debug>(result: postbox::Result<T>) {
+fn is_violation<T: std::fmt::Debug>(result: &postbox::Result<T>) {
     assert!(matches!(result, Err(Error::SchemaViolation { .. })), "{result:?}");
 }
 
@@ -29,14 +29,14 @@ fn the_event_of_a_schedule_is_checked_when_it_is_put() {
     for test in boxes() {
         let positive = json!({ "properties": { "count": { "minimum": 1 } } });
         test.bus.catalogue().schema_of("tick", 1, positive).unwrap();
-        is_violation(put(&test, counted(0)));
+        is_violation(&put(&test, counted(0)));
         assert!(test.bus.schedules().list().unwrap().is_empty(), "{}", test.kind);
         let within = test.bus.transaction(|tx| -> postbox::Result<_> {
-            is_violation(tx.schedules().put("s", Schedule::every(MINUTE, counted(0))));
+            is_violation(&tx.schedules().put("s", Schedule::every(MINUTE, counted(0))));
             tx.schedules().put("s", Schedule::every(MINUTE, counted(1)))
         });
         within.unwrap();
-        is_violation(put(&test, counted(0)));
+        is_violation(&put(&test, counted(0)));
         test.clock.advance(MINUTE);
         test.bus.drain().unwrap();
         assert_eq!(total(&test.bus), 1, "{}: the one of before goes on", test.kind);
@@ -70,38 +70,4 @@ fn a_tick_that_does_not_fit_a_later_schema_is_not_published_until_the_schedule_i
     assert_eq!(test.bus.schedules().get("s").unwrap().unwrap().error, None);
     let ticks = EventFilter::new().name("tick");
     assert_eq!(test.bus.outbox().count(&ticks).unwrap(), 2, "one for all that it missed");
-}
-
-#[test]
-fn what_a_saga_sets_for_later_is_checked_when_it_is_set() {
-    for TestBox { kind, bus, .. } in &boxes() {
-        let refused = json!({ "required": ["reason"] });
-        for name in ["overdue", "undone"] {
-            bus.catalogue().schema_of(name, 1, refused.clone()).unwrap();
-        }
-        let calls = Calls::default();
-        let noted = calls.clone();
-        let saga = Saga::<u8>::new("order")
-            .starts_on("placed", move |_, _, step| {
-                is_violation(step.timeout("late", MINUTE, event("overdue")));
-                is_violation(step.undo_with(event("undone")));
-                step.undo_with(event("undone").payload(json!({ "reason": "late" })))?;
-                noted.add("placed");
-                Ok(())
-            })
-            .on("overdue", |_, _, _| Ok(()))
-            .on("cancelled", |_, _, step| {
-                step.compensate("cancelled")?;
-                Ok(())
-            });
-        bus.subscribe_saga(saga).unwrap();
-        bus.subscribe(Subscription::transactional("undone", "c", |event: &Event, _: &Tx<'_>| {
-            assert_eq!(event.payload()["reason"], "late");
-            Ok(())
-        }))
-        .unwrap();
-        bus.publish(event("placed").correlation_id("o-1")).unwrap();
-        bus.publish(event("cancelled").correlation_id("o-1")).unwrap();
-        assert_eq!((bus.drain().unwrap(), calls.all().len(), total(bus)), (3, 1, 3), "{kind}");
-    }
 }

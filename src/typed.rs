@@ -248,6 +248,9 @@ impl Reads {
     pub(crate) fn of<E: DomainEvent>(upcasters: &Upcasters) -> Self {
         let refused = match upcasters.check(E::VERSION) {
             _ if E::VERSION == 0 => Some(("version", "versions count from 1".to_owned())),
+            _ if E::NAME.contains('*') => {
+                Some(("event_name", "a type is of one event name, not of a pattern".to_owned()))
+            }
             Err(why) => Some(("upcasters", why)),
             Ok(()) => None,
         };

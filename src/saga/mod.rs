@@ -126,8 +126,10 @@ pub struct Saga<S> {
     name: String,
     /// By event name or pattern, in order of registration.
     steps: Vec<(String, Steps<S>)>,
-    /// What makes a subscription one of a type's, by event name.
-    typed: Vec<(&'static str, Box<Typed>)>,
+    /// What makes a subscription one of a type's, by event name, with the type's version.
+    typed: Vec<(&'static str, u32, Box<Typed>)>,
+    /// The first event whose handlers are of types of several versions.
+    mixed: Option<&'static str>,
     /// The first event that was given two handlers of one kind.
     doubled: Option<String>,
     correlate: Option<Box<Correlate>>,
@@ -175,6 +177,7 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
             name: name.into(),
             steps: Vec::new(),
             typed: Vec::new(),
+            mixed: None,
             doubled: None,
             correlate: None,
             only: None,
@@ -289,7 +292,7 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Invalid`] for its name, and where no event starts it; [`Error::DuplicateSubscription`] where an event has two handlers of
+    /// [`Error::Invalid`] for its name, where no event starts it, and where one event is read as types of several versions; [`Error::DuplicateSubscription`] where an event has two handlers of
     /// one kind.
     pub fn subscriptions(self) -> Result<Vec<Subscription>> {
         let consumer = self.consumer_name();
@@ -301,6 +304,13 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
             let reason = format!("`{}` has no event that starts it: give it one with `starts_on`", self.name);
             return Err(Error::invalid("saga", reason));
         }
+        if let Some(event_name) = self.mixed {
+            let reason = format!(
+                "the handlers of saga `{}` read `{event_name}` as types of several versions: one says up to which it is read",
+                self.name
+            );
+            return Err(Error::invalid("version", reason));
+        }
         let of = Arc::new(Definition {
             name: self.name,
             correlate: self.correlate,
@@ -310,8 +320,8 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
         });
         let mut typed = self.typed;
         let subscription = |(event_name, steps): (String, Steps<S>)| {
-            let of_type = typed.iter().position(|(name, _)| *name == event_name);
-            let of_type = of_type.map(|at| typed.swap_remove(at).1);
+            let of_type = typed.iter().position(|(name, ..)| *name == event_name);
+            let of_type = of_type.map(|at| typed.swap_remove(at).2);
             let runner = Runner { of: Arc::clone(&of), steps };
             let mut subscription =
                 Subscription::transactional(event_name, consumer.clone(), runner).priority(self.priority);

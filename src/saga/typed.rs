@@ -6,10 +6,11 @@ use serde::de::DeserializeOwned;
 use super::{Saga, SagaStep};
 use crate::event::Event;
 use crate::handler::HandlerResult;
+use crate::registry::Subscription;
 use crate::typed::{DomainEvent, Reads};
 
 /// Steps whose events are types: [`DomainEvent`] says what is done about their versions and former names. The whole event is
-/// [`step.event()`](crate::Tx::event). All handlers of one event name should be of one type.
+/// [`step.event()`](crate::Tx::event). The types of all handlers of one event name have the same version, and should be one.
 ///
 /// ```
 /// # use postbox::{DomainEvent, NewEvent, Postbox, Saga};
@@ -76,9 +77,16 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
     }
 
     fn reading<E: DomainEvent>(mut self) -> Self {
-        if !self.typed.iter().any(|(name, _)| *name == E::NAME) {
-            let reads = Reads::of::<E>(&E::upcasters());
-            self.typed.push((E::NAME, Box::new(move |subscription| subscription.reading::<E>(reads))));
+        match self.typed.iter().find(|(name, ..)| *name == E::NAME) {
+            Some((_, version, _)) if *version != E::VERSION => {
+                self.mixed.get_or_insert(E::NAME);
+            }
+            Some(_) => {}
+            None => {
+                let reads = Reads::of::<E>(&E::upcasters());
+                let of_type = move |subscription: Subscription| subscription.reading::<E>(reads);
+                self.typed.push((E::NAME, E::VERSION, Box::new(of_type)));
+            }
         }
         self
     }

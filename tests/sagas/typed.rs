@@ -6,7 +6,7 @@ use serde_json::json;
 
 #[cfg(feature = "schema")]
 use crate::MINUTE;
-use crate::support::{boxes, inbox_rows, outbox_row, status};
+use crate::support::{boxes, inbox_rows, outbox_row, refused_field, status};
 use crate::{found, of_order, order, outcome};
 
 #[derive(Serialize, Deserialize)]
@@ -111,5 +111,41 @@ fn timeouts_and_events_that_undo_fit_their_schemas() {
         assert_eq!(calls.all().len(), 2, "{}", test.kind);
         assert!(calls.all().iter().all(|said| said.contains("step.a")), "{:?}", calls.all());
         assert_eq!(found(bus).undo, ["step.a"]);
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct PlacedBefore {}
+
+impl DomainEvent for PlacedBefore {
+    const NAME: &'static str = Placed::NAME;
+    const SOURCE_MODULE: &'static str = Placed::SOURCE_MODULE;
+    const AGGREGATE_TYPE: &'static str = Placed::AGGREGATE_TYPE;
+
+    fn aggregate_id(&self) -> String {
+        "o-1".to_owned()
+    }
+}
+
+/// The first type said up to which version events are read: those of the second were held back for ever, or, the other way round, were read
+/// as the older type without a word.
+#[test]
+fn one_event_is_not_read_as_types_of_several_versions() {
+    for test in boxes() {
+        let sagas: [Saga<i64>; 2] = [
+            Saga::new("s")
+                .starts_on_typed::<PlacedBefore>(|_, _, _| Ok(()))
+                .on_typed::<Placed>(|_, _, _| Ok(())),
+            Saga::new("s")
+                .starts_on_typed::<Placed>(|_, _, _| Ok(()))
+                .after_end_typed::<PlacedBefore>(|_, _, _| Ok(())),
+        ];
+        for saga in sagas {
+            let refused = test.bus.subscribe_saga(saga);
+            let said = refused.as_ref().unwrap_err().to_string();
+            assert!(said.contains("saga `s`") && said.contains("`placed`"), "{said}");
+            assert_eq!(refused_field(refused), "version");
+        }
+        assert_eq!(test.bus.registry().handler_count(), 0);
     }
 }

@@ -73,6 +73,28 @@ impl<const VERSION: u32, const FIRST: u32, const LAST: u32> DomainEvent for Step
     }
 }
 
+/// Its subscription took the events of many names for versions of one.
+#[test]
+fn a_type_whose_name_is_a_pattern_is_refused() {
+    #[derive(Serialize, Deserialize)]
+    struct Pattern {}
+
+    impl DomainEvent for Pattern {
+        const NAME: &'static str = "invoice.*";
+        const SOURCE_MODULE: &'static str = "tests";
+        const AGGREGATE_TYPE: &'static str = "Thing";
+
+        fn aggregate_id(&self) -> String {
+            "t-1".to_owned()
+        }
+    }
+
+    for TestBox { bus, .. } in &boxes() {
+        assert_eq!(refused_field(subscribe::<Pattern>(bus)), "event_name");
+        assert_eq!(bus.registry().handler_count(), 0);
+    }
+}
+
 fn subscribe<E: DomainEvent>(bus: &Postbox) -> postbox::Result<()> {
     bus.subscribe(Subscription::typed::<E>("c", |_, _| Ok(())))
 }

@@ -112,6 +112,9 @@ use crate::validate;
 /// error. Give the type `#[serde(default)]`, so that fields may be added, and give new events or a new saga to what changes more. Where it
 /// is too late, retry the dead letters with a release that reads both.
 ///
+/// Where two releases have one file open, the older one writes back what its type holds: **fields that only the newer one knows are gone
+/// after its next step**, unless its type keeps them, as a field `#[serde(flatten)] others: serde_json::Map<String, Value>` does.
+///
 /// # How long they are kept
 ///
 /// As long as they run. One that has ended goes when it has not changed for [`retention_ms`](crate::Settings::retention_ms), which is

@@ -138,15 +138,14 @@ fn what_is_asked_for_wrongly_changes_nothing() {
 fn a_decision_that_fails_in_a_transaction_that_goes_on_has_done_nothing() {
     for test in boxes() {
         let bus = &test.bus;
-        let later = |n: usize| event("a").correlation_id(n.to_string()).delay(Duration::from_secs(60));
+        let later = |n: usize| event("a").correlation_id(n.to_string()).delay(Duration::from_mins(1));
         let ids = bus.publish_all((0..450).map(later)).unwrap();
         sql(bus, |tx| {
-            tx.execute_batch(&format!(
+            tx.execute_batch(
                 "CREATE TRIGGER no BEFORE INSERT ON postbox_history
-                 WHEN NEW.event = (SELECT seq FROM outbox_event WHERE correlation_id = '{}')
+                 WHEN NEW.event = (SELECT seq FROM outbox_event WHERE correlation_id = '300')
                  BEGIN SELECT RAISE(ABORT, 'no'); END;",
-                300
-            ))
+            )
         });
         let goes_on = |tx: &Tx<'_>| -> postbox::Result<()> {
             assert!(tx.outbox().cancel(ids[300], "why").is_err());

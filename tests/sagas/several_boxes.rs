@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use postbox::{Event, HandlerResult, Postbox, Saga, SagaStep};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use crate::support::{file_box, wait_until};
-use crate::{of_order, order};
+use crate::{found, of_order, order};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -55,4 +57,41 @@ fn steps_go_on_in_whichever_box_has_the_event() {
         assert_eq!(bus.drain().unwrap(), 1);
         assert_eq!((counted(&test.bus, "o-1"), counted(&other, "o-1")), (n, n));
     }
+}
+
+/// The first release's state, which keeps what it does not know.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Older {
+    paid: bool,
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Newer {
+    paid: bool,
+    coupon: String,
+}
+
+#[test]
+fn an_older_release_keeps_the_fields_of_a_newer_one_where_its_type_does() {
+    let test = file_box();
+    let other = test.second();
+    let older = Saga::<Older>::new("order").starts_on("start", |_, _, _| Ok(())).on("paid", |order, _, _| {
+        order.paid = true;
+        Ok(())
+    });
+    let newer = Saga::<Newer>::new("order").starts_on("start", |order: &mut Newer, _, _| {
+        order.coupon = "c-1".to_owned();
+        Ok(())
+    });
+    other.subscribe_saga(newer).unwrap();
+    other.publish(of_order("start")).unwrap();
+    other.drain().unwrap();
+    test.bus.subscribe_saga(older).unwrap();
+    test.bus.publish(of_order("paid")).unwrap();
+    test.bus.drain().unwrap();
+    assert_eq!(found(&test.bus).state, json!({ "paid": true, "coupon": "c-1" }));
 }

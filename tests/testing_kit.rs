@@ -80,3 +80,21 @@ fn a_panic_points_at_the_line_of_the_test() {
         assert_eq!(seen, Some(line));
     }
 }
+
+#[test]
+fn the_links_of_the_kits_page_lead_somewhere_in_both_places_where_it_is_read() {
+    // They were rustdoc's alone, and led nowhere on the repository's pages.
+    let definitions = |text: &'static str| -> Vec<(&str, &str)> {
+        let lines = text.lines().filter(|line| line.starts_with("[`"));
+        lines.filter_map(|line| line.split_once("]: ")).collect()
+    };
+    let page = definitions(include_str!("../src/testing/your_application.md"));
+    let rustdoc = definitions(include_str!("../src/testing/links.md"));
+    let labels = |links: &[(&'static str, &str)]| links.iter().map(|(label, _)| *label).collect::<Vec<_>>();
+    assert!(!page.is_empty());
+    assert_eq!(labels(&page), labels(&rustdoc));
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/testing");
+    for (label, file) in page {
+        assert!(folder.join(file).is_file(), "{label}] leads to {file}");
+    }
+}

@@ -27,6 +27,9 @@ use crate::validate;
 /// An event that recurs: when, and what each tick publishes. It does nothing until it is put into the file with
 /// [`Schedules::put`](crate::Schedules::put), which checks it.
 ///
+/// The event of a tick has an id that is made of the schedule's name and the tick, so that it is the same wherever it is published: where
+/// ticks are to be [imported](crate::Postbox::import) from other files, let the names differ, as by a device's number.
+///
 /// ```
 /// # use postbox::{Event, Misfire, NewEvent, Postbox, Schedule, Subscription, Tx, testing::ManualClock, time::OffsetDateTime};
 /// # use std::time::Duration;

@@ -46,7 +46,8 @@ fn shop() -> (TempDir, PathBuf) {
     (dir, path)
 }
 
-/// Two orders of Friday evening, which wait for their payment. One was paid by hand, and nobody has told the saga.
+/// Two orders of Friday evening, which wait for their payment. One was paid by hand, and nobody has told the saga. Their reviews are asked
+/// for much later.
 fn orders(folder: &Path) {
     let clock = ManualClock::new(OffsetDateTime::UNIX_EPOCH + Duration::from_mins(28_337_600));
     let bus = Postbox::builder().clock(clock.clone()).open(folder.join("orders.db")).unwrap();
@@ -65,10 +66,16 @@ fn orders(folder: &Path) {
         bus.drain().unwrap();
         clock.advance(Duration::from_mins(9));
     }
+    let new_year_of_2100 = OffsetDateTime::from_unix_timestamp(4_102_444_800).unwrap();
+    for id in ["order-1", "order-2"] {
+        let review = NewEvent::new("review.wanted", "sales", "Order", id);
+        bus.publish(review.available_at(new_year_of_2100)).unwrap();
+    }
     bus.close().unwrap();
     raw(&folder.join("orders.db"))
         .execute_batch(
-            "UPDATE postbox_saga SET timeouts = json_set(timeouts, '$.payment.id', '0198c0de-0000-8000-8000-000000000001')",
+            "UPDATE postbox_saga SET timeouts = json_set(timeouts, '$.payment.id', '0198c0de-0000-8000-8000-000000000001');
+             UPDATE outbox_event SET id = unhex(printf('0198c0de000070008000%012d', seq)) WHERE event_name = 'review.wanted';",
         )
         .unwrap();
 }

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::left_alone::LeftAlone;
 use crate::clock::to_micros;
 use crate::core::Core;
-use crate::db::{Synchronous, WriteEach};
+use crate::db::{Synchronous, WriteEach, all_or_none};
 use crate::error::{Error, Result};
 use crate::outbox::insert::{self, Inserted, PreparedEvent};
 use crate::schedule::due;
@@ -91,14 +91,12 @@ fn each(
     seqs: &[i64],
     work: impl Fn(&Connection, i64) -> Result<Done>,
 ) -> Result<Vec<(i64, Done)>> {
-    let done = core.db.write_each(OPERATION, HOW, seqs, |conn, seq| {
-        match in_savepoint(conn, || work(conn, *seq)) {
-            Ok(Done::Failed(failed)) if failed.is_to_be_noted => {
-                table::note_error(conn, *seq, &validate::error_text(&failed.error.to_string()))?;
-                Ok(Done::Failed(failed))
-            }
-            done => done,
+    let done = core.db.write_each(OPERATION, HOW, seqs, |conn, seq| match work(conn, *seq) {
+        Ok(Done::Failed(failed)) if failed.is_to_be_noted => {
+            table::note_error(conn, *seq, &validate::error_text(&failed.error.to_string()))?;
+            Ok(Done::Failed(failed))
         }
+        done => done,
     })?;
     let mut each = Vec::with_capacity(done.len());
     for (seq, done) in seqs.iter().zip(done) {
@@ -124,21 +122,6 @@ fn each(
     Ok(each)
 }
 
-/// A schedule that fails has done nothing. What ends the whole transaction, and a fault of the file, is the outer error.
-fn in_savepoint(conn: &Connection, work: impl FnOnce() -> Result<Done>) -> Result<Done> {
-    conn.prepare_cached("SAVEPOINT postbox_tick")?.execute([])?;
-    let done = work();
-    match &done {
-        Err(_) if conn.is_autocommit() => return done,
-        Err(_) | Ok(Done::Failed(_)) => {
-            conn.prepare_cached("ROLLBACK TO postbox_tick")?.execute([])?;
-        }
-        Ok(Done::Published(..)) => {}
-    }
-    conn.prepare_cached("RELEASE postbox_tick")?.execute([])?;
-    done
-}
-
 /// The ticks of one schedule, if it is still their time: another box may have been faster.
 fn tick(core: &Core, conn: &Connection, seq: i64, wall: i64) -> Result<Done> {
     let Some(stored) = table::get_due(conn, seq, wall)? else {
@@ -162,7 +145,7 @@ fn tick(core: &Core, conn: &Connection, seq: i64, wall: i64) -> Result<Done> {
         }
         Ok(Done::Published(events, inserted))
     };
-    fail_alone(conn, publish(), &stored)
+    alone(conn, &stored, publish)
 }
 
 /// With the first tick from now on.
@@ -175,12 +158,13 @@ fn go_on_from(conn: &Connection, seq: i64, wall: i64) -> Result<Done> {
         table::go_on(conn, seq, progress, wall)?;
         Ok(Done::Published(Vec::new(), Vec::new()))
     };
-    fail_alone(conn, go_on(), &stored)
+    alone(conn, &stored, go_on)
 }
 
-/// What is the schedule's own is not the others'.
-fn fail_alone(conn: &Connection, done: Result<Done>, stored: &Stored) -> Result<Done> {
-    match done {
+/// A schedule that fails has done nothing, and what is its own is not the others'. What ends the whole transaction, and a fault of the
+/// file, is the error.
+fn alone(conn: &Connection, stored: &Stored, work: impl FnOnce() -> Result<Done>) -> Result<Done> {
+    match all_or_none(conn, work) {
         Err(error) if conn.is_autocommit() => Err(error),
         // What is not SQLite's is the row's: it cannot be understood, or not by this build.
         Err(error) if error.fault().is_none() => Ok(Done::Failed(Failed {

@@ -53,7 +53,7 @@ pub(crate) fn discard_row(conn: &Connection, seq: i64, reason: &str, now: i64) -
 
 pub(crate) fn reschedule(conn: &Connection, id: EventId, at: i64, now: i64) -> Result<()> {
     let seq = unstarted(conn, "reschedule", id)?;
-    future::reschedule(conn, seq, at.max(now), now)?;
+    decided::reschedule(conn, seq, at.max(now), now)?;
     // It holds up nobody before its new time.
     ordering::let_look_again(conn, seq, now)
 }
@@ -68,7 +68,7 @@ pub(crate) fn cancel_row(conn: &Connection, seq: i64, reason: &str, now: i64) ->
     if !future::is_unstarted(conn, seq)? {
         return Ok(false);
     }
-    future::cancel(conn, seq, &format!("cancelled: {reason}"), now)?;
+    decided::cancel(conn, seq, &format!("cancelled: {reason}"), now)?;
     settle::count_processed(conn, 1)?;
     ordering::let_look_again(conn, seq, now)?;
     history::add(conn, seq, &decision(HistoryKind::Discarded, None, Some(reason)), now)?;

@@ -87,6 +87,28 @@ pub(crate) fn end_replay(conn: &Connection, seq: i64, now: i64) -> Result<()> {
     stored(changed)
 }
 
+/// An event that nobody has begun with is due then.
+pub(crate) fn reschedule(conn: &Connection, seq: i64, at: i64, now: i64) -> Result<()> {
+    let changed = conn
+        .prepare_cached(
+            "UPDATE main.outbox_event SET available_at = ?2, changed_at = ?3 WHERE seq = ?1 AND status = 'pending'",
+        )?
+        .execute(params![seq, at, now])?;
+    stored(changed)
+}
+
+/// An event is over before anybody began with it.
+pub(crate) fn cancel(conn: &Connection, seq: i64, why: &str, now: i64) -> Result<()> {
+    let changed = conn
+        .prepare_cached(
+            "UPDATE main.outbox_event
+             SET status = 'processed', lease_id = 0, last_error = ?3, available_at = ?2, changed_at = NULL, processed_at = ?2
+             WHERE seq = ?1 AND status = 'pending'",
+        )?
+        .execute(params![seq, now, why])?;
+    stored(changed)
+}
+
 fn stored(changed: usize) -> Result<()> {
     if changed == 1 { Ok(()) } else { Err(Error::NotStored { what: "a decision", table: "outbox_event" }) }
 }

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 use super::EventFilter;
 use super::filter::{PARAMETERS, matches_filter};
 use crate::clock::LATEST;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::event::EventId;
 
 /// Where a list goes on: behind an event that is due then and has this `seq`.
@@ -59,30 +59,4 @@ pub(crate) fn due_at(conn: &Connection, id: EventId) -> Result<Option<i64>> {
         )?
         .query_row(params![id.as_uuid(), LATEST], |row| row.get(0))
         .optional()?)
-}
-
-/// It is due then.
-pub(crate) fn reschedule(conn: &Connection, seq: i64, at: i64, now: i64) -> Result<()> {
-    let changed = conn
-        .prepare_cached(
-            "UPDATE main.outbox_event SET available_at = ?2, changed_at = ?3 WHERE seq = ?1 AND status = 'pending'",
-        )?
-        .execute(params![seq, at, now])?;
-    stored(changed)
-}
-
-/// It is over before it began.
-pub(crate) fn cancel(conn: &Connection, seq: i64, why: &str, now: i64) -> Result<()> {
-    let changed = conn
-        .prepare_cached(
-            "UPDATE main.outbox_event
-             SET status = 'processed', lease_id = 0, last_error = ?3, available_at = ?2, changed_at = NULL, processed_at = ?2
-             WHERE seq = ?1 AND status = 'pending'",
-        )?
-        .execute(params![seq, now, why])?;
-    stored(changed)
-}
-
-fn stored(changed: usize) -> Result<()> {
-    if changed == 1 { Ok(()) } else { Err(Error::NotStored { what: "a decision", table: "outbox_event" }) }
 }

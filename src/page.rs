@@ -36,6 +36,13 @@ impl Page {
     pub(crate) fn validate(&self) -> Result<()> {
         check_limit(self.limit)
     }
+
+    /// Leaves what the page holds of what was found, which is one more where there is more. Where the next page begins.
+    pub(crate) fn cut<T>(&self, found: &mut Vec<T>, cursor: impl FnOnce(&T) -> Cursor) -> Option<Cursor> {
+        let is_more = found.len() > self.limit;
+        found.truncate(self.limit);
+        found.last().filter(|_| is_more).map(cursor)
+    }
 }
 
 pub(crate) fn check_limit(limit: usize) -> Result<()> {

@@ -21,9 +21,7 @@ pub struct LinkPage {
 /// For one snapshot or transaction.
 pub(crate) fn list(conn: &Connection, filter: &LinkFilter, page: &Page) -> Result<LinkPage> {
     let mut found = seqs(conn, filter, page)?;
-    let is_more = found.len() > page.limit;
-    found.truncate(page.limit);
-    let next = found.last().filter(|_| is_more).map(|seq| Cursor(*seq));
+    let next = page.cut(&mut found, |seq| Cursor(*seq));
     let links =
         found.into_iter().filter_map(|seq| get_by_seq(conn, seq).transpose()).collect::<Result<_>>()?;
     Ok(LinkPage { links, next })

@@ -23,9 +23,7 @@ pub struct EventPage {
 
 pub(crate) fn list(conn: &Connection, filter: &EventFilter, page: &Page) -> Result<EventPage> {
     let mut found = seqs(conn, filter, page.order, page.after, page.limit + 1)?;
-    let is_more = found.len() > page.limit;
-    found.truncate(page.limit);
-    let next = found.last().filter(|_| is_more).map(|seq| Cursor(*seq));
+    let next = page.cut(&mut found, |seq| Cursor(*seq));
     let mut events = Vec::with_capacity(found.len());
     for seq in found {
         events.extend(summary(conn, seq)?);

@@ -173,9 +173,7 @@ pub(crate) fn list(conn: &Connection, filter: &SagaFilter, page: &Page) -> Resul
     let found =
         statement.query_map(params![first, last, filter.name, filter.status, page.limit + 1], summary)?;
     let mut sagas = found.collect::<rusqlite::Result<Vec<_>>>()?;
-    let is_more = sagas.len() > page.limit;
-    sagas.truncate(page.limit);
-    let next = sagas.last().filter(|_| is_more).map(|last| last.cursor);
+    let next = page.cut(&mut sagas, |last| last.cursor);
     Ok(SagaPage { sagas, next })
 }
 

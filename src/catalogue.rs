@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::registry::Registry;
@@ -254,6 +255,20 @@ pub(crate) struct CatalogueBook {
     events: RwLock<BTreeMap<String, Declared>>,
     #[cfg(feature = "schema")]
     pub(crate) schemas: Schemas,
+}
+
+impl CatalogueBook {
+    /// Whether the payload is as its schema says, where there is one.
+    #[cfg(feature = "schema")]
+    pub(crate) fn check(&self, name: &str, version: u32, payload: &Value) -> Result<()> {
+        self.schemas.check(name, version, payload)
+    }
+
+    #[cfg(not(feature = "schema"))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "there are no schemas")]
+    pub(crate) fn check(&self, _: &str, _: u32, _: &Value) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Under one name.

@@ -298,8 +298,7 @@ impl Core {
         id: impl FnOnce() -> Uuid,
     ) -> Result<(PreparedEvent, Content)> {
         let prepared = insert::prepare(event, self.payload_bytes_max, cause, id)?;
-        #[cfg(feature = "schema")]
-        self.catalogue.schemas.check(prepared.0.name(), prepared.0.version(), prepared.1.payload())?;
+        self.catalogue.check(prepared.0.name(), prepared.0.version(), prepared.1.payload())?;
         Ok(prepared)
     }
 
@@ -311,15 +310,8 @@ impl Core {
     }
 
     /// When it is handed over, and a schedule's at each tick: schemas may have come in between.
-    #[cfg(feature = "schema")]
     pub(crate) fn check_schema(&self, event: &StoredEvent) -> Result<()> {
-        self.catalogue.schemas.check(event.name(), event.version(), event.payload())
-    }
-
-    #[cfg(not(feature = "schema"))]
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "there are no schemas")]
-    pub(crate) fn check_schema(&self, _: &StoredEvent) -> Result<()> {
-        Ok(())
+        self.catalogue.check(event.name(), event.version(), event.payload())
     }
 
     /// All or none.

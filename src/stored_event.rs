@@ -82,12 +82,10 @@ impl StoredEvent {
         &self.event_name
     }
 
-    #[cfg(feature = "schema")]
     pub(crate) fn version(&self) -> u32 {
         self.version
     }
 
-    #[cfg(feature = "schema")]
     pub(crate) fn payload(&self) -> &Value {
         &self.payload
     }

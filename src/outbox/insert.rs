@@ -89,7 +89,6 @@ pub(crate) struct Content {
     metadata: Option<Value>,
 }
 
-#[cfg(feature = "schema")]
 impl Content {
     pub(crate) fn payload(&self) -> &Value {
         &self.payload

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 
 /// `serde_json` reads no deeper than this.
-const DEPTH_MAX: usize = 127;
+pub(crate) const DEPTH_MAX: usize = 127;
 
 /// A value that was not looked at yet. `Value`'s own drop recurses, and one that is nested deeply enough would exhaust the
 /// stack: this one is taken apart.
@@ -31,8 +31,7 @@ impl Json {
     pub(crate) fn to_text(&self, field: &'static str, bytes_max: usize) -> Result<String> {
         // Before serialising: that recurses as well.
         self.refuse_depth(field, DEPTH_MAX)?;
-        let mut sink = BoundedSink { bytes: Vec::with_capacity(256.min(bytes_max)), bytes_max, size: 0 };
-        // The sink never fails: it counts on past the limit without keeping anything.
+        let mut sink = BoundedSink::new(bytes_max);
         serde_json::to_writer(&mut sink, &self.0).map_err(Error::Json)?;
         if sink.size > bytes_max {
             return Err(Error::PayloadTooLarge { size: sink.size, limit: bytes_max });
@@ -129,10 +128,17 @@ impl<'de> Visitor<'de> for Seen {
     }
 }
 
-struct BoundedSink {
-    bytes: Vec<u8>,
+/// It never fails: it counts on past the limit without keeping anything.
+pub(crate) struct BoundedSink {
+    pub(crate) bytes: Vec<u8>,
     bytes_max: usize,
-    size: usize,
+    pub(crate) size: usize,
+}
+
+impl BoundedSink {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        BoundedSink { bytes: Vec::with_capacity(256.min(bytes_max)), bytes_max, size: 0 }
+    }
 }
 
 impl std::io::Write for BoundedSink {

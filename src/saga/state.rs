@@ -6,9 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::handler::HandlerError;
-
-/// `serde_json` reads no deeper than this.
-const DEPTH_MAX: usize = 127;
+use crate::json::{BoundedSink, DEPTH_MAX};
 
 /// As text that can be read back, into the same type. `which`: whose it is, in words.
 pub(super) fn to_text<S: Serialize + DeserializeOwned>(
@@ -16,7 +14,7 @@ pub(super) fn to_text<S: Serialize + DeserializeOwned>(
     which: &impl fmt::Display,
     bytes_max: usize,
 ) -> Result<String, HandlerError> {
-    let mut sink = Sink { bytes: Vec::with_capacity(256), bytes_max, size: 0, depth: Depth::default() };
+    let mut sink = Sink { text: BoundedSink::new(bytes_max), depth: Depth::default() };
     let written = serde_json::to_writer(&mut sink, state);
     if sink.depth.is_exceeded {
         let why = format!(
@@ -27,13 +25,13 @@ pub(super) fn to_text<S: Serialize + DeserializeOwned>(
     if let Err(error) = written {
         return Err(HandlerError::dead_letter(format!("{which}: its state cannot be JSON: {error}")));
     }
-    if sink.size > bytes_max {
+    let BoundedSink { bytes, size, .. } = sink.text;
+    if size > bytes_max {
         return Err(HandlerError::dead_letter(format!(
-            "{which}: its state takes {} bytes as JSON, more than the limit of {bytes_max} bytes",
-            sink.size
+            "{which}: its state takes {size} bytes as JSON, more than the limit of {bytes_max} bytes"
         )));
     }
-    let text = String::from_utf8(sink.bytes)
+    let text = String::from_utf8(bytes)
         .map_err(|_| HandlerError::dead_letter(format!("{which}: its state is not UTF-8")))?;
     // `NaN` is written as `null`, for one: no later step could go on from there.
     serde_json::from_str::<S>(&text).map_err(|error| {
@@ -54,23 +52,17 @@ pub(super) fn from_text<S: DeserializeOwned>(
     })
 }
 
-/// Counts on past the limit without keeping anything.
+/// The state is no `Value` whose depth could be looked at before.
 struct Sink {
-    bytes: Vec<u8>,
-    bytes_max: usize,
-    size: usize,
+    text: BoundedSink,
     depth: Depth,
 }
 
 impl io::Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.size = self.size.saturating_add(bytes.len());
-        if self.size <= self.bytes_max {
-            self.bytes.extend_from_slice(bytes);
-        }
         self.depth.follow(bytes);
         // An error ends what recurses, before the stack does.
-        if self.depth.is_exceeded { Err(io::Error::other("too deep")) } else { Ok(bytes.len()) }
+        if self.depth.is_exceeded { Err(io::Error::other("too deep")) } else { self.text.write(bytes) }
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -8,6 +8,7 @@ mod connection;
 mod fork;
 mod gate;
 mod identity;
+mod locked;
 pub(crate) mod owner;
 mod readers;
 mod savepoint;

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::fork::Process;
 use super::identity;
+use super::locked::LockedFile;
 use crate::error::{Error, Result};
 
 /// Followed by the owner as eight hexadecimal digits.
@@ -20,10 +21,11 @@ const INFIX: &str = "-postbox-";
 
 /// This box's own lock. Dropping it removes the file: an orderly end leaves nothing behind.
 ///
-/// A child that is forked and never calls `exec` shares the lock: it seems alive until the child has ended as well.
+/// A child that is forked and never calls `exec` shares the lock: a box whose process was killed seems alive until the child
+/// has ended as well.
 pub(crate) struct OwnerLock {
     path: PathBuf,
-    file: File,
+    file: LockedFile,
     opened_by: Process,
 }
 
@@ -43,8 +45,7 @@ impl OwnerLock {
         let unlocked = identity::beside(&path, NEW);
         loop {
             identity::create_private(&unlocked)?;
-            let locked =
-                OpenOptions::new().write(true).open(&unlocked).and_then(|file| file.lock().map(|()| file));
+            let locked = OpenOptions::new().write(true).open(&unlocked).and_then(LockedFile::lock);
             // Renamed once it is locked: nobody ever sees it in place and not locked while its owner lives.
             match locked.and_then(|file| fs::rename(&unlocked, &path).map(|()| file)) {
                 Ok(file) => return Ok(Some(OwnerLock { path, file, opened_by: Process::this() })),
@@ -102,7 +103,7 @@ pub(crate) struct DeadOwner {
     pub(crate) begun: Vec<i64>,
     path: PathBuf,
     /// Locked, so that one survivor at a time takes over.
-    _file: File,
+    _file: LockedFile,
 }
 
 impl DeadOwner {
@@ -123,7 +124,7 @@ pub(crate) fn is_alive(database: &Path, owner: u32) -> bool {
     OpenOptions::new()
         .write(true)
         .open(path)
-        .is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+        .is_ok_and(|file| matches!(LockedFile::try_lock(file), Err(TryLockError::WouldBlock)))
 }
 
 /// What a look at an owner's lock says, which changes nothing.
@@ -138,8 +139,8 @@ pub(crate) enum OwnerState {
 pub(crate) fn state_of(database: &Path, owner: u32) -> OwnerState {
     let path = identity::beside(database, &format!("{INFIX}{owner:08x}"));
     // Shared, and for a moment: whoever would take over finds it locked at the most once.
-    match File::open(path).map(|file| file.try_lock_shared()) {
-        Ok(Ok(())) => OwnerState::Dead,
+    match File::open(path).map(LockedFile::try_lock_shared) {
+        Ok(Ok(_)) => OwnerState::Dead,
         Ok(Err(TryLockError::WouldBlock)) => OwnerState::Alive,
         Ok(Err(TryLockError::Error(_))) | Err(_) => OwnerState::Unknown,
     }
@@ -165,10 +166,10 @@ pub(crate) fn find_dead(database: &Path) -> Vec<DeadOwner> {
             remove_if_nobody_locks(&path);
         }
         let Some(owner) = parse_owner(rest) else { continue };
-        let Ok(mut file) = OpenOptions::new().read(true).write(true).open(&path) else { continue };
-        match file.try_lock() {
-            Ok(()) => {
-                let begun = read_slots(&mut file);
+        let Ok(file) = OpenOptions::new().read(true).write(true).open(&path) else { continue };
+        match LockedFile::try_lock(file) {
+            Ok(file) => {
+                let begun = read_slots(&file);
                 dead.push(DeadOwner { owner, begun, path, _file: file });
             }
             Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {}
@@ -180,13 +181,13 @@ pub(crate) fn find_dead(database: &Path) -> Vec<DeadOwner> {
 /// One whose maker died before it was in place.
 fn remove_if_nobody_locks(path: &Path) {
     if let Ok(file) = OpenOptions::new().write(true).open(path)
-        && file.try_lock().is_ok()
+        && let Ok(_nobody_else) = LockedFile::try_lock(file)
     {
         let _ = fs::remove_file(path); // while it is locked; left behind, it is found again
     }
 }
 
-fn read_slots(file: &mut File) -> Vec<i64> {
+fn read_slots(file: &File) -> Vec<i64> {
     let mut bytes = Vec::new();
     if let Err(error) = file.take(SLOTS_MAX * SLOT).read_to_end(&mut bytes) {
         log::debug!(target: "postbox::db", "cannot read what a dead owner had begun: {error}");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use uuid::Uuid;
 
+use super::locked::LockedFile;
 use super::{connection, identity};
 use crate::error::{Error, Result};
 
@@ -18,8 +19,8 @@ use crate::error::{Error, Result};
 pub(super) struct TemporaryFile {
     pub(super) path: PathBuf,
     lock: PathBuf,
-    /// Its descriptor holds the lock. `None` where the file system knows no locks.
-    _locked: Option<File>,
+    /// `None` where the file system knows no locks.
+    locked: Option<LockedFile>,
 }
 
 const ENDING: &str = ".tmp";
@@ -35,15 +36,14 @@ impl TemporaryFile {
             let path = identity::beside(target, &format!(".{}{ENDING}", Uuid::new_v4().simple()));
             let lock = identity::beside(&path, LOCK);
             identity::create_private(&lock)?;
-            let locked =
-                OpenOptions::new().write(true).open(&lock).and_then(|file| file.lock().map(|()| file));
+            let locked = OpenOptions::new().write(true).open(&lock).and_then(LockedFile::lock);
             let locked = match locked {
                 // Somebody took it for left behind before it was locked.
                 Ok(_) if !lock.exists() => continue,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 locked => locked.ok(),
             };
-            let file = TemporaryFile { path, lock, _locked: locked };
+            let file = TemporaryFile { path, lock, locked };
             identity::create_private(&file.path)?;
             return Ok(file);
         }
@@ -78,17 +78,20 @@ impl TemporaryFile {
 
 impl Drop for TemporaryFile {
     fn drop(&mut self) {
-        // Still locked: or it would look left behind meanwhile.
-        for path in own_files(&self.path).chain([self.lock.clone()]) {
-            if let Err(error) = remove_if_there(&path) {
-                log::warn!(target: "postbox::db", "a temporary file is left behind: {error}");
-            }
+        if let Err(error) = remove_all(&self.path, &self.lock) {
+            log::warn!(target: "postbox::db", "a temporary file is left behind until the next time: {error}");
         }
+        drop(self.locked.take()); // not before: it would look left behind meanwhile
     }
 }
 
-fn own_files(path: &Path) -> impl Iterator<Item = PathBuf> {
-    [path.to_owned()].into_iter().chain(COMPANIONS.map(|suffix| identity::beside(path, suffix)))
+/// A temporary file, what SQLite made beside it, and the lock last: without it nobody would find the rest the next time.
+fn remove_all(path: &Path, lock: &Path) -> Result<()> {
+    remove_if_there(path)?;
+    for suffix in COMPANIONS {
+        remove_if_there(&identity::beside(path, suffix))?;
+    }
+    remove_if_there(lock)
 }
 
 /// Removes what processes that died have left beside this target. What cannot be removed stays for the next time.
@@ -108,16 +111,10 @@ fn remove_left_behind(target: &Path) {
         }
         let lock = entry.path();
         let Ok(file) = OpenOptions::new().write(true).open(&lock) else { continue };
-        if file.try_lock().is_err() {
-            continue;
-        }
+        let Ok(_nobody_else) = LockedFile::try_lock(file) else { continue };
         let path = identity::beside(target, &format!(".{id}{ENDING}"));
-        // The lock goes last: without it nobody would find the rest.
-        for left in own_files(&path).chain([lock]) {
-            if let Err(error) = remove_if_there(&left) {
-                log::debug!(target: "postbox::db", "a temporary file stays where it was left: {error}");
-                break;
-            }
+        if let Err(error) = remove_all(&path, &lock) {
+            log::debug!(target: "postbox::db", "a temporary file stays where it was left: {error}");
         }
     }
 }
@@ -139,4 +136,27 @@ pub(super) fn sync_folder_of(path: &Path) -> Result<()> {
     }
     let _ = path;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_removed_goes_the_next_time_though_a_forked_child_has_it_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("copy.db");
+        let file = TemporaryFile::beside(&target).unwrap();
+        let of_the_child = file.locked.as_ref().unwrap().try_clone().unwrap();
+        let in_the_way = file.path.clone();
+        fs::remove_file(&in_the_way).unwrap();
+        fs::create_dir(&in_the_way).unwrap(); // is no file, and so cannot be removed as one
+        drop(file);
+        fs::remove_dir(&in_the_way).unwrap();
+        fs::write(&in_the_way, "").unwrap();
+
+        drop(TemporaryFile::beside(&target).unwrap());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        drop(of_the_child);
+    }
 }

@@ -69,10 +69,10 @@ impl Schedule {
     /// `time_zone`: a name of the IANA database, such as `Europe/Berlin` or `UTC`. The zones are those of the crate `chrono-tz`
     /// that this was built with; no system's database is needed.
     ///
-    /// Where the clocks change, an expression whose second, minute and hour are without `*` ticks once a day all the same: a local time
-    /// that is left out becomes the first moment after the gap (02:30 in Berlin in March: 03:00), and of one that comes twice the
-    /// first is taken. With a `*` in one of them, it ticks at the local times that there are: none in the gap, and in the
-    /// hour that comes twice both times.
+    /// Where the clocks change, an expression whose second, minute and hour are without `*` ticks at each of its times all the same, and
+    /// once: a local time that is left out becomes the first moment after the gap (02:30 in Berlin in March: 03:00), and of one that
+    /// comes twice the first is taken. Several that fall on one moment are one tick. With a `*` in one of the three, it ticks at the local
+    /// times that there are: none in the gap, and in the hour that comes twice both times.
     ///
     /// ```
     /// # use postbox::{NewEvent, Postbox, Schedule};

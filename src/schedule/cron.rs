@@ -3,7 +3,7 @@
 
 #[cfg(feature = "cron")]
 mod with_crate {
-    use chrono::{DateTime, Utc};
+    use chrono::{DateTime, MappedLocalTime, NaiveDateTime, TimeZone, Utc};
     use chrono_tz::{TZ_VARIANTS, Tz};
     use croner::errors::CronError;
     use croner::parser::{CronParser, Seconds, Year};
@@ -39,17 +39,82 @@ mod with_crate {
         }
 
         pub(crate) fn after(&self, at: i64) -> Option<i64> {
-            self.pattern
-                .find_next_occurrence(&self.local(at)?, false)
-                .ok()
-                .map(|tick| tick.timestamp_micros())
+            let at = self.local(at)?;
+            let tick = if self.is_of_set_times() {
+                self.set_time_after(&at)?
+            } else {
+                self.pattern.find_next_occurrence(&at, false).ok()?
+            };
+            Some(tick.timestamp_micros())
         }
 
         pub(crate) fn last_until(&self, at: i64) -> Option<i64> {
-            self.pattern
-                .find_previous_occurrence(&self.local(at)?, true)
-                .ok()
-                .map(|tick| tick.timestamp_micros())
+            let at = self.local(at)?;
+            let tick = if self.is_of_set_times() {
+                self.last_set_time_until(&at)?
+            } else {
+                self.pattern.find_previous_occurrence(&at, true).ok()?
+            };
+            Some(tick.timestamp_micros())
+        }
+
+        /// The crate takes those with one second, one minute and one hour to be such: of `0 2,14 * * *` it leaves one out in March, and
+        /// doubles one in October. So it is only asked for local times, as of a zone that changes no clocks.
+        fn is_of_set_times(&self) -> bool {
+            let pattern = &self.pattern.pattern;
+            ![&pattern.seconds, &pattern.minutes, &pattern.hours].into_iter().any(|field| field.from_wildcard)
+        }
+
+        fn set_time_after(&self, at: &DateTime<Tz>) -> Option<DateTime<Tz>> {
+            let mut local = at.naive_local().and_utc();
+            loop {
+                local = self.pattern.find_next_occurrence(&local, false).ok()?;
+                // Those of an hour that comes for the second time were before.
+                match self.moment_of(local.naive_utc())? {
+                    tick if tick > *at => return Some(tick),
+                    _ => {}
+                }
+            }
+        }
+
+        fn last_set_time_until(&self, at: &DateTime<Tz>) -> Option<DateTime<Tz>> {
+            let local = at.naive_local();
+            // In an hour that comes for the second time, all of that hour has been.
+            let again = match self.zone.from_local_datetime(&local) {
+                MappedLocalTime::Ambiguous(one, other) => *at - one.min(other),
+                _ => chrono::TimeDelta::zero(),
+            };
+            let mut local = local.checked_add_signed(again)?.and_utc();
+            let mut inclusive = true;
+            loop {
+                local = self.pattern.find_previous_occurrence(&local, inclusive).ok()?;
+                match self.moment_of(local.naive_utc())? {
+                    tick if tick <= *at => return Some(tick),
+                    _ => inclusive = false,
+                }
+            }
+        }
+
+        /// When it is this local time for the first time; where it is left out, the first moment after the gap.
+        fn moment_of(&self, local: NaiveDateTime) -> Option<DateTime<Tz>> {
+            match self.zone.from_local_datetime(&local) {
+                MappedLocalTime::Single(moment) => return Some(moment),
+                MappedLocalTime::Ambiguous(one, other) => return Some(one.min(other)),
+                MappedLocalTime::None => {}
+            }
+            let seconds = local.and_utc().timestamp();
+            let moment = |at| Some(DateTime::<Utc>::from_timestamp(at, 0)?.with_timezone(&self.zone));
+            // No zone is two days from UTC.
+            let (mut before, mut behind) = (seconds - 2 * 86_400, seconds + 2 * 86_400);
+            while behind - before > 1 {
+                let middle = before.midpoint(behind);
+                if moment(middle)?.naive_local() > local {
+                    behind = middle;
+                } else {
+                    before = middle;
+                }
+            }
+            moment(behind)
         }
 
         /// To the second, so that no tick has a part of one.
@@ -144,6 +209,42 @@ mod tests {
     /// 2026-01-01T00:00:00Z, and a year later.
     const BEGIN: i64 = 1_767_225_600 * SECOND;
     const END: i64 = BEGIN + 365 * 86_400 * SECOND;
+
+    /// Lists and ranges as well: the crate's own rule is for a single time.
+    #[test]
+    fn set_times_come_once_a_day_where_clocks_change() {
+        const MINUTE: i64 = 60 * SECOND;
+        // Where it is local midnight in UTC on the day of the change, the hours of the expression, and the ticks in minutes after it.
+        for (zone, midnight, expression, expected) in [
+            // 02:00 to 03:00 is left out, and comes twice.
+            ("Europe/Berlin", 1_774_738_800, "0 2,14 * * *", &[120, 13 * 60][..]),
+            ("Europe/Berlin", 1_774_738_800, "30 1,2 * * *", &[90, 120]),
+            ("Europe/Berlin", 1_774_738_800, "15,45 1-3 * * *", &[75, 105, 120, 135, 165]),
+            ("Europe/Berlin", 1_792_879_200, "0 2,14 * * *", &[120, 15 * 60]),
+            ("Europe/Berlin", 1_792_879_200, "15,45 1-3 * * *", &[75, 105, 135, 165, 255, 285]),
+            // Half an hour.
+            ("Australia/Lord_Howe", 1_775_307_600, "0,45 1,2 * * *", &[60, 105, 150, 195]),
+            // Midnight is left out: the day begins at one.
+            ("Asia/Beirut", 1_774_735_200, "0 0,2 * * *", &[0, 60]),
+        ] {
+            let cron = Cron::new(expression, zone).unwrap();
+            let midnight = midnight * SECOND;
+            let expected: Vec<i64> = expected.iter().map(|minutes| midnight + minutes * MINUTE).collect();
+            let ticks = |at| cron.after(at).filter(|tick| *tick < midnight + 23 * 60 * MINUTE);
+            let found: Vec<i64> = std::iter::successors(ticks(midnight - 1), |tick| ticks(*tick)).collect();
+            assert_eq!(found, expected, "{expression} in {zone}");
+            for minute in 0..23 * 60 {
+                let at = midnight + minute * MINUTE;
+                let next = expected.iter().copied().find(|tick| *tick > at);
+                assert!(next.is_none() || cron.after(at) == next, "{expression} in {zone}: after {minute}");
+                let last = expected.iter().copied().rev().find(|tick| *tick <= at);
+                assert!(
+                    last.is_none() || cron.last_until(at) == last,
+                    "{expression} in {zone}: until {minute}"
+                );
+            }
+        }
+    }
 
     /// What the misfire rules find going back is what comes going forward, also where the clocks change: otherwise a tick could be
     /// published that never came, or be left out.

@@ -42,6 +42,27 @@ fn a_local_time_that_comes_twice_in_october_is_taken_once_the_first_time() {
     assert_eq!(ticks, ["10-24 02:30+2", "10-25 02:30+2", "10-26 02:30+1", "10-27 02:30+1"]);
 }
 
+/// Lists were taken for intervals: two in the morning was left out in March, and came twice in October.
+#[test]
+fn of_several_local_times_a_day_none_is_left_out_and_none_is_doubled() {
+    for (from, ahead, expected) in [
+        (
+            utc(2026, 3, 28, 12, 0),
+            [1, 2, 2, 2],
+            ["03-28 14:00+1", "03-29 03:00+2", "03-29 14:00+2", "03-30 02:00+2"],
+        ),
+        (
+            utc(2026, 10, 24, 11, 0),
+            [2, 2, 1, 1],
+            ["10-24 14:00+2", "10-25 02:00+2", "10-25 14:00+1", "10-26 02:00+1"],
+        ),
+    ] {
+        let ticks = times("0 2,14 * * *", "Europe/Berlin", from, 4);
+        let ticks: Vec<_> = ticks.into_iter().zip(ahead).map(|(at, ahead)| shown(at, ahead)).collect();
+        assert_eq!(ticks, expected);
+    }
+}
+
 #[test]
 fn every_half_hour_goes_by_the_local_times_that_there_are() {
     let ticks = times("*/30 * * * *", "Europe/Berlin", utc(2026, 3, 29, 0, 0), 4);

@@ -28,6 +28,13 @@ pub(crate) struct Publication {
     name: String,
 }
 
+impl Publication {
+    /// `None`: it was there already.
+    pub(crate) fn of(event: &PreparedEvent, inserted: Inserted) -> Option<Self> {
+        inserted.seq.map(|_| Publication { id: inserted.id, name: event.name().to_owned() })
+    }
+}
+
 impl Observing {
     /// `None`: nobody is to be told.
     pub(crate) fn by(observers: Vec<Box<dyn Observer>>) -> Option<Self> {
@@ -89,8 +96,7 @@ impl Observing {
     }
 
     pub(crate) fn note_published(&self, event: &PreparedEvent, inserted: Inserted) {
-        if inserted.seq.is_some() {
-            let publication = Publication { id: inserted.id, name: event.name().to_owned() };
+        if let Some(publication) = Publication::of(event, inserted) {
             self.published.lock().unwrap_or_else(PoisonError::into_inner).push(publication);
         }
     }

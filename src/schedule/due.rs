@@ -23,11 +23,12 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// No tick up to this is published any more. A tick of a clock that was ahead counts only when the present has come near it again.
+    /// No tick up to this is published any more. A tick of a clock that was wrong counts only once the present has come to it: those
+    /// of the day before it have not been.
     fn floor(self, wall: i64) -> i64 {
-        let bars = |at: &i64| *at < later(wall);
-        let ticks = [self.last, self.latest];
-        ticks.into_iter().flatten().filter(bars).max().unwrap_or(-1)
+        let last = self.last.filter(|at| *at < later(wall));
+        let latest = self.latest.filter(|at| *at <= wall);
+        last.max(latest).unwrap_or(-1)
     }
 
     /// With the first tick from now on as the next: those that have passed are over.

@@ -9,7 +9,8 @@ use crate::clock::to_micros;
 use crate::core::Core;
 use crate::db::{Synchronous, WriteEach, all_or_none};
 use crate::error::{Error, Result};
-use crate::outbox::insert::{self, Inserted, PreparedEvent};
+use crate::observing::Publication;
+use crate::outbox::insert;
 use crate::schedule::due;
 use crate::schedule::table::{self, Stored};
 use crate::validate;
@@ -28,11 +29,12 @@ pub(super) fn wall(core: &Core) -> i64 {
     to_micros(core.clock.of_its_source())
 }
 
-/// Publishes what has come due until nothing has. True when there was anything. A schedule that cannot tick is left alone.
+/// Publishes what has come by now: schedules that tick faster than they are published must not keep the caller. True when there was
+/// anything. A schedule that cannot tick is left alone.
 pub(super) fn publish_due(core: &Core, left_alone: &LeftAlone) -> Result<bool> {
+    let wall = wall(core);
     let mut any = false;
     loop {
-        let wall = wall(core);
         let due = core
             .db
             .read(OPERATION, |conn| table::due(conn, wall, SCHEDULES_MAX, |seq| left_alone.contains(seq)))?;
@@ -41,10 +43,10 @@ pub(super) fn publish_due(core: &Core, left_alone: &LeftAlone) -> Result<bool> {
         }
         for (seq, done) in each(core, &due, |conn, seq| tick(core, conn, seq, wall))? {
             match done {
-                Done::Published(events, inserted) => {
-                    any |= !inserted.is_empty();
+                Done::Published { any: published, told } => {
+                    any |= published;
                     if let Some(observing) = &core.observing {
-                        observing.tell_inserted(&core.db, &events, &inserted);
+                        observing.tell_publications(&core.db, &told);
                     }
                 }
                 Done::Failed(failed) => {
@@ -62,10 +64,15 @@ pub(super) fn follow_clock(core: &Core, left_alone: &LeftAlone) -> Result<()> {
     let wall = wall(core);
     let ahead = core.db.read(OPERATION, |conn| table::ahead(conn, wall))?;
     let ahead: Vec<i64> = ahead.into_iter().filter(|seq| !left_alone.contains(*seq)).collect();
-    for (seq, done) in each(core, &ahead, |conn, seq| go_on_from(conn, seq, wall))? {
-        if let Done::Failed(failed) = done {
-            left_alone.leave(seq);
-            tell(core, &failed);
+    let mut left = ahead.as_slice();
+    while !left.is_empty() {
+        let done = each(core, left, |conn, seq| go_on_from(conn, seq, wall))?;
+        left = left.get(done.len().max(1)..).unwrap_or_default();
+        for (seq, done) in done {
+            if let Done::Failed(failed) = done {
+                left_alone.leave(seq);
+                tell(core, &failed);
+            }
         }
     }
     Ok(())
@@ -73,8 +80,16 @@ pub(super) fn follow_clock(core: &Core, left_alone: &LeftAlone) -> Result<()> {
 
 /// What came of one schedule.
 enum Done {
-    Published(Vec<PreparedEvent>, Vec<Inserted>),
+    /// `told`: what observers are to be told, if there are any.
+    Published {
+        any: bool,
+        told: Vec<Publication>,
+    },
     Failed(Failed),
+}
+
+impl Done {
+    const NOTHING: Self = Done::Published { any: false, told: Vec::new() };
 }
 
 struct Failed {
@@ -125,7 +140,7 @@ fn each(
 /// The ticks of one schedule, if it is still their time: another box may have been faster.
 fn tick(core: &Core, conn: &Connection, seq: i64, wall: i64) -> Result<Done> {
     let Some(stored) = table::get_due(conn, seq, wall)? else {
-        return Ok(Done::Published(Vec::new(), Vec::new()));
+        return Ok(Done::NOTHING);
     };
     let publish = || {
         let (ticks, misfire, template) = (stored.ticks()?, stored.misfire()?, stored.template()?);
@@ -133,17 +148,23 @@ fn tick(core: &Core, conn: &Connection, seq: i64, wall: i64) -> Result<Done> {
         if !due.is_empty() {
             core.check_schema(template.event())?;
         }
-        let events: Vec<_> =
-            due.into_iter().map(|tick| template.prepare(&stored.name, tick)).collect::<Result<_>>()?;
         let now = core.clock.now();
-        let inserted =
-            events.iter().map(|event| insert::insert(conn, event, now)).collect::<Result<Vec<_>>>()?;
+        let any = !due.is_empty();
+        let mut told = Vec::new();
+        // One after the other: many ticks of a large payload are as much as one in memory.
+        for tick in due {
+            let event = template.prepare(&stored.name, tick)?;
+            let inserted = insert::insert(conn, &event, now)?;
+            if core.observing.is_some() {
+                told.extend(Publication::of(&event, inserted));
+            }
+        }
         table::go_on(conn, seq, progress, wall)?;
         // A trigger of the application's may have put it back: it would come again and again.
         if table::get_due(conn, seq, wall)?.is_some() {
             return Err(table::not_stored("the schedule's next tick"));
         }
-        Ok(Done::Published(events, inserted))
+        Ok(Done::Published { any, told })
     };
     alone(conn, &stored, publish)
 }
@@ -151,12 +172,12 @@ fn tick(core: &Core, conn: &Connection, seq: i64, wall: i64) -> Result<Done> {
 /// With the first tick from now on.
 fn go_on_from(conn: &Connection, seq: i64, wall: i64) -> Result<Done> {
     let Some(stored) = table::get_ahead(conn, seq, wall)? else {
-        return Ok(Done::Published(Vec::new(), Vec::new()));
+        return Ok(Done::NOTHING);
     };
     let go_on = || {
         let progress = stored.progress.going_on(&stored.ticks()?, wall);
         table::go_on(conn, seq, progress, wall)?;
-        Ok(Done::Published(Vec::new(), Vec::new()))
+        Ok(Done::NOTHING)
     };
     alone(conn, &stored, go_on)
 }

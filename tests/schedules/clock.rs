@@ -157,3 +157,40 @@ fn note_ticks_anew(bus: &postbox::Postbox) -> crate::support::Calls {
     calls.take();
     calls.clone()
 }
+
+/// A clock that was days ahead for a moment, and that a tick came by: when the time came near that tick, those of the whole day before it
+/// were left out.
+#[test]
+fn of_the_day_before_the_tick_of_a_clock_that_was_wrong_each_tick_comes() {
+    for test in boxes() {
+        let calls = note_ticks(&test.bus);
+        test.bus.schedules().put("s", hourly()).unwrap();
+        test.clock.advance(DAY * 3);
+        test.bus.drain().unwrap();
+        assert_eq!(calls.take(), ["s@259200"], "{}", test.kind);
+        test.clock.set(start_time() + MINUTE);
+        for _ in 0..75 {
+            test.bus.drain().unwrap();
+            test.clock.advance(HOUR);
+        }
+        // The one has been.
+        let expected: Vec<_> = (1..75).filter(|n| *n != 72).map(|n| format!("s@{}", n * 3_600)).collect();
+        assert_eq!(calls.take(), expected, "{}", test.kind);
+    }
+}
+
+/// So many that they do not fit into what is written at a time: the others kept the next tick of the wrong clock.
+#[test]
+fn however_many_schedules_there_are_all_follow_a_clock_that_was_wrong() {
+    let test = file_box();
+    test.clock.advance(DAY * 3);
+    test.bus
+        .transaction(|tx| -> postbox::Result<()> {
+            (0..3_000).try_for_each(|n| tx.schedules().put(&format!("s-{n}"), hourly()).map(drop))
+        })
+        .unwrap();
+    test.clock.set(start_time());
+    test.bus.drain().unwrap();
+    let ahead = |schedule: &postbox::StoredSchedule| schedule.next_at > Some(start_time() + HOUR);
+    assert_eq!(test.bus.schedules().list().unwrap().iter().filter(|schedule| ahead(schedule)).count(), 0);
+}

@@ -1,11 +1,12 @@
 //! Putting, looking, removing.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use postbox::{Error, Misfire, NewEvent, Schedule, ScheduleRule};
+use postbox::{Clock, Error, Misfire, NewEvent, Postbox, Schedule, ScheduleRule};
 use serde_json::json;
 
-use crate::support::{boxes, event, file_box, memory_box_with, start_time};
+use crate::support::{boxes, ends, event, file_box, memory_box_with, start_time};
 use crate::{HOUR, MINUTE, minutely, note_ticks, seconds, stored};
 
 #[test]
@@ -229,4 +230,19 @@ fn an_application_s_idempotency_keys_are_apart_from_ticks() {
     test.clock.advance(MINUTE);
     test.bus.drain().unwrap();
     assert_eq!(calls.all(), ["s@60"]);
+}
+
+/// A clock that goes on by half an interval at each look stands for many schedules with short intervals: each pass found new ticks, and
+/// no caller came back.
+#[test]
+fn ticks_that_come_while_others_are_published_do_not_keep_the_caller() {
+    struct Racing(AtomicU32);
+    impl Clock for Racing {
+        fn now(&self) -> time::OffsetDateTime {
+            start_time() + Duration::from_millis(50) * self.0.fetch_add(1, Ordering::Relaxed)
+        }
+    }
+    let bus = Postbox::builder().clock(Racing(AtomicU32::new(0))).open_in_memory().unwrap();
+    bus.schedules().put("s", Schedule::every(Duration::from_millis(100), event("tick"))).unwrap();
+    assert_eq!(ends(move || bus.drain().unwrap()), 1);
 }

@@ -50,13 +50,15 @@ pub(crate) fn is_unstarted(conn: &Connection, seq: i64) -> Result<bool> {
         .unwrap_or(false))
 }
 
-/// When an event that nobody has begun with is due; `None` also where it waits for something else than a time.
-pub(crate) fn due_at(conn: &Connection, id: EventId) -> Result<Option<i64>> {
-    Ok(conn
+/// When an event is due that was to be at `noted`; `None`: it comes no more. Where it has begun, or waits for something else than a time, that
+/// is its time still.
+pub(crate) fn due_at(conn: &Connection, id: EventId, noted: i64) -> Result<Option<i64>> {
+    let found: Option<Option<i64>> = conn
         .prepare_cached(
-            "SELECT available_at FROM main.outbox_event
-             WHERE id = ?1 AND status = 'pending' AND attempt_count = 0 AND last_error IS NULL AND available_at <= ?2",
+            "SELECT CASE WHEN status = 'pending' AND attempt_count = 0 AND last_error IS NULL AND available_at <= ?2 THEN available_at END
+             FROM main.outbox_event WHERE id = ?1 AND status <> 'processed'",
         )?
         .query_row(params![id.as_uuid(), LATEST], |row| row.get(0))
-        .optional()?)
+        .optional()?;
+    Ok(found.map(|at| at.unwrap_or(noted)))
 }

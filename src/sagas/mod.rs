@@ -112,7 +112,7 @@ pub struct SagaInstance {
     pub summary: SagaSummary,
     /// The application's state.
     pub state: Value,
-    /// The timeouts that it waits for, by name.
+    /// The timeouts that it waits for, by name. One whose event somebody has [cancelled](crate::Outbox::cancel) is none of them.
     pub timeouts: Vec<SagaTimeout>,
     /// The names of the events that would undo what it has done, in the order in which they were noted: they are published in
     /// reverse.

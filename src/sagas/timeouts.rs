@@ -74,13 +74,15 @@ impl Timeouts {
         self.0.values().map(|noted| noted.id)
     }
 
-    /// For one snapshot: somebody may have moved their events.
+    /// For one snapshot: somebody may have moved their events, or cancelled them.
     pub(crate) fn into_shown(self, conn: &Connection) -> Result<Vec<SagaTimeout>> {
-        let shown = |(name, Noted { id, event, due })| {
-            let due_at = from_micros(outbox::future::due_at(conn, id)?.unwrap_or(due));
-            Ok(SagaTimeout { name, event_id: id, event_name: event, due_at })
-        };
-        self.0.into_iter().map(shown).collect()
+        let mut shown = Vec::new();
+        for (name, Noted { id, event, due }) in self.0 {
+            if let Some(due) = outbox::future::due_at(conn, id, due)? {
+                shown.push(SagaTimeout { name, event_id: id, event_name: event, due_at: from_micros(due) });
+            }
+        }
+        Ok(shown)
     }
 }
 

@@ -74,7 +74,10 @@ fn orders(folder: &Path) {
     bus.close().unwrap();
     raw(&folder.join("orders.db"))
         .execute_batch(
-            "UPDATE postbox_saga SET timeouts = json_set(timeouts, '$.payment.id', '0198c0de-0000-8000-8000-000000000001');
+            "UPDATE postbox_saga
+             SET timeouts = json_set(timeouts, '$.payment.id', '0198c0de-0000-8000-8000-00000000000' || substr(correlation_id, -1));
+             UPDATE outbox_event SET id = unhex('0198c0de00008000800000000000000' || substr(correlation_id, -1))
+             WHERE event_name = 'payment.overdue';
              UPDATE outbox_event SET id = unhex(printf('0198c0de000070008000%012d', seq)) WHERE event_name = 'review.wanted';",
         )
         .unwrap();

@@ -99,6 +99,30 @@ fn a_timeout_that_is_cancelled_never_comes_also_across_restarts() {
     assert_eq!(found(&test.bus).timeouts, []);
 }
 
+/// It was shown as one that is still to come, at a time when it would not.
+#[test]
+fn a_timeout_that_somebody_has_cancelled_is_not_shown_as_one_that_comes() {
+    for test in boxes() {
+        let bus = &test.bus;
+        let id = started(bus);
+        bus.outbox().reschedule(id, start_time() + 30 * MINUTE).unwrap();
+        assert_eq!(found(bus).timeouts[0].due_at, start_time() + 30 * MINUTE);
+        bus.outbox().cancel(id, "the customer called").unwrap();
+        assert_eq!(found(bus).timeouts, [], "{}", test.kind);
+        // Nor once it has gone.
+        bus.update_settings(|settings| settings.retention_ms = 1_000).unwrap();
+        test.clock.advance(20 * MINUTE);
+        assert!(bus.prune().unwrap() > 0);
+        assert_eq!(found(bus).timeouts, [], "{}", test.kind);
+        assert_eq!(bus.drain().unwrap(), 0);
+        // The saga may set it anew, or do without.
+        bus.publish(of_order("later")).unwrap();
+        bus.publish(of_order("paid")).unwrap();
+        assert_eq!(bus.drain().unwrap(), 2);
+        assert_eq!(seen(bus), ["start", "later", "paid"], "{}", test.kind);
+    }
+}
+
 #[test]
 fn a_timeout_that_is_set_again_is_moved() {
     for test in boxes() {

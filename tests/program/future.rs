@@ -57,6 +57,11 @@ fn what_is_to_come_is_listed_in_the_order_of_its_times() {
         assert!(line.starts_with(due) && line.trim_end().ends_with(&id(number)), "{listed}");
         assert!(line.contains("invoice.reminder"), "{listed}");
     }
+    // A list that was cut short must not look like all that there is.
+    let first = run(dir.path(), &["future", "app.db", "--limit", "1"]).ok();
+    assert!(first.contains(&id(2)) && !first.contains(&id(1)), "{first}");
+    assert!(first.ends_with("There are more, which are due later.\n"), "{first}");
+    assert_eq!(run(dir.path(), &["future", "app.db", "--limit", "2"]).ok(), listed);
     let json = run(dir.path(), &["future", "app.db", "--correlation-id", "o-7", "--json"]).json();
     assert_eq!((json.as_array().unwrap().len(), &json[0]["id"]), (1, &id(1).into()));
     let first = run(dir.path(), &["future", "app.db", "--limit", "1", "--json"]).json();

@@ -109,11 +109,13 @@ fn what_is_not_there_or_cannot_be_told_is_refused_with_the_next_step() {
         ),
         (1, &["pause", "app.db", "nobody"], "no schedule with id nobody"),
         (1, &["resume", "app.db", "nobody"], "no schedule with id nobody"),
-        (1, &["next", "app.db", "digest", "-n", "1001"], "at most 1000 times"),
         (1, &["next", "app.db", "spoilt\u{1b}[31m"], "invalid rule: "),
         (1, &["list", "missing.db"], "missing.db"),
         (2, &["next", "app.db"], "<NAME>"),
         (2, &["next", "app.db", "digest", "-n", "-1"], "-1"),
+        // None at all would read like a schedule that has ended.
+        (2, &["next", "app.db", "digest", "-n", "0"], "0 is not in 1..=1000"),
+        (2, &["next", "app.db", "digest", "-n", "1001"], "1001 is not in 1..=1000"),
         (2, &[], "list"),
     ] {
         let args = [&["schedules"], args].concat();

@@ -120,6 +120,9 @@ fn next_step(error: &Error, file: &Path) -> String {
         Error::NotFound { what: "schedule", .. } => {
             format!("`postbox schedules list {file}` lists the schedules that are there")
         }
+        Error::NotFound { what: "saga", .. } => {
+            format!("`postbox sagas list {file}` lists the sagas that are there")
+        }
         Error::WrongStatus { id, .. } => {
             format!("`postbox show {file} {id}` tells how it came to this")
         }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use postbox::{EventSummary, Postbox};
+
 use crate::context::{self, Context};
 use crate::events;
 use crate::failure::Failure;
@@ -18,7 +20,7 @@ Examples:
   postbox future app.db --name 'invoice.reminder' --limit 200
   postbox future app.db --json | jq -r '.[].id'
 
-With --json, an array of objects as of `list`, in the order of their available_at")]
+With --json, an array of objects as of `list`, in the order of their available_at: with as many as --limit, there may be more")]
 pub(crate) struct Args {
     /// The application's database, or a copy of it
     file: PathBuf,
@@ -31,7 +33,26 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let postbox = context::read(&args.file)?;
-    let found = postbox.outbox().future(&args.which.filter(), args.limit.into());
-    let events = found.map_err(Failure::of(&args.file))?;
-    context.show(|| show::json_of(&events), || events::table_of_future(&events))
+    let (events, is_all) = found(&postbox, args).map_err(Failure::of(&args.file))?;
+    context.show(
+        || show::json_of(&events),
+        || {
+            let mut text = events::table_of_future(&events);
+            if !is_all {
+                text.push_str("There are more, which are due later.\n");
+            }
+            text
+        },
+    )
+}
+
+/// Whether they are all that there are is asked for only where it can be otherwise.
+fn found(postbox: &Postbox, args: &Args) -> postbox::Result<(Vec<EventSummary>, bool)> {
+    let (filter, limit) = (args.which.filter(), args.limit.into());
+    let events = postbox.outbox().future(&filter, limit)?;
+    let is_all = match events.last() {
+        Some(last) if events.len() == limit => postbox.outbox().future_after(last, &filter, 1)?.is_empty(),
+        _ => true,
+    };
+    Ok((events, is_all))
 }

@@ -51,9 +51,9 @@ struct List {
     /// Only those that run and have not changed for so long: 90s, 10m, 2h, 3d
     #[arg(long, value_name = "TIME", value_parser = when::length, conflicts_with_all = ["status", "after"])]
     stuck_for: Option<Duration>,
-    /// At most so many: 1 to 1000
-    #[arg(long, default_value_t = 100)]
-    limit: usize,
+    /// So many at the most, 1 to 1000
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: u16,
     /// Those behind the last page: its `next`
     #[arg(long, value_name = "CURSOR")]
     after: Option<Cursor>,
@@ -163,7 +163,7 @@ fn list(args: &List, context: &Context) -> Result<(), Failure> {
 
 fn found(postbox: &Postbox, args: &List) -> Result<(Vec<SagaSummary>, Option<Cursor>), Error> {
     if let Some(stuck_for) = args.stuck_for {
-        let stuck = postbox.sagas().stuck(args.name.as_deref(), stuck_for, args.limit)?;
+        let stuck = postbox.sagas().stuck(args.name.as_deref(), stuck_for, args.limit.into())?;
         return Ok((stuck, None));
     }
     let mut filter = SagaFilter::new();
@@ -177,7 +177,7 @@ fn found(postbox: &Postbox, args: &List) -> Result<(Vec<SagaSummary>, Option<Cur
             Status::Compensated => SagaStatus::Compensated,
         });
     }
-    let mut page = Page::newest(args.limit);
+    let mut page = Page::newest(args.limit.into());
     if let Some(after) = args.after {
         page = page.after(after);
     }

@@ -64,9 +64,9 @@ struct Next {
     file: PathBuf,
     /// The schedule
     name: String,
-    /// How many, up to 1000
-    #[arg(short = 'n', long = "count", default_value_t = 5)]
-    count: usize,
+    /// How many at the most, 1 to 1000
+    #[arg(short = 'n', long = "count", value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    count: u16,
 }
 
 /// Stop a schedule's ticks
@@ -130,7 +130,7 @@ struct Remove {
 pub(crate) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     match &args.what {
         What::List(List { file }) => list(file, context),
-        What::Next(Next { file, name, count }) => next(file, name, *count, context),
+        What::Next(Next { file, name, count }) => next(file, name, (*count).into(), context),
         What::Pause(Pause { file, name }) => {
             let change = |postbox: &postbox::Postbox| postbox.schedules().pause(name);
             switch(file, name, change, ["is paused", "was paused already"], context)

@@ -12,6 +12,10 @@ pub(crate) const GRACE: Duration = Duration::from_mins(1);
 /// or one of two machines', and no tick comes twice.
 const CORRECTION_MAX: Duration = Duration::from_hours(24);
 
+/// A row that was written so long ago at the most was written by the clock that shows the present. Longer than what a clock is corrected by,
+/// for those that tick once a day.
+const SAME_CLOCK: Duration = Duration::from_hours(48);
+
 /// What a schedule's row knows of its ticks, in Unix microseconds of the wall clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Progress {
@@ -20,14 +24,19 @@ pub(crate) struct Progress {
     pub(crate) last: Option<i64>,
     /// The latest ever, by whatever clock.
     pub(crate) latest: Option<i64>,
+    /// When somebody last wrote it.
+    pub(crate) written_at: i64,
 }
 
 impl Progress {
-    /// No tick up to this is published any more. A tick of a clock that was wrong counts only once the present has come to it: those
-    /// of the day before it have not been.
+    /// No tick up to this is published any more.
     fn floor(self, wall: i64) -> i64 {
-        let last = self.last.filter(|at| *at < later(wall));
-        let latest = self.latest.filter(|at| *at <= wall);
+        let is_near = |at: &i64| *at < later(wall);
+        let last = self.last.filter(is_near);
+        // Of a clock that was wrong by days, and comes back to about where it was. Where the present has come near such a tick by itself, those
+        // before it have not been.
+        let has_come_by_itself = (wall.saturating_sub(micros(SAME_CLOCK))..=wall).contains(&self.written_at);
+        let latest = self.latest.filter(|at| *at <= wall || (is_near(at) && !has_come_by_itself));
         last.max(latest).unwrap_or(-1)
     }
 
@@ -40,7 +49,11 @@ impl Progress {
 
 /// When a clock is wrong that has been there.
 pub(crate) fn later(wall: i64) -> i64 {
-    wall.saturating_add(i64::try_from(CORRECTION_MAX.as_micros()).unwrap_or(i64::MAX))
+    wall.saturating_add(micros(CORRECTION_MAX))
+}
+
+fn micros(length: Duration) -> i64 {
+    i64::try_from(length.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// The ticks to be published now, oldest first, and what is to come after them. However many have passed, it looks at no more than are
@@ -49,9 +62,8 @@ pub(crate) fn decide(ticks: &Ticks, misfire: Misfire, progress: Progress, wall: 
     let floor = progress.floor(wall);
     let is_open = |tick: &i64| progress.next.is_some_and(|next| *tick >= next) && *tick > floor;
     let last = ticks.last_until(wall).filter(is_open);
-    let grace = i64::try_from(GRACE.as_micros()).unwrap_or(i64::MAX);
     let max = match misfire {
-        Misfire::Skip if last.is_some_and(|tick| wall - tick > grace) => 0,
+        Misfire::Skip if last.is_some_and(|tick| wall - tick > micros(GRACE)) => 0,
         Misfire::Skip | Misfire::Once => 1,
         Misfire::All { max } => usize::try_from(max).unwrap_or(usize::MAX),
     };

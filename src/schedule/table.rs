@@ -28,7 +28,6 @@ pub(crate) struct Stored {
     pub(crate) progress: Progress,
     pub(crate) paused_at: Option<i64>,
     created_at: i64,
-    updated_at: i64,
     last_error: Option<String>,
 }
 
@@ -58,10 +57,14 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Stored> {
         misfire: text(3)?.unwrap_or_default(),
         event: text(4)?.unwrap_or_default(),
         counted_from: row.get(5)?,
-        progress: Progress { next: row.get(6)?, last: row.get(7)?, latest: row.get(8)? },
+        progress: Progress {
+            next: row.get(6)?,
+            last: row.get(7)?,
+            latest: row.get(8)?,
+            written_at: row.get(11)?,
+        },
         paused_at: row.get(9)?,
         created_at: row.get(10)?,
-        updated_at: row.get(11)?,
         last_error: text(12)?,
     })
 }
@@ -86,9 +89,9 @@ impl Stored {
     }
 
     fn has_sound_times(&self) -> bool {
-        let Progress { next, last, latest } = self.progress;
+        let Progress { next, last, latest, .. } = self.progress;
         let others = [self.counted_from, next, last, latest, self.paused_at];
-        let all = others.into_iter().flatten().chain([self.created_at, self.updated_at]);
+        let all = others.into_iter().flatten().chain([self.created_at, self.progress.written_at]);
         all.into_iter().all(|at| (0..=LATEST).contains(&at))
     }
 
@@ -109,7 +112,7 @@ impl Stored {
             last_at: time(self.progress.last),
             paused_at: time(self.paused_at),
             created_at: from_micros(self.created_at),
-            updated_at: from_micros(self.updated_at),
+            updated_at: from_micros(self.progress.written_at),
             error,
             name: self.name,
         }

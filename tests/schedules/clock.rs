@@ -179,6 +179,50 @@ fn of_the_day_before_the_tick_of_a_clock_that_was_wrong_each_tick_comes() {
     }
 }
 
+/// The same with one tick a day, and with a clock that was hardly more than a day ahead: nothing has ticked by the right clock in between.
+#[test]
+fn a_daily_tick_comes_also_where_a_clock_was_a_little_more_than_a_day_ahead() {
+    for test in boxes() {
+        let calls = note_ticks(&test.bus);
+        test.bus
+            .schedules()
+            .put("s", Schedule::every(DAY, event("tick")).starting_at(start_time() + HOUR * 6))
+            .unwrap();
+        test.clock.advance(HOUR * 31);
+        test.bus.drain().unwrap();
+        assert_eq!(calls.take(), ["s@108000"], "{}", test.kind);
+        test.clock.set(start_time() + MINUTE);
+        for _ in 0..80 {
+            test.bus.drain().unwrap();
+            test.clock.advance(HOUR);
+        }
+        assert_eq!(calls.take(), ["s@21600", "s@194400", "s@280800"], "{}", test.kind);
+    }
+}
+
+/// By days back for a moment, and then to a little before the last tick.
+#[test]
+fn a_clock_that_comes_back_to_just_before_its_last_tick_publishes_none_again() {
+    for test in boxes() {
+        test.bus.update_settings(|settings| settings.retention_ms = 1_000).unwrap();
+        let calls = note_ticks(&test.bus);
+        test.bus.schedules().put("s", minutely().misfire(Misfire::All { max: 1_000 })).unwrap();
+        test.clock.advance(HOUR * 3);
+        test.bus.drain().unwrap();
+        assert_eq!(calls.take().len(), 180);
+        // So that their ids are forgotten.
+        test.clock.advance(MINUTE / 2);
+        assert_eq!(test.bus.prune().unwrap(), 180);
+        test.clock.set(start_time() - DAY * 3);
+        test.bus.drain().unwrap();
+        for minute in 178..=182 {
+            test.clock.set(start_time() + MINUTE * minute);
+            test.bus.drain().unwrap();
+        }
+        assert_eq!(calls.take(), ["s@10860", "s@10920"], "{}", test.kind);
+    }
+}
+
 /// So many that they do not fit into what is written at a time: the others kept the next tick of the wrong clock.
 #[test]
 fn however_many_schedules_there_are_all_follow_a_clock_that_was_wrong() {

@@ -14,6 +14,9 @@ use crate::services::Access;
 /// So many events are decided about in one transaction.
 const SLICE: usize = 200;
 
+/// So many are looked up at once. What is not in the order of publishing is gone through for that from its beginning, however few are wanted.
+const FOUND_MAX: usize = 50_000;
+
 /// What nobody processes by itself.
 const DEAD: [OutboxStatus; 2] = [OutboxStatus::DeadLetter, OutboxStatus::Failed];
 
@@ -235,17 +238,17 @@ impl Outbox<'_> {
         let mut after = None;
         let mut decided = 0;
         loop {
-            let slice = self
+            let found = self
                 .access
-                .read_snapshot(operation, |conn| list::seqs(conn, filter, Order::Oldest, after, SLICE))?;
-            if slice.is_empty() {
-                return Ok(decided);
+                .read_snapshot(operation, |conn| list::seqs(conn, filter, Order::Oldest, after, FOUND_MAX))?;
+            let Some(last) = found.last().copied() else { return Ok(decided) };
+            for slice in found.chunks(SLICE) {
+                decided += self.write(operation, |conn, now| {
+                    slice.iter().try_fold(0, |count, seq| Ok(count + usize::from(decide(conn, *seq, now)?)))
+                })?;
+                progress(decided);
             }
-            decided += self.write(operation, |conn, now| {
-                slice.iter().try_fold(0, |count, seq| Ok(count + usize::from(decide(conn, *seq, now)?)))
-            })?;
-            after = slice.last().copied();
-            progress(decided);
+            after = Some(last);
         }
     }
 

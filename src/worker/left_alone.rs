@@ -70,6 +70,11 @@ impl LeftAlone {
             && rows.get(&seq).is_some_and(|left| self.for_good || left.since.elapsed() < left.length)
     }
 
+    /// None was left alone so far.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.borrow().is_empty()
+    }
+
     /// A row that is not to be looked at again for a while, for another reason.
     pub(super) fn leave(&self, seq: i64) {
         self.rows.borrow_mut().insert(seq, Left { since: Instant::now(), length: LEFT_FOR });

@@ -34,28 +34,36 @@ pub(super) fn wall(core: &Core) -> i64 {
 pub(super) fn publish_due(core: &Core, left_alone: &LeftAlone) -> Result<bool> {
     let wall = wall(core);
     let mut any = false;
-    loop {
-        let due = core
-            .db
-            .read(OPERATION, |conn| table::due(conn, wall, SCHEDULES_MAX, |seq| left_alone.contains(seq)))?;
-        if due.is_empty() {
-            return Ok(any);
-        }
-        for (seq, done) in each(core, &due, |conn, seq| tick(core, conn, seq, wall))? {
-            match done {
-                Done::Published { any: published, told } => {
-                    any |= published;
-                    if let Some(observing) = &core.observing {
-                        observing.tell_publications(&core.db, &told);
-                    }
+    while let Some(published) = publish_some(core, left_alone, wall)? {
+        any |= published;
+    }
+    Ok(any)
+}
+
+/// As much of it as is written at a time; `None` when there is nothing. True when anything was published. However many ticks were
+/// missed, a worker has leases to renew in between.
+pub(super) fn publish_some(core: &Core, left_alone: &LeftAlone, wall: i64) -> Result<Option<bool>> {
+    let skip = |seq| left_alone.contains(seq);
+    let due = core.db.read(OPERATION, |conn| table::due(conn, wall, SCHEDULES_MAX, skip))?;
+    if due.is_empty() {
+        return Ok(None);
+    }
+    let mut any = false;
+    for (seq, done) in each(core, &due, |conn, seq| tick(core, conn, seq, wall))? {
+        match done {
+            Done::Published { any: published, told } => {
+                any |= published;
+                if let Some(observing) = &core.observing {
+                    observing.tell_publications(&core.db, &told);
                 }
-                Done::Failed(failed) => {
-                    left_alone.leave(seq);
-                    tell(core, &failed);
-                }
+            }
+            Done::Failed(failed) => {
+                left_alone.leave(seq);
+                tell(core, &failed);
             }
         }
     }
+    Ok(Some(any))
 }
 
 /// Where the clock was wrong and is right again, or the other way round, schedules go on from now. Few rows: an application has as

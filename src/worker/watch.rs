@@ -76,8 +76,8 @@ impl Watch {
         if polls {
             self.follow_clock(core)?;
         }
-        // In memory nothing tells of a change.
-        if polls || changed || self.reader.is_none() {
+        // In memory nothing tells of a change, nor does anything that a schedule has been left alone for long enough.
+        if polls || changed || self.reader.is_none() || !self.ticks_left_alone.is_empty() {
             self.look_at_ticks(core)?;
         }
         let generation = core.registry.generation();
@@ -113,14 +113,15 @@ impl Watch {
         Ok(())
     }
 
-    /// Publishes the ticks that have come. True when there were any.
+    /// Publishes ticks that have come; those that are left come in the next turn. True when there were any.
     pub(super) fn publish_ticks(&mut self, core: &Core) -> Result<bool> {
-        if self.next_tick.is_none_or(|tick| tick > ticking::wall(core)) {
+        let wall = ticking::wall(core);
+        if self.next_tick.is_none_or(|tick| tick > wall) {
             return Ok(false);
         }
-        let published = ticking::publish_due(core, &self.ticks_left_alone)?;
+        let published = ticking::publish_some(core, &self.ticks_left_alone, wall)?;
         self.look_at_ticks(core)?;
-        Ok(published)
+        Ok(published == Some(true))
     }
 
     /// How long it is to the next tick.

@@ -9,7 +9,7 @@ use postbox::{Clock, Event, Misfire, Observer, Postbox, Published, Schedule, Set
 
 use time::OffsetDateTime;
 
-use crate::support::{boxes, event, file_box, memory_box_with, wait_until};
+use crate::support::{boxes, event, file_box, file_box_with, memory_box_with, wait_until};
 use crate::{HOUR, LIMIT, MINUTE, minutely, note_ticks, stored};
 
 /// It looks around often, so that a test need not wait for a second each time.
@@ -164,6 +164,59 @@ impl Clock for Counting {
         self.asked.fetch_add(1, Ordering::Relaxed);
         self.clock.now()
     }
+}
+
+/// It was told that this takes five seconds, and it took until the next poll.
+#[test]
+fn a_schedule_that_could_not_tick_ticks_soon_after_it_can() {
+    let slow =
+        Settings { polling_interval_ms: 600_000, idle_polling_interval_ms: 600_000, ..Settings::default() };
+    let test = file_box_with(|builder| builder.settings(slow));
+    test.app_connection()
+        .execute_batch(
+            "CREATE TRIGGER no_refused BEFORE INSERT ON outbox_event WHEN NEW.event_name = 'refused'
+             BEGIN SELECT RAISE(ABORT, 'none of these'); END;",
+        )
+        .unwrap();
+    let calls = note_ticks(&test.bus);
+    let worker = test.bus.start().unwrap();
+    assert!(worker.wait_for_startup_drain(LIMIT));
+    test.bus.schedules().put("s", Schedule::every(MINUTE, event("refused"))).unwrap();
+    test.clock.advance(MINUTE);
+    test.bus.notify();
+    wait_until(LIMIT, || stored(&test.bus, "s").error.is_some());
+    test.bus.schedules().put("s", minutely()).unwrap();
+    wait_until(LIMIT, || calls.all() == ["s@60"]);
+    assert!(worker.shutdown(LIMIT).unwrap().clean);
+}
+
+/// All that had been missed was published before anything else was done: nobody renewed a lease, delivered an event, or stopped meanwhile.
+#[test]
+fn however_much_was_missed_a_worker_delivers_in_between() {
+    let test = file_box();
+    let missed = |n| {
+        let event = postbox::NewEvent::new("tick", "finance", "Invoice", format!("a-{n}"));
+        Schedule::every(MINUTE, event).misfire(Misfire::All { max: 4 })
+    };
+    test.bus
+        .transaction(|tx| -> postbox::Result<()> {
+            (0..4_000).try_for_each(|n| tx.schedules().put(&format!("s-{n}"), missed(n)).map(drop))
+        })
+        .unwrap();
+    test.clock.advance(HOUR);
+    test.bus.publish(event("other")).unwrap();
+    let (seen, counts) = std::sync::mpsc::channel();
+    let look = move |_: &Event, tx: &Tx<'_>| {
+        let count = tx.query_row("SELECT count(*) FROM outbox_event", [], |row| row.get::<_, u32>(0))?;
+        seen.send(count).unwrap();
+        Ok(())
+    };
+    test.bus.subscribe(Subscription::transactional("other", "looking", look)).unwrap();
+    let worker = test.bus.start().unwrap();
+    let count = counts.recv_timeout(LIMIT).unwrap();
+    assert!(count < 16_001, "{count}: all that was missed");
+    wait_until(LIMIT, || test.bus.stats().unwrap().processed == 16_001);
+    assert!(worker.shutdown(LIMIT).unwrap().clean);
 }
 
 #[test]

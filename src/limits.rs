@@ -56,9 +56,7 @@ fn remember(core: &Core, conn: &Connection, behind: i64) -> Result<(Vec<i64>, Op
         for subscription in core.registry.consumers_of(&event_name).iter() {
             let consumer = &subscription.consumer_name;
             // The others have had their turn, but for those that did not know its version before.
-            if (subscription.limiter.is_none() && (version <= 1 || subscription.reads.is_none()))
-                || subscription.is_too_old_for(version)
-            {
+            if (subscription.limiter.is_none() && version <= 1) || subscription.is_too_old_for(version) {
                 continue;
             }
             let is_asked = !matches!(&only, Some(Ok(only)) if !only.contains(consumer));

@@ -18,10 +18,7 @@ use crate::walk::{self, LOOKED_AT_MAX, Walk};
 /// Lets go what somebody can read now.
 pub(crate) fn look_after(core: &Core, operation: &'static str) -> Result<()> {
     walk(core, operation, &core.newer_walk, NEWER_UNTIL)?;
-    if core.registry.has_typed() {
-        walk(core, operation, &core.newer_paused_walk, PAUSED_UNTIL)?;
-    }
-    Ok(())
+    walk(core, operation, &core.newer_paused_walk, PAUSED_UNTIL)
 }
 
 fn walk(core: &Core, operation: &'static str, walk: &Walk, until: i64) -> Result<()> {
@@ -66,15 +63,15 @@ fn waits_for_a_newer_release_alone(core: &Core, conn: &Connection, event: &Parke
     Ok(any)
 }
 
-/// Whether a typed consumer could receive it now, although it is parked for one that is paused: it was too new for it before.
+/// Whether a consumer could receive it now, although it is parked for one that is paused: it was too new for it before. Perhaps it has no
+/// type any more.
 fn is_known_now(core: &Core, conn: &Connection, event: &Parked) -> Result<bool> {
     // Nobody is too old for the first version.
     if event.version <= 1 || core.pauses.is_event_name_paused(core, &event.event_name) {
         return Ok(false);
     }
     for subscription in core.registry.consumers_of(&event.event_name).iter() {
-        if subscription.reads.is_some()
-            && !subscription.is_too_old_for(event.version)
+        if !subscription.is_too_old_for(event.version)
             && !core.pauses.is_consumer_paused(core, &subscription.consumer_name)
             && is_open(core, conn, event, subscription)?
             && !has_to_wait(core, conn, event.seq, subscription)?

@@ -374,8 +374,6 @@ pub struct Registry {
     has_ordered: AtomicBool,
     /// The same of one with limits.
     has_limits: AtomicBool,
-    /// The same of a typed one.
-    has_typed: AtomicBool,
 }
 
 impl Registry {
@@ -386,7 +384,6 @@ impl Registry {
             generation: AtomicU64::new(0),
             has_ordered: AtomicBool::new(false),
             has_limits: AtomicBool::new(false),
-            has_typed: AtomicBool::new(false),
         }
     }
 
@@ -399,9 +396,6 @@ impl Registry {
         }
         if new.iter().any(|subscription| subscription.limiter.is_some()) {
             self.has_limits.store(true, Ordering::Release);
-        }
-        if new.iter().any(|subscription| subscription.reads.is_some()) {
-            self.has_typed.store(true, Ordering::Release);
         }
         state.extend(new.into_iter().map(Arc::new));
         self.changed();
@@ -502,10 +496,6 @@ impl Registry {
 
     pub(crate) fn has_limits(&self) -> bool {
         self.has_limits.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn has_typed(&self) -> bool {
-        self.has_typed.load(Ordering::Acquire)
     }
 
     /// Those with limits.

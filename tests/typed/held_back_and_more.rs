@@ -15,6 +15,11 @@ fn subscribe_newer(bus: &Postbox, calls: &Calls) {
     bus.subscribe(reading_v3(calls, "typed")).unwrap();
 }
 
+fn subscribe_untyped(bus: &Postbox, calls: &Calls) {
+    assert_eq!(bus.registry().remove_by_consumer_prefix("typed"), 1);
+    bus.subscribe(Subscription::new("invoice.created", "typed", noting(calls, "untyped"))).unwrap();
+}
+
 fn other(calls: &Calls) -> Subscription {
     Subscription::new("invoice.created", "other", noting(calls, "other"))
 }
@@ -183,6 +188,37 @@ fn the_newer_release_comes_before_there_is_room_with_another_consumer() {
         assert_eq!((bus.drain().unwrap(), calls.take()), (0, vec!["inv-2: 990 CHF".to_owned()]), "{kind}");
         clock.advance(hour);
         assert_eq!((bus.drain().unwrap(), calls.all()), (1, vec!["other".to_owned()]), "{kind}");
+    }
+}
+
+/// Only a consumer with a type was looked for, and one whose release has given the type up waited until the other's pause was over.
+#[test]
+fn a_release_that_has_no_type_any_more_comes_before_the_end_of_another_consumers_pause() {
+    for TestBox { kind, bus, .. } in &boxes() {
+        let calls = Calls::default();
+        bus.subscribe_many([reading_v1(&calls, "typed"), other(&calls)]).unwrap();
+        bus.pause(&PauseTarget::consumer("other"), None, None).unwrap();
+        bus.publish_typed(&v3("inv-1")).unwrap();
+        assert_eq!((bus.drain().unwrap(), bus.outbox().backlog().unwrap().paused), (0, 1), "{kind}");
+        subscribe_untyped(bus, &calls);
+        assert_eq!((bus.drain().unwrap(), calls.all()), (0, vec!["untyped".to_owned()]), "{kind}");
+        assert_eq!(bus.outbox().backlog().unwrap().paused, 1, "{kind}");
+    }
+}
+
+/// The same, until there was room with the other.
+#[test]
+fn a_release_that_has_no_type_any_more_comes_before_there_is_room_with_another_consumer() {
+    for TestBox { kind, bus, .. } in &boxes() {
+        let calls = Calls::default();
+        let limited = other(&calls).rate_limit(1, Duration::from_hours(1));
+        bus.subscribe_many([reading_v1(&calls, "typed"), limited]).unwrap();
+        bus.publish_typed(&v1("inv-1")).unwrap();
+        bus.publish_typed(&v3("inv-2")).unwrap();
+        assert_eq!((bus.drain().unwrap(), bus.outbox().backlog().unwrap().limited), (1, 1), "{kind}");
+        calls.take();
+        subscribe_untyped(bus, &calls);
+        assert_eq!((bus.drain().unwrap(), calls.all()), (0, vec!["untyped".to_owned()]), "{kind}");
     }
 }
 

@@ -46,17 +46,39 @@ impl Ways {
 
 /// Those of which more than one may lead back, all together: one that refers to nothing ends where it stands.
 fn alternatives(schema: &Value) -> u64 {
-    let mut count = 0;
+    let mut count = 0_u64;
     let mut open = vec![schema];
     while let Some(value) = open.pop() {
-        for keyword in ["allOf", "anyOf", "oneOf"] {
-            let Some(Value::Array(arms)) = value.get(keyword) else { continue };
-            let referring = arms.iter().filter(|arm| !references(arm).is_empty()).count() as u64;
-            count += if referring > 1 { referring } else { 0 };
-        }
+        let referring = ways_from(value);
+        count = count.saturating_add(if referring > 1 { referring } else { 0 });
         open.extend(parts(value));
     }
     count
+}
+
+/// What in this subschema refers to others and may look at the same part of a payload as the rest of it: arms of alternatives, other
+/// subschemas that look at what this one does, and keywords that go into the same fields.
+fn ways_from(schema: &Value) -> u64 {
+    let refers = |value: &Value| !references(value).is_empty();
+    let any =
+        |keywords: &[&str]| u64::from(keywords.iter().filter_map(|keyword| schema.get(keyword)).any(refers));
+    let each = |keyword: &&str| match schema.get(keyword) {
+        Some(Value::Array(arms)) => arms.iter().filter(|arm| refers(arm)).count() as u64,
+        Some(Value::Object(arms)) => arms.values().filter(|arm| refers(arm)).count() as u64,
+        _ => 0,
+    };
+    let refers_itself = ["$ref", "$dynamicRef", "$recursiveRef"]
+        .iter()
+        .filter(|of| schema.get(of).is_some_and(Value::is_string));
+    // `if`, `not` and `contains` are only asked whether something fits.
+    let arms = ["allOf", "anyOf", "oneOf", "dependentSchemas", "dependencies"];
+    let in_place = refers_itself.count() as u64 + any(&["then", "else"]) + arms.iter().map(each).sum::<u64>();
+    // A field or an item has one of each of these at the most; a field may have several patterns as well.
+    let fields = any(&["properties", "additionalProperties"])
+        + each(&"patternProperties")
+        + any(&["unevaluatedProperties"]);
+    let items = any(&["items", "prefixItems", "additionalItems"]) + any(&["unevaluatedItems"]);
+    in_place + fields.max(items)
 }
 
 /// Whether a reference in `part` leads to where it is referred from. One that is no pointer into the schema is taken for such.
@@ -132,6 +154,22 @@ mod tests {
                 1,
             ),
             (json!(true), 1),
+            // Keywords that look at the same fields.
+            (json!({ "dependentSchemas": { "a": child("#"), "b": child("#") } }), 2),
+            (
+                json!({ "properties": { "child": { "$ref": "#" } }, "patternProperties": { "^c": { "$ref": "#" }, "d$": { "$ref": "#" } } }),
+                3,
+            ),
+            (
+                json!({ "$ref": "#/$defs/a", "properties": { "child": { "$ref": "#" } }, "$defs": { "a": child("#") } }),
+                2,
+            ),
+            (json!({ "then": child("#"), "else": child("#"), "allOf": [child("#")] }), 2),
+            // A field has one of them, and an item another.
+            (
+                json!({ "properties": { "a": { "$ref": "#" }, "b": { "$ref": "#" } }, "additionalProperties": { "$ref": "#" }, "items": { "$ref": "#" } }),
+                1,
+            ),
         ] {
             assert_eq!(Ways::of(&schema).0, ways, "{schema}");
         }

@@ -155,6 +155,23 @@ impl std::io::Write for BoundedSink {
     }
 }
 
+/// How many levels of arrays and objects there are, one within the other. Walks without recursion.
+#[cfg(feature = "schema")]
+pub(crate) fn depth(value: &Value) -> usize {
+    let mut deepest = 0;
+    let mut open = vec![(value, 1_usize)];
+    while let Some((value, depth)) = open.pop() {
+        let inner: &mut dyn Iterator<Item = &Value> = match value {
+            Value::Array(items) => &mut items.iter(),
+            Value::Object(fields) => &mut fields.values(),
+            _ => continue,
+        };
+        deepest = deepest.max(depth);
+        open.extend(inner.filter(|item| nests(item)).map(|item| (item, depth + 1)));
+    }
+    deepest
+}
+
 /// Walks without recursion.
 fn depth_exceeds(value: &Value, max: usize) -> bool {
     let mut open = vec![(value, 1_usize)];

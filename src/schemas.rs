@@ -1,5 +1,6 @@
 //! What payloads are to look like: JSON Schemas by event name and version, by which they are checked when they are published.
 
+mod stack;
 mod ways;
 
 use std::collections::{BTreeMap, HashMap};
@@ -11,6 +12,7 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
+use self::stack::Steps;
 use self::ways::Ways;
 use crate::catalogue::{Catalogue, EventDeclaration, validate_version};
 use crate::error::{Error, Result};
@@ -74,7 +76,12 @@ impl Catalogue<'_> {
     ///
     /// `format` is checked by schemas of the drafts 4, 6 and 7 alone; later ones say that it only annotates. A pattern that goes back and
     /// forth too often over a text counts as one that it does not match. Where a schema refers to itself by several alternatives
-    /// (`oneOf`, as an enum's), what is nested deeply is refused without telling where it does not fit: to find out may take hours.
+    /// (`oneOf`, as an enum's), what is nested deeply is refused without telling where it does not fit: to find out may take hours. So it is where several keywords that
+    /// refer to it look at the same field.
+    ///
+    /// A check never takes more than half a megabyte of the caller's stack: what could take more, as where a payload of many levels meets
+    /// a schema of many parts one within the other, runs on a thread of its own, which costs some hundredths of a millisecond. What not even
+    /// a gigabyte would be enough for is refused.
     ///
     /// # Errors
     /// [`Error::Invalid`] with the field `schema` when it is none, or another one was given for that version. Nothing is changed then.
@@ -98,6 +105,19 @@ struct Schema {
     source: Value,
     validator: Validator,
     ways: Ways,
+    steps: Steps,
+}
+
+impl Schema {
+    /// Where, and why.
+    fn first_violation(&self, payload: &Value) -> Option<(String, String)> {
+        // Not yet where it does not fit: that may take incomparably longer.
+        if self.validator.is_valid(payload) {
+            return None;
+        }
+        let found = self.ways.are_few(payload).then(|| self.validator.validate(payload).err()).flatten();
+        Some(found.map_or_else(|| (String::new(), NOT_SOUGHT.to_owned()), |error| describe(&error)))
+    }
 }
 
 impl Schemas {
@@ -106,7 +126,8 @@ impl Schemas {
         source.to_text("schema", usize::MAX)?; // not nested too deeply
         let source = source.into_value();
         // In the words of the schema: there is no payload yet.
-        let validator = jsonschema::options().offline().build(&source).map_err(|error| {
+        let compiled = stack::compiling(|| jsonschema::options().offline().build(&source))?;
+        let validator = compiled.map_err(|error| {
             let path = error.instance_path().to_string();
             of(if path.is_empty() { error.to_string() } else { format!("at `{path}`: {error}") })
         })?;
@@ -116,7 +137,7 @@ impl Schemas {
             Some(_) => return Err(of("another one was declared".to_owned())),
             None => {}
         }
-        let schema = Schema { ways: Ways::of(&source), source, validator };
+        let schema = Schema { ways: Ways::of(&source), steps: Steps::of(&source), source, validator };
         by_name.entry(name.to_owned()).or_default().insert(version, Arc::new(schema));
         self.is_any.store(true, Ordering::Release);
         Ok(())
@@ -132,14 +153,11 @@ impl Schemas {
             by_name.get(name).and_then(|versions| versions.get(&version)).map(Arc::clone)
         };
         let Some(schema) = schema else { return Ok(()) };
-        // Not yet where it does not: that may take incomparably longer.
-        if schema.validator.is_valid(payload) {
-            return Ok(());
-        }
-        let found = schema.ways.are_few(payload).then(|| schema.validator.validate(payload).err()).flatten();
-        let (path, reason) =
-            found.map_or_else(|| (String::new(), NOT_SOUGHT.to_owned()), |error| describe(&error));
-        Err(Error::SchemaViolation { event_name: name.to_owned(), version, path, reason })
+        let found = schema.steps.run(payload, || schema.first_violation(payload))?;
+        let found = found.unwrap_or_else(|| Some((String::new(), NOT_CHECKED.to_owned())));
+        found.map_or(Ok(()), |(path, reason)| {
+            Err(Error::SchemaViolation { event_name: name.to_owned(), version, path, reason })
+        })
     }
 
     pub(crate) fn names(&self) -> Vec<String> {
@@ -154,6 +172,9 @@ impl Schemas {
 
 const NOT_SOUGHT: &str =
     "it is nested so deeply, in a schema that refers to itself, that where is not looked for";
+
+const NOT_CHECKED: &str =
+    "it is nested so deeply, in a schema of so many parts one within the other, that it is not checked";
 
 /// Where, and what the schema asks for. jsonschema's own text quotes what stands there, which is the payload's.
 fn describe(error: &ValidationError<'_>) -> (String, String) {

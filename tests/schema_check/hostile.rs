@@ -1,11 +1,13 @@
 //! Payloads, and schemas, that would keep whoever publishes for long.
 
+use std::thread;
+
 use postbox::schemars::{self, JsonSchema};
-use postbox::{Error, Postbox};
+use postbox::{Error, EventId, Postbox};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::support::{TestBox, boxes, event, refused_field};
+use crate::support::{TestBox, boxes, event, memory_box_with, refused_field};
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind")]
@@ -20,6 +22,10 @@ enum Rule {
 struct Folder {
     inner: Option<Box<Folder>>,
     size: u8,
+}
+
+fn memory_box() -> TestBox {
+    memory_box_with(|builder| builder)
 }
 
 fn declare<T: JsonSchema>(bus: &Postbox) {
@@ -70,6 +76,79 @@ fn where_one_way_leads_on_it_is_said_how_deeply_a_payload_does_not_fit() {
         let (path, _) = violation(bus, nested(100, json!({ "size": "canary" })));
         assert_eq!(path, "/inner");
     }
+}
+
+/// The alternatives alone were counted: keywords that look at the same field one after the other took as long.
+#[test]
+fn what_is_nested_deeply_below_fields_that_several_keywords_look_at_is_refused_at_once() {
+    let inner = || json!({ "properties": { "inner": { "$ref": "#/$defs/x" } } });
+    for folder in [
+        json!({ "dependentSchemas": { "inner": inner(), "size": inner() } }),
+        json!({ "properties": { "inner": { "$ref": "#/$defs/x" } }, "patternProperties": { "^in": { "$ref": "#/$defs/x" } } }),
+        json!({ "$ref": "#/$defs/y", "properties": { "inner": { "$ref": "#/$defs/x" } } }),
+    ] {
+        let test = memory_box();
+        let whole = json!({ "allOf": [{ "$ref": "#/$defs/x" }, { "properties": { "kind": false } }],
+                            "$defs": { "x": folder, "y": inner() } });
+        test.bus.catalogue().schema_of("a", 1, whole).unwrap();
+        let (path, reason) = violation(&test.bus, nested(100, json!({})));
+        assert_eq!(path, "");
+        assert!(reason.contains("where is not looked for"), "{reason}");
+        assert_eq!(violation(&test.bus, nested(5, json!({}))).0, "/kind");
+    }
+}
+
+/// Subschemas within subschemas that all look at one part.
+fn within(parts: usize, innermost: Value) -> Value {
+    (0..parts).fold(innermost, |inner, _| json!({ "not": { "not": inner } }))
+}
+
+/// On a thread with a small stack, as an application may have them.
+fn publish_on_small_stack(bus: &Postbox, payload: Value) -> postbox::Result<EventId> {
+    let publish = || bus.publish(event("a").payload(payload));
+    let small = thread::Builder::new().stack_size(256 << 10);
+    thread::scope(|scope| small.spawn_scoped(scope, publish).unwrap().join().unwrap())
+}
+
+/// The check went by recursion on the stack of whoever published, however little there was, and the process died of it.
+#[test]
+fn a_payload_of_many_levels_meets_a_schema_of_many_parts_on_a_small_stack() {
+    let test = memory_box();
+    let inner = json!({ "properties": { "inner": { "$ref": "#" } }, "required": ["kind"] });
+    test.bus.catalogue().schema_of("a", 1, within(60, inner)).unwrap();
+    let end = json!({ "kind": "end" });
+    publish_on_small_stack(&test.bus, nested(126, end.clone())).unwrap();
+    publish_on_small_stack(&test.bus, nested(3, end)).unwrap();
+    let refused = publish_on_small_stack(&test.bus, nested(126, json!({ "secret": "canary" })));
+    assert!(matches!(refused, Err(Error::SchemaViolation { .. })), "{refused:?}");
+}
+
+/// Where these lead is known only while something is checked.
+#[test]
+fn a_schema_that_leads_back_to_the_same_part_has_room_as_well() {
+    let test = memory_box();
+    let arms = vec![json!({ "$dynamicRef": "#this" }), json!({ "properties": { "inner": { "$ref": "#" } } })];
+    let circle = json!({ "$dynamicAnchor": "this", "allOf": [within(20, json!({ "allOf": arms }))] });
+    test.bus.catalogue().schema_of("a", 1, circle).unwrap();
+    publish_on_small_stack(&test.bus, nested(126, json!({}))).unwrap();
+    let round = json!({ "anyOf": [{ "$ref": "#/$defs/a" }],
+                        "$defs": { "a": { "$ref": "#/$defs/b" }, "b": { "allOf": [{ "$ref": "#/$defs/a" }, { "$ref": "#" }] } } });
+    test.bus.catalogue().schema_of("b", 1, round).unwrap();
+    test.bus.publish(event("b").payload(nested(126, json!({})))).unwrap();
+}
+
+#[test]
+fn what_no_stack_is_large_enough_for_is_refused_and_anything_less_is_checked() {
+    let test = memory_box();
+    let last = json!({ "properties": { "inner": { "$ref": "#" } } });
+    let link =
+        |n: usize| if n == 2_500 { last.clone() } else { json!({ "$ref": format!("#/$defs/d{}", n + 1) }) };
+    let chain: serde_json::Map<_, _> = (0..=2_500).map(|n| (format!("d{n}"), link(n))).collect();
+    test.bus.catalogue().schema_of("a", 1, json!({ "$ref": "#/$defs/d0", "$defs": chain })).unwrap();
+    publish_on_small_stack(&test.bus, nested(50, json!({}))).unwrap();
+    let (path, reason) = violation(&test.bus, nested(126, json!({})));
+    assert_eq!(path, "");
+    assert!(reason.contains("it is not checked"), "{reason}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::error::{Error, Result, describe_json};
 use crate::event::{Event, NewEvent};
 use crate::handler::{Context, HandlerError, HandlerResult, panic_message};
+use crate::json::Json;
 use crate::registry::Subscription;
 use crate::tx::Tx;
 
@@ -187,7 +188,10 @@ impl Upcasters {
                 None => "it has no upcasters".to_owned(),
             });
             let step = step.inspect_err(|_| *doing = Doing::Reading)?;
-            payload = step(payload)?;
+            // What it has made may be nested so deeply that reading or dropping it would exhaust the stack.
+            let upcast = Json::from(step(payload)?);
+            upcast.refuse_depth_within("payload", 0).map_err(|error| error.to_string())?;
+            payload = upcast.into_value();
         }
         *doing = Doing::Reading;
         decode(&payload)

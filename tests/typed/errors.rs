@@ -68,6 +68,44 @@ fn a_payload_that_cannot_be_read_is_a_dead_letter_whose_error_names_event_type_v
     }
 }
 
+#[derive(Serialize, Deserialize)]
+struct Folders(Value);
+
+impl DomainEvent for Folders {
+    const NAME: &'static str = "folders.moved";
+    const SOURCE_MODULE: &'static str = "files";
+    const AGGREGATE_TYPE: &'static str = "Folder";
+    const VERSION: u32 = 2;
+
+    fn aggregate_id(&self) -> String {
+        "f-1".to_owned()
+    }
+
+    /// From a path to a folder in a folder.
+    fn upcasters() -> Upcasters {
+        Upcasters::none().step(1, |payload: Value| {
+            let levels = payload.as_u64().ok_or("no number")?;
+            Ok::<_, &str>((0..levels).fold(Value::Null, |inner, _| Value::Array(vec![inner])))
+        })
+    }
+}
+
+/// It was read, and dropped, by recursion, and the process died of it.
+#[test]
+fn what_an_upcaster_nests_too_deeply_is_a_dead_letter() {
+    for TestBox { kind, bus, .. } in &boxes() {
+        bus.subscribe(Subscription::typed::<Folders>("c", |_, _| Ok(()))).unwrap();
+        let folders =
+            |levels: u32| NewEvent::new("folders.moved", "files", "Folder", "f-1").payload(json!(levels));
+        let id = bus.publish(folders(1_000_000)).unwrap();
+        bus.publish(folders(127)).unwrap();
+        assert_eq!(bus.drain().unwrap(), 1, "{kind}");
+        let said = outbox_row(bus, id).last_error.unwrap();
+        assert!(said.contains("Folders (version 2): the upcaster 1 -> 2 failed: "), "{said}");
+        assert!(said.contains("nested more than 127 levels deep"), "{said}");
+    }
+}
+
 #[test]
 fn other_consumers_receive_what_one_cannot_read() {
     for TestBox { kind, bus, .. } in &boxes() {

@@ -59,7 +59,7 @@ pub(crate) fn list(
 /// Blocked by the last one that has failed before the first that waits, unless one that may still go on is between them.
 fn look_at(conn: &Connection, aggregate: &Aggregate, now: i64) -> Result<Option<BlockedAggregate>> {
     let mut failed = None;
-    let waits = order::find_below(conn, aggregate, i64::MAX, now, |event| {
+    let waits = order::find_below(conn, aggregate, i64::MAX, None, now, |event| {
         match event.state {
             State::Waiting => return Ok(Some(event.seq)),
             State::Dead => failed = Some(event.seq),

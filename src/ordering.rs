@@ -10,6 +10,7 @@ use std::collections::HashMap;
 
 use rusqlite::Connection;
 
+use crate::consumers;
 use crate::core::Core;
 use crate::error::Result;
 use crate::inbox;
@@ -78,7 +79,8 @@ fn first_of(
     subscription: &Subscription,
     now: i64,
 ) -> Result<Option<(i64, State)>> {
-    order::find_below(conn, of, below, now, |event| {
+    let number = consumers::known_number_of(conn, &subscription.consumer_name)?;
+    order::find_below(conn, of, below, number, now, |event| {
         let is_to_come = event.state != State::Scheduled && is_to_come(registry, conn, event, subscription)?;
         Ok(is_to_come.then_some((event.seq, event.state)))
     })

@@ -181,8 +181,8 @@ impl Subscription {
     ///   true of what is retried or replayed by a person.
     /// - While an event waits for the backoff of another of its consumers, it waits for this one's turn as well, and so do those
     ///   behind it.
-    /// - What is to be looked through grows with the unfinished events of an aggregate that come before: a thousand that wait
-    ///   for another consumer make this one slow for that aggregate.
+    /// - What is to be looked through grows with the unfinished events of an aggregate that come before: ten thousand
+    ///   that wait for another consumer make this one slow for that aggregate.
     /// - All subscriptions of the consumer whose events are to be in order with each other have to say so. Every process that
     ///   processes events of the file has to have the same subscriptions.
     /// - One at a time holds as long as leases do: a handler that goes on after its lease was lost may meet its own event again,

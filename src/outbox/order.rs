@@ -101,11 +101,13 @@ pub(crate) fn deliver_to(conn: &Connection, seq: i64) -> Result<Option<Vec<Strin
     Ok(names.and_then(|names| serde_json::from_slice(&names).ok()))
 }
 
-/// Goes through the unfinished events of an aggregate with a `seq` below this, in order, until `look` has found something.
+/// Goes through the unfinished events of an aggregate with a `seq` below this, in order, until `look` has found something. `but`: the
+/// number of a consumer; not through those that it is done with. There may be thousands, which wait for another consumer.
 pub(crate) fn find_below<T>(
     conn: &Connection,
     of: &Aggregate,
     seq: i64,
+    but: Option<i64>,
     now: i64,
     mut look: impl FnMut(&Unfinished) -> Result<Option<T>>,
 ) -> Result<Option<T>> {
@@ -115,9 +117,12 @@ pub(crate) fn find_below<T>(
          FROM main.outbox_event
          WHERE processed_at IS NULL AND source_module = ?1 AND aggregate_type = ?2 AND aggregate_id = ?3 AND seq < ?4
                AND status <> 'processed'
+               AND NOT EXISTS (SELECT 1 FROM main.inbox_event AS i
+                               WHERE i.id = (outbox_event.seq << 20) + ?5 AND (i.status = 'processed' OR i.status = 'skipped'))
          ORDER BY seq",
     )?;
-    let mut rows = statement.query(params![of.source_module, of.aggregate_type, of.aggregate_id, seq])?;
+    let mut rows =
+        statement.query(params![of.source_module, of.aggregate_type, of.aggregate_id, seq, but])?;
     while let Some(row) = rows.next()? {
         if let Some(found) = look(&unfinished(row, now)?)? {
             return Ok(Some(found));

@@ -12,6 +12,8 @@ mod held_back;
 mod held_back_and_more;
 #[path = "typed/not_touched.rs"]
 mod not_touched;
+#[path = "typed/releases.rs"]
+mod releases;
 #[path = "typed/upcasting.rs"]
 mod upcasting;
 #[path = "typed/used_up.rs"]

@@ -69,8 +69,30 @@ impl TestBox {
     /// As [`drain_due`](TestBox::drain_due).
     #[track_caller]
     pub fn drain_for(&self, time: Duration) -> usize {
+        self.drain_for_within(time, DrainLimit::default())
+    }
+
+    /// The same with another limit, of which the deliveries alone are looked at: how far the clock is moved, `time` says.
+    ///
+    /// ```
+    /// # use postbox::testing::{DrainLimit, TestBox};
+    /// # use postbox::{NewEvent, Schedule};
+    /// # use std::time::Duration;
+    /// # let postbox = TestBox::new();
+    /// let beat = NewEvent::new("heart.beat", "body", "Heart", "h-1");
+    /// postbox.schedules().put("heart", Schedule::every(Duration::from_secs(1), beat))?;
+    /// let three_hours = Duration::from_hours(3); // of 10,800 beats
+    /// postbox.drain_for_within(three_hours, DrainLimit::default().deliveries(20_000));
+    /// # assert_eq!(postbox.stats()?.total, 10_800);
+    /// # Ok::<(), postbox::Error>(())
+    /// ```
+    ///
+    /// # Panics
+    /// As [`drain_for`](TestBox::drain_for).
+    #[track_caller]
+    pub fn drain_for_within(&self, time: Duration, limit: DrainLimit) -> usize {
         let end = clock::add(self.core().clock.now(), time);
-        let mut budget = Budget::of(DrainLimit { time: Duration::MAX, ..DrainLimit::default() });
+        let mut budget = Budget::of(limit);
         let mut processed = self.drain_now(&mut budget);
         while self.settings().enabled
             && let Some(at) =
@@ -216,7 +238,7 @@ impl Budget {
     fn is_spent(&self) -> String {
         format!(
             "the limit of {} deliveries is over, and more is to come: does a handler publish what it handles, or a schedule tick so \
-             often? For more there are `drain_until_empty` with a `DrainLimit`, and several drains in a row",
+             often? For more there are `drain_for_within` and `drain_until_empty`, which take a `DrainLimit`",
             self.limit
         )
     }

@@ -81,6 +81,19 @@ fn schedules_tick_one_by_one_while_time_is_moved() {
     assert_eq!((postbox.now() - start()).whole_seconds(), 310);
 }
 
+/// Two hours of ticks were more than any test could wait for at once.
+#[test]
+fn drain_for_goes_on_for_as_many_deliveries_as_it_is_given() {
+    let (postbox, limit) = (TestBox::new(), DrainLimit::default().time(Duration::ZERO));
+    postbox.schedules().put("s", every_minute()).unwrap();
+    let said = panics(|| postbox.drain_for_within(SECOND * 600, limit.deliveries(9)));
+    assert!(said.starts_with("the limit of 9 deliveries is over"), "{said}");
+    let postbox = TestBox::new();
+    postbox.schedules().put("s", every_minute()).unwrap();
+    assert_eq!(postbox.drain_for_within(SECOND * 600, limit.deliveries(11)), 10);
+    assert_eq!((postbox.now() - start()).whole_seconds(), 600);
+}
+
 #[test]
 fn drain_all_goes_through_backoffs_delays_pauses_and_rate_limits_until_nothing_is_left() {
     let (postbox, calls) = (TestBox::new(), Calls::default());

@@ -110,7 +110,7 @@
 //! | | warn | processing pauses after a fault of the file (once a fault); the last outcomes cannot be recorded yet; events wait for a lease to run out |
 //! | | info | started, ended, took over from a process that died; processing goes on after a fault |
 //! | `postbox::delivery` | error | an event can be neither settled nor set aside, or neither claimed nor set aside; an observer panicked (once a box) |
-//! | | warn | a dead letter; failed for good; a handler or a breaker pauses a consumer; a pause that cannot be stored or ended; a lost lease; nobody subscribes (once a name); a version that is too new (once a name and version); a row that cannot be read; a shared transaction failed; an outcome cannot be recorded; a schedule does not tick (once a name) |
+//! | | warn | a dead letter; failed for good; a handler or a breaker pauses a consumer; a pause that cannot be stored or ended; a lost lease; nobody subscribes (once a name); a version that is too new (once a name and version); a row that cannot be read; a shared transaction failed; an outcome cannot be recorded; a schedule does not tick (once a name); what undoes a saga's steps does not fit today's schema |
 //! | | info | an attempt failed and will be retried |
 //! | `postbox::settings` | warn | a setting in the file cannot be used (once a key) |
 //!
@@ -127,7 +127,7 @@
 //! | `event_id`, `event_name`, `consumer`, `attempt` | what is delivered, to whom |
 //! | `correlation_id` | [`Event::correlation_id`], where it has one |
 //! | `trace_id`, `parent_id`, `trace_flags` | the parts of [`Event::trace_parent`], where it has one: hexadecimal, as the W3C writes them. A layer for OpenTelemetry makes them the span's remote parent |
-//! | `outcome` | once it has returned: `processed`, `skipped`, `failed` or `paused`; `waits` where a saga has not begun |
+//! | `outcome` | once it has returned: `processed`, `skipped`, `failed` or `paused`; `waits` where a saga has not begun, or its handler reads older versions only |
 //!
 //! # Testing
 //!

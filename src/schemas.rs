@@ -70,7 +70,8 @@ impl Catalogue<'_> {
     ///
     /// Every publish of that name and version is checked by it before anything is written: [`publish`](crate::Postbox::publish),
     /// `publish_all`, `publish_in`, and those of transactions and handlers; a schedule's event when it is put and at each tick, and what a saga
-    /// notes to [undo](crate::SagaStep::undo_with) what it did when it is noted. What was published before is not, and neither is what is
+    /// notes to [undo](crate::SagaStep::undo_with) what it did when it is noted. That is published also where it does not fit a schema that
+    /// came in between, with a warning in the log. What was published before is not, and neither is what is
     /// [imported](crate::Postbox::import), since it has been published already. Events that still bear a former name are checked by the
     /// schema of that name.
     ///

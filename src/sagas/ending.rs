@@ -20,8 +20,16 @@ pub(crate) fn compensate(
     let events = undo.all()?;
     let count = events.len();
     for event in events.into_iter().rev() {
+        // A schema of a later release must not keep what was done from being undone. What it says quotes the payload.
+        let unfit = core.check_schema(&event).is_err().then(|| (event.name().to_owned(), event.version()));
         let event = event.prepare(correlation_id, cause, || core.new_id())?;
-        core.publish_within(conn, &event)?;
+        let id = core.publish_within(conn, &event)?.id;
+        if let Some((name, version)) = unfit {
+            log::warn!(
+                target: "postbox::delivery",
+                "event {id}, which undoes what a saga has done, does not fit today's schema of version {version} of `{name}`: it is published all the same"
+            );
+        }
     }
     complete(core, conn, (timeouts, undo), "the saga was compensated")?;
     Ok(count)

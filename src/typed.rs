@@ -242,6 +242,7 @@ fn short_name(name: &'static str) -> &'static str {
 }
 
 /// What a typed subscription reads.
+#[derive(Clone)]
 pub(crate) struct Reads {
     pub(crate) version: u32,
     /// What is wrong with the type: the constant or function, and why.
@@ -260,6 +261,11 @@ impl Reads {
         };
         let of_type = |(field, why)| (field, format!("of `{}`, {}: {why}", E::NAME, shown::<E>()));
         Reads { version: E::VERSION, refused: refused.map(of_type) }
+    }
+
+    /// Of what was validated already.
+    pub(crate) fn up_to(version: u32) -> Self {
+        Reads { version, refused: None }
     }
 
     pub(crate) fn validate(&self) -> Result<()> {

@@ -5,6 +5,7 @@ mod state;
 mod step;
 mod typed;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +13,14 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use self::run::{Runner, Steps};
+use self::run::{Runner, Step, Steps};
 pub use self::step::SagaStep;
 use crate::backoff::Backoff;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::handler::HandlerResult;
 use crate::registry::{Subscription, closeness};
+use crate::typed::Reads;
 use crate::validate;
 
 /// A process that goes on over several events, and the state that it keeps between them: an order that waits for its payment, then for
@@ -129,14 +131,14 @@ pub struct Saga<S> {
     name: String,
     /// By event name or pattern, in order of registration.
     steps: Vec<(String, Steps<S>)>,
-    /// What makes a subscription one of a type's, by event name, with the type's version.
-    typed: Vec<(&'static str, u32, Box<Typed>)>,
+    /// Those that its handlers read.
+    types: Vec<OfType>,
     /// The first event whose handlers are of types of several versions.
     mixed: Option<&'static str>,
     /// The first event that was given two handlers of one kind.
     doubled: Option<String>,
-    correlate: Option<Box<Correlate>>,
-    only: Option<Box<Only>>,
+    correlate: Option<Arc<Correlate>>,
+    only: Option<Arc<Only>>,
     patience: Duration,
     priority: i32,
     max_attempts: Option<u32>,
@@ -144,14 +146,21 @@ pub struct Saga<S> {
 }
 
 type Correlate = dyn Fn(&Event) -> Option<String> + Send + Sync;
-type Typed = dyn FnOnce(Subscription) -> Subscription + Send + Sync;
 type Only = dyn Fn(&Event) -> bool + Send + Sync;
+
+/// A type that a handler reads its events as.
+#[derive(Clone)]
+struct OfType {
+    event_name: &'static str,
+    former_names: &'static [&'static str],
+    reads: Reads,
+}
 
 /// What all steps of a saga share.
 struct Definition {
     name: String,
-    correlate: Option<Box<Correlate>>,
-    only: Option<Box<Only>>,
+    correlate: Option<Arc<Correlate>>,
+    only: Option<Arc<Only>>,
     patience: Duration,
     /// Event names and patterns, and whether a running saga takes them.
     events: Vec<(String, bool)>,
@@ -179,7 +188,7 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
         Saga {
             name: name.into(),
             steps: Vec::new(),
-            typed: Vec::new(),
+            types: Vec::new(),
             mixed: None,
             doubled: None,
             correlate: None,
@@ -197,7 +206,7 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
         event_name: impl Into<String>,
         handler: impl Fn(&mut S, &Event, &SagaStep<'_>) -> HandlerResult + Send + Sync + 'static,
     ) -> Self {
-        self.with(event_name.into(), |steps| steps.start.replace(Box::new(handler)).is_none())
+        self.with(event_name.into(), |steps| steps.start.replace(Step::untyped(handler)).is_none())
     }
 
     /// Events of this name (or pattern) are steps of a conversation that is running. Its timeouts are such events, too.
@@ -206,7 +215,7 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
         event_name: impl Into<String>,
         handler: impl Fn(&mut S, &Event, &SagaStep<'_>) -> HandlerResult + Send + Sync + 'static,
     ) -> Self {
-        self.with(event_name.into(), |steps| steps.on.replace(Box::new(handler)).is_none())
+        self.with(event_name.into(), |steps| steps.on.replace(Step::untyped(handler)).is_none())
     }
 
     /// Events of this name (or pattern) that come when the conversation has ended: a payment that arrives after its order was undone has
@@ -216,7 +225,7 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
         event_name: impl Into<String>,
         handler: impl Fn(&mut S, &Event, &SagaStep<'_>) -> HandlerResult + Send + Sync + 'static,
     ) -> Self {
-        self.with(event_name.into(), |steps| steps.after_end.replace(Box::new(handler)).is_none())
+        self.with(event_name.into(), |steps| steps.after_end.replace(Step::untyped(handler)).is_none())
     }
 
     fn with(mut self, event_name: String, put: impl FnOnce(&mut Steps<S>) -> bool) -> Self {
@@ -242,13 +251,13 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
     /// # Ok::<(), postbox::Error>(())
     /// ```
     pub fn correlate(self, id: impl Fn(&Event) -> Option<String> + Send + Sync + 'static) -> Self {
-        Saga { correlate: Some(Box::new(id)), ..self }
+        Saga { correlate: Some(Arc::new(id)), ..self }
     }
 
     /// Events for which this says false are none of the saga's: they are skipped, and not waited for. For events whose name others share:
     /// a payment that is not an order's would wait for its order, and end as a dead letter. It is not asked about the saga's own timeouts.
     pub fn only(self, concerns: impl Fn(&Event) -> bool + Send + Sync + 'static) -> Self {
-        Saga { only: Some(Box::new(concerns)), ..self }
+        Saga { only: Some(Arc::new(concerns)), ..self }
     }
 
     /// How long an event waits that comes before its conversation begins: an hour from when it was published, when not given. Meanwhile
@@ -314,17 +323,11 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
             );
             return Err(Error::invalid("version", reason));
         }
-        let of = Arc::new(Definition {
-            name: self.name,
-            correlate: self.correlate,
-            only: self.only,
-            patience: self.patience,
-            events: self.steps.iter().map(|(name, steps)| (name.clone(), steps.on.is_some())).collect(),
-        });
-        let mut typed = self.typed;
+        self.types.iter().try_for_each(|of| of.reads.validate())?;
+        let of = Arc::new(self.definition());
         let subscription = |(event_name, steps): (String, Steps<S>)| {
-            let of_type = typed.iter().position(|(name, ..)| *name == event_name);
-            let of_type = of_type.map(|at| typed.swap_remove(at).2);
+            let types: Vec<_> = self.types.iter().filter(|of| of.event_name == event_name).collect();
+            let reads = steps.newest_that_all_read().map(Reads::up_to);
             let runner = Runner { of: Arc::clone(&of), steps };
             let mut subscription =
                 Subscription::transactional(event_name, consumer.clone(), runner).priority(self.priority);
@@ -334,12 +337,37 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
             if let Some(backoff) = self.backoff {
                 subscription = subscription.backoff(backoff);
             }
-            match of_type {
-                Some(of_type) => of_type(subscription),
-                None => subscription,
-            }
+            subscription.reads = reads;
+            let former: BTreeSet<_> = types.iter().flat_map(|of| of.former_names).collect();
+            former.into_iter().fold(subscription, |subscription, name| subscription.alias(*name))
         };
         Ok(self.steps.into_iter().map(subscription).collect())
+    }
+
+    fn definition(&self) -> Definition {
+        Definition {
+            name: self.name.clone(),
+            correlate: self.correlate.clone(),
+            only: self.only.clone(),
+            patience: self.patience,
+            events: self.steps.iter().map(|(name, steps)| (name.clone(), steps.on.is_some())).collect(),
+        }
+    }
+}
+
+/// Both are of the same handlers.
+impl<S> Clone for Saga<S> {
+    fn clone(&self) -> Self {
+        Saga {
+            name: self.name.clone(),
+            steps: self.steps.clone(),
+            types: self.types.clone(),
+            mixed: self.mixed,
+            doubled: self.doubled.clone(),
+            correlate: self.correlate.clone(),
+            only: self.only.clone(),
+            ..*self
+        }
     }
 }
 

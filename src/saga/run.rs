@@ -20,7 +20,32 @@ use crate::sagas::undo::Undo;
 use crate::tx::Tx;
 use crate::validate;
 
-pub(super) type Step<S> = Box<dyn Fn(&mut S, &Event, &SagaStep<'_>) -> HandlerResult + Send + Sync>;
+type Handle<S> = dyn Fn(&mut S, &Event, &SagaStep<'_>) -> HandlerResult + Send + Sync;
+
+/// One handler.
+pub(super) struct Step<S> {
+    handle: Arc<Handle<S>>,
+    /// The newest version that it reads, where its events are of a type.
+    reads: Option<u32>,
+}
+
+impl<S> Step<S> {
+    pub(super) fn untyped(
+        handle: impl Fn(&mut S, &Event, &SagaStep<'_>) -> HandlerResult + Send + Sync + 'static,
+    ) -> Self {
+        Step { handle: Arc::new(handle), reads: None }
+    }
+
+    pub(super) fn up_to(self, version: u32) -> Self {
+        Step { reads: Some(version), ..self }
+    }
+}
+
+impl<S> Clone for Step<S> {
+    fn clone(&self) -> Self {
+        Step { handle: Arc::clone(&self.handle), reads: self.reads }
+    }
+}
 
 /// What is done with the events of one name.
 pub(super) struct Steps<S> {
@@ -32,6 +57,21 @@ pub(super) struct Steps<S> {
 impl<S> Default for Steps<S> {
     fn default() -> Self {
         Steps { start: None, on: None, after_end: None }
+    }
+}
+
+impl<S> Clone for Steps<S> {
+    fn clone(&self) -> Self {
+        Steps { start: self.start.clone(), on: self.on.clone(), after_end: self.after_end.clone() }
+    }
+}
+
+impl<S> Steps<S> {
+    /// What is newer is for none of them. `None`: one reads every version.
+    pub(super) fn newest_that_all_read(&self) -> Option<u32> {
+        let all = [&self.start, &self.on, &self.after_end];
+        let versions: Option<Vec<u32>> = all.into_iter().flatten().map(|step| step.reads).collect();
+        versions?.into_iter().max()
     }
 }
 
@@ -57,6 +97,10 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> TransactionalHandler f
         }
         let handler =
             self.steps.of(stored.as_ref(), &which, || self.of.too_early(event, &which, tx.core()))?;
+        // Before the state is looked at, which the newer release may have written.
+        if let Some(newest) = handler.reads.filter(|newest| *newest < event.version()) {
+            return Err(which.too_new(event, newest, tx.core()));
+        }
         if let Some(timeout) = &timeout {
             timeouts.forget(timeout);
         }
@@ -72,7 +116,7 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> TransactionalHandler f
         let before = status;
         let left = Left { status, reason, timeouts, undo: Undo::stored(undo), failed: None };
         let step = SagaStep::new(&self.of, tx.within_saga(&id), event, &id, timeout, left);
-        handler(&mut state, event, &step)?;
+        (handler.handle)(&mut state, event, &step)?;
 
         let Left { status, reason, timeouts, undo, failed } = step.end();
         if let Some(failed) = failed {
@@ -132,25 +176,33 @@ impl Definition {
     /// Of an event whose conversation has not begun: the one that starts it may still be on its way. Each wait is half as long as the
     /// event is old, so that little is asked of many that wait for long.
     fn too_early(&self, event: &Event, which: &Which<'_>, core: &Core) -> HandlerError {
-        let age = core.clock.now().saturating_sub(to_micros(event.timestamp()));
-        let age = Duration::from_micros(u64::try_from(age).unwrap_or(0));
         let why = format!("{which} has not begun: the event waits for the one that starts it");
-        let Some(left) = self.patience.checked_sub(age).filter(|left| !left.is_zero()) else {
-            return HandlerError::retry(why);
-        };
-        let least = Duration::from_millis(core.settings().retry_base_delay_ms);
-        HandlerError::wait(why, (age / 2).max(least).min(left))
+        let left = self.patience.checked_sub(age(event, core)).filter(|left| !left.is_zero());
+        left.map_or_else(
+            || HandlerError::retry(&why),
+            |left| HandlerError::wait(&why, half_as_long(event, core).min(left)),
+        )
     }
 }
 
-struct Conversation {
-    id: String,
+fn age(event: &Event, core: &Core) -> Duration {
+    let age = core.clock.now().saturating_sub(to_micros(event.timestamp()));
+    Duration::from_micros(u64::try_from(age).unwrap_or(0))
+}
+
+/// As the event is old.
+fn half_as_long(event: &Event, core: &Core) -> Duration {
+    (age(event, core) / 2).max(Duration::from_millis(core.settings().retry_base_delay_ms))
+}
+
+pub(super) struct Conversation {
+    pub(super) id: String,
     /// It is a timeout of this saga's, whether noted or not.
     is_timeout: bool,
 }
 
 impl Definition {
-    fn conversation(&self, event: &Event, may_start: bool) -> Result<Conversation, HandlerError> {
+    pub(super) fn conversation(&self, event: &Event, may_start: bool) -> Result<Conversation, HandlerError> {
         let saga = &self.name;
         if let Some(id) = event.correlation_id()
             && timeouts::is_of(saga, id, event.id())
@@ -195,7 +247,26 @@ impl std::fmt::Display for Which<'_> {
     }
 }
 
+/// Between two looks whether a newer release is there, or the conversation stands where another handler takes the event.
+const TOO_NEW_MOST: Duration = Duration::from_mins(5);
+
 impl Which<'_> {
+    /// Its handler's type knows versions up to this one.
+    fn too_new(&self, event: &Event, newest: u32, core: &Core) -> HandlerError {
+        let (name, version) = (event.name(), event.version());
+        // No name contains NUL.
+        if core.first_warning_of(&format!("{name}\0{version}\0{}", self.saga)) {
+            log::warn!(
+                target: "postbox::delivery",
+                "version {version} of `{name}` is newer than a handler of saga `{}` knows: such events wait for a later release", self.saga
+            );
+        }
+        let why = format!(
+            "{self}: version {version} of `{name}` waits for a release that knows it: its handler reads up to version {newest}"
+        );
+        HandlerError::wait(why, half_as_long(event, core).min(TOO_NEW_MOST))
+    }
+
     fn skip(&self, why: &str) -> HandlerError {
         HandlerError::skip(format!("{self}: {why}"))
     }

@@ -141,7 +141,8 @@ impl<'a> SagaStep<'a> {
     /// Notes an event that undoes what this step has done: [`compensate`](SagaStep::compensate) publishes it, the last that was noted
     /// first. At most 1,000 of a conversation. Where the saga completes they are forgotten.
     ///
-    /// A delay of the event's counts from when it is published.
+    /// A delay of the event's counts from when it is published. It has been checked then: what a later release has made stricter, a schema
+    /// or the limit of payloads, does not keep it from being published.
     ///
     /// # Errors
     /// [`Error::Invalid`] and [`Error::PayloadTooLarge`], where publishing it would fail, where its payload or metadata are nested more than

@@ -3,14 +3,26 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Saga, SagaStep};
+use super::run::Step;
+use super::{OfType, Saga, SagaStep};
 use crate::event::Event;
 use crate::handler::HandlerResult;
-use crate::registry::Subscription;
 use crate::typed::{DomainEvent, Reads};
 
 /// Steps whose events are types: [`DomainEvent`] says what is done about their versions and former names. The whole event is
-/// [`step.event()`](crate::Tx::event). The types of all handlers of one event name have the same version, and should be one.
+/// [`step.event()`](crate::Tx::event).
+///
+/// Each handler has its own say about versions: an untyped one takes every version, a typed one those that its type reads. Which handler
+/// an event is for depends on where its conversation stands, so that what is newer than its type waits in one of two ways, an attempt
+/// spent in neither:
+///
+/// - Where all handlers of the event's name are typed, none could take it: it is held back and counted as for any typed subscription
+///   ([`DomainEvent`]).
+/// - Where another handler of that name is untyped, the event comes to the saga, and only what is for a typed handler waits: it says so in
+///   `last_error`, and looks again every five minutes at the latest, whether a newer release is there, or its conversation has come to
+///   where the untyped handler takes it. What another handler takes, or nobody does, is handled or skipped as ever.
+///
+/// The types of one event name have one version, and should be one type. Events of a type's former names come to all handlers of its name.
 ///
 /// ```
 /// # use postbox::{DomainEvent, NewEvent, Postbox, Saga};
@@ -57,7 +69,7 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
         self,
         handler: impl Fn(&mut S, &E, &SagaStep<'_>) -> HandlerResult + Send + Sync + 'static,
     ) -> Self {
-        self.reading::<E>().starts_on(E::NAME, reading(handler))
+        self.reading::<E>().with(E::NAME.to_owned(), |steps| steps.start.replace(reading(handler)).is_none())
     }
 
     /// As [`on`](Saga::on).
@@ -65,7 +77,7 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
         self,
         handler: impl Fn(&mut S, &E, &SagaStep<'_>) -> HandlerResult + Send + Sync + 'static,
     ) -> Self {
-        self.reading::<E>().on(E::NAME, reading(handler))
+        self.reading::<E>().with(E::NAME.to_owned(), |steps| steps.on.replace(reading(handler)).is_none())
     }
 
     /// As [`after_end`](Saga::after_end).
@@ -73,28 +85,26 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
         self,
         handler: impl Fn(&mut S, &E, &SagaStep<'_>) -> HandlerResult + Send + Sync + 'static,
     ) -> Self {
-        self.reading::<E>().after_end(E::NAME, reading(handler))
+        self.reading::<E>()
+            .with(E::NAME.to_owned(), |steps| steps.after_end.replace(reading(handler)).is_none())
     }
 
     fn reading<E: DomainEvent>(mut self) -> Self {
-        match self.typed.iter().find(|(name, ..)| *name == E::NAME) {
-            Some((_, version, _)) if *version != E::VERSION => {
-                self.mixed.get_or_insert(E::NAME);
-            }
-            Some(_) => {}
-            None => {
-                let reads = Reads::of::<E>(&E::upcasters());
-                let of_type = move |subscription: Subscription| subscription.reading::<E>(reads);
-                self.typed.push((E::NAME, E::VERSION, Box::new(of_type)));
-            }
+        let reads = Reads::of::<E>(&E::upcasters());
+        if self.types.iter().any(|of| of.event_name == E::NAME && of.reads.version != E::VERSION) {
+            self.mixed.get_or_insert(E::NAME);
         }
+        self.types.push(OfType { event_name: E::NAME, former_names: E::FORMER_NAMES, reads });
         self
     }
 }
 
 fn reading<S, E: DomainEvent>(
     handler: impl Fn(&mut S, &E, &SagaStep<'_>) -> HandlerResult + Send + Sync + 'static,
-) -> impl Fn(&mut S, &Event, &SagaStep<'_>) -> HandlerResult + Send + Sync + 'static {
+) -> Step<S> {
     let upcasters = E::upcasters();
-    move |state, event, step| handler(state, &upcasters.read(event)?, step)
+    let handle = move |state: &mut S, event: &Event, step: &SagaStep<'_>| {
+        handler(state, &upcasters.read(event)?, step)
+    };
+    Step::untyped(handle).up_to(E::VERSION)
 }

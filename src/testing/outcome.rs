@@ -36,7 +36,8 @@ pub enum Outcome {
         /// For how long.
         duration: Duration,
     },
-    /// A saga's event came before the one that starts it: it is tried again, without an attempt spent.
+    /// A saga's event came before the one that starts it, or is newer than its handler's type: it is tried again, without an attempt
+    /// spent.
     TooEarly {
         /// What it waits for.
         why: String,

@@ -1,11 +1,15 @@
 //! Steps whose events are types.
 
+use std::time::Duration;
+
 use postbox::{DomainEvent, OutboxStatus, Saga, Upcasters};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 #[cfg(feature = "schema")]
 use crate::MINUTE;
+#[cfg(feature = "schema")]
+use crate::published_after;
 use crate::support::{boxes, inbox_rows, outbox_row, refused_field, status};
 use crate::{found, of_order, order, outcome};
 
@@ -111,6 +115,179 @@ fn timeouts_and_events_that_undo_fit_their_schemas() {
         assert_eq!(calls.all().len(), 2, "{}", test.kind);
         assert!(calls.all().iter().all(|said| said.contains("step.a")), "{:?}", calls.all());
         assert_eq!(found(bus).undo, ["step.a"]);
+    }
+}
+
+/// A release came with a stricter schema, and its sagas could not be undone.
+#[cfg(feature = "schema")]
+#[test]
+fn a_schema_that_came_later_keeps_nothing_from_being_undone() {
+    let test = crate::support::file_box();
+    let saga = || {
+        crate::noting()
+            .starts_on("begin", move |_, _, step| {
+                step.undo_with(of_order("undo.a").payload(json!({ "n": 0 })))?;
+                step.undo_with(of_order("undo.b"))?;
+                Ok(())
+            })
+            .on("lost", |_, _, step| {
+                step.compensate("lost")?;
+                Ok(())
+            })
+    };
+    test.bus.subscribe_saga(saga()).unwrap();
+    test.bus.publish_all(["o-1", "o-2"].map(|id| order("begin", id))).unwrap();
+    test.bus.drain().unwrap();
+
+    let test = test.reopen();
+    let bus = &test.bus;
+    bus.catalogue().schema_of("undo.a", 1, json!({ "properties": { "n": { "minimum": 1 } } })).unwrap();
+    bus.subscribe_saga(saga()).unwrap();
+    let refused = bus.publish(of_order("undo.a").payload(json!({ "n": 0 })));
+    assert!(matches!(refused, Err(postbox::Error::SchemaViolation { .. })), "{refused:?}");
+    let lost = bus.publish(of_order("lost")).unwrap();
+    bus.drain().unwrap();
+    assert_eq!(published_after(bus, lost), ["undo.b", "undo.a"]);
+    assert_eq!(bus.sagas().compensate("order", "o-2", "by hand").unwrap(), 2);
+    assert_eq!(published_after(bus, lost), ["undo.b", "undo.a", "undo.b", "undo.a"]);
+}
+
+/// The first release: both take `placed` untyped as well.
+fn half_typed() -> Saga<i64> {
+    Saga::new("order")
+        .starts_on("placed", |total, event, _| {
+            *total = event.version().into();
+            Ok(())
+        })
+        .on_typed::<Placed>(|total, placed, step| {
+            *total += placed.cents;
+            step.complete()?;
+            Ok(())
+        })
+        .after_end("placed", |total, _, _| {
+            *total += 1_000;
+            Ok(())
+        })
+}
+
+fn newer(id: &str) -> postbox::NewEvent {
+    order("placed", id).version(3).payload(json!({ "order": "o-1", "pence": 7 }))
+}
+
+/// One typed handler had the events of its untyped neighbours held back as well.
+#[test]
+fn an_untyped_handler_takes_every_version_and_a_typed_one_beside_it_has_its_own_say() {
+    for test in boxes() {
+        let bus = &test.bus;
+        bus.subscribe_saga(half_typed()).unwrap();
+        bus.publish(newer("o-1")).unwrap();
+        bus.drain().unwrap();
+        assert_eq!(found(bus).state, 3, "{}", test.kind);
+
+        let waits = bus.publish(newer("o-1")).unwrap();
+        for _ in 0..20 {
+            test.clock.advance(Duration::from_hours(1));
+            bus.drain().unwrap();
+        }
+        let row = outbox_row(bus, waits);
+        assert_eq!((status(bus, waits), row.attempt_count), (OutboxStatus::Pending, 0));
+        let why = "saga `order` of `o-1`: version 3 of `placed` waits for a release that knows it: its handler reads up to version 2";
+        assert_eq!(row.last_error.as_deref(), Some(why));
+        assert_eq!((found(bus).state, inbox_rows(bus, waits)), (json!(3), vec![]));
+
+        // What it can read goes on beside it, and it goes to the untyped one once the conversation is there.
+        let placed = Placed { order: "o-1".to_owned(), cents: 5 };
+        bus.publish(postbox::NewEvent::typed(&placed).unwrap().correlation_id("o-1")).unwrap();
+        bus.drain().unwrap();
+        assert_eq!(found(bus).state, 8);
+        test.clock.advance(Duration::from_mins(5));
+        bus.drain().unwrap();
+        assert_eq!((found(bus).state, status(bus, waits)), (json!(1_008), OutboxStatus::Processed));
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct PlacedNow {
+    pence: i64,
+}
+
+impl DomainEvent for PlacedNow {
+    const NAME: &'static str = Placed::NAME;
+    const SOURCE_MODULE: &'static str = Placed::SOURCE_MODULE;
+    const AGGREGATE_TYPE: &'static str = Placed::AGGREGATE_TYPE;
+    const VERSION: u32 = 3;
+
+    fn aggregate_id(&self) -> String {
+        "o-1".to_owned()
+    }
+}
+
+/// It is held back before its state is read: the newer release may have written that as well.
+#[test]
+fn what_waits_for_a_newer_release_goes_on_in_one_whatever_the_state_has_become() {
+    let test = crate::support::file_box();
+    let newest = || {
+        Saga::<(i64, String)>::new("order")
+            .starts_on("placed", |_, _, _| Ok(()))
+            .on_typed::<PlacedNow>(|state, placed, _| {
+                *state = (placed.pence, "pounds".to_owned());
+                Ok(())
+            })
+            .after_end("placed", |_, _, _| Ok(()))
+    };
+    let other = test.second();
+    other.subscribe_saga(newest()).unwrap();
+    other.publish(newer("o-1")).unwrap();
+    other.drain().unwrap();
+
+    test.bus.subscribe_saga(half_typed()).unwrap();
+    let waits = test.bus.publish(newer("o-1")).unwrap();
+    test.bus.drain().unwrap();
+    assert_eq!(status(&test.bus, waits), OutboxStatus::Pending);
+    test.clock.advance(Duration::from_mins(5));
+    other.drain().unwrap();
+    assert_eq!(found(&test.bus).state, json!([7, "pounds"]));
+}
+
+/// Placed, as another part of the application reads it.
+#[derive(Serialize, Deserialize)]
+struct PlacedToo<const STEP: u32> {}
+
+impl<const STEP: u32> DomainEvent for PlacedToo<STEP> {
+    const NAME: &'static str = Placed::NAME;
+    const SOURCE_MODULE: &'static str = Placed::SOURCE_MODULE;
+    const AGGREGATE_TYPE: &'static str = Placed::AGGREGATE_TYPE;
+    const VERSION: u32 = 2;
+    const FORMER_NAMES: &'static [&'static str] = &["ordered", "bought"];
+
+    fn aggregate_id(&self) -> String {
+        "o-1".to_owned()
+    }
+
+    fn upcasters() -> Upcasters {
+        Upcasters::none().unchanged(STEP)
+    }
+}
+
+/// The second type of one event was not looked at: neither its upcasters nor its former names.
+#[test]
+fn every_type_of_an_event_is_checked_and_its_former_names_count() {
+    for test in boxes() {
+        let saga = Saga::<i64>::new("order").starts_on_typed::<Placed>(|_, _, _| Ok(()));
+        let odd = saga.clone().on_typed::<PlacedToo<2>>(|_, _, _| Ok(()));
+        assert_eq!(refused_field(test.bus.subscribe_saga(odd)), "upcasters");
+        assert_eq!(test.bus.registry().handler_count(), 0);
+        let saga = saga.on_typed::<PlacedToo<1>>(|total, _, _| {
+            *total += 1;
+            Ok(())
+        });
+        test.bus.subscribe_saga(saga).unwrap();
+        let placed = json!({ "order": "o-1", "cents": 5 });
+        for name in ["placed", "ordered", "bought"] {
+            test.bus.publish(of_order(name).version(2).payload(placed.clone())).unwrap();
+        }
+        test.bus.drain().unwrap();
+        assert_eq!(found(&test.bus).state, 2, "{}", test.kind);
     }
 }
 

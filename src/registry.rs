@@ -307,7 +307,7 @@ impl Subscription {
 
     /// How closely the name is matched, if it is: the exact name before an alias, that before any pattern, a longer pattern before a
     /// shorter.
-    fn closeness(&self, event_name: &str) -> Option<usize> {
+    pub(crate) fn closeness(&self, event_name: &str) -> Option<usize> {
         if self.event_name == event_name {
             return Some(usize::MAX);
         }

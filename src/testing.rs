@@ -33,6 +33,8 @@ mod recorder;
 #[cfg(feature = "testing")]
 mod settled;
 #[cfg(feature = "testing")]
+mod step;
+#[cfg(feature = "testing")]
 mod test_box;
 
 pub use self::clock::ManualClock;
@@ -47,6 +49,7 @@ pub use self::{
     pattern::{Pattern, absent, anything, exactly, that},
     recorder::{RecordedCall, Recorder},
     settled::wait_until_settled,
+    step::{Conversation, RanStep, run_step},
     test_box::{TestBox, TestBoxBuilder},
 };
 #[cfg(feature = "testing")]

@@ -12,6 +12,8 @@ mod drains;
 mod patterns;
 #[path = "testing_kit/recorder.rs"]
 mod recorder;
+#[path = "testing_kit/steps.rs"]
+mod steps;
 mod support;
 
 use std::panic::{self, AssertUnwindSafe, catch_unwind};

@@ -1,5 +1,7 @@
 //! Sagas: a conversation of events, with a state of its own from its first to its last.
 
+#[cfg(feature = "testing")]
+mod alone;
 mod run;
 mod state;
 mod step;

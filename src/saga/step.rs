@@ -51,6 +51,14 @@ impl<'a> SagaStep<'a> {
         SagaStep { of, tx, event, correlation_id, timeout, left: RefCell::new(left) }
     }
 
+    /// One that has come already: there is no event of it to be delivered.
+    #[cfg(feature = "testing")]
+    pub(crate) fn note_timeout(&self, name: &str, event_name: &str) {
+        let core = self.tx.core();
+        let id = timeouts::new_id(&self.of.name, self.correlation_id, core.new_id());
+        self.left.borrow_mut().timeouts.note(name, id, event_name.to_owned(), core.clock.now());
+    }
+
     pub(super) fn end(self) -> Left {
         self.left.into_inner()
     }

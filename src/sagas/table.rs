@@ -9,6 +9,8 @@ use super::{SagaFilter, SagaInstance, SagaPage, SagaStatus, SagaSummary, SagaTot
 use crate::clock::from_micros;
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
+#[cfg(feature = "testing")]
+use crate::event::EventId;
 use crate::page::{Order, Page};
 
 /// What a step needs of its conversation.
@@ -92,6 +94,14 @@ pub(crate) fn update(
 fn status_of(conn: &Connection, seq: i64) -> Result<Option<SagaStatus>> {
     let mut statement = conn.prepare_cached("SELECT status FROM main.postbox_saga WHERE seq = ?1")?;
     Ok(statement.query_row([seq], |row| row.get(0)).optional()?)
+}
+
+/// There is none of it any more. The timeouts that it waited for.
+#[cfg(feature = "testing")]
+pub(crate) fn forget(conn: &Connection, name: &str, correlation_id: &str) -> Result<Vec<EventId>> {
+    let Some(stored) = load(conn, name, correlation_id)? else { return Ok(Vec::new()) };
+    conn.prepare_cached("DELETE FROM main.postbox_saga WHERE seq = ?1")?.execute([stored.seq])?;
+    Ok(Timeouts::parse(stored.timeouts.as_deref())?.take_all())
 }
 
 /// Its timeouts are cancelled, and what undoes it is published or forgotten.

@@ -90,7 +90,7 @@ pub fn run_transactional(postbox: &Postbox, event: &Event, handler: &impl Transa
     Alone::in_box(postbox).run_transactional(event, handler)
 }
 
-/// How a handler is run alone: [`run_handler`] and [`run_transactional`], with more to say.
+/// How a handler is run alone: [`run_handler`], [`run_transactional`] and [`run_step`](crate::testing::run_step), with more to say.
 #[derive(Debug, Clone)]
 #[must_use = "it does nothing until it runs a handler"]
 pub struct Alone<'a> {
@@ -162,6 +162,10 @@ impl<'a> Alone<'a> {
                 Err(Undone::Box(error)) => Err(error),
             }
         })
+    }
+
+    pub(super) fn postbox(&self) -> &'a Postbox {
+        self.postbox
     }
 
     fn cancellation(&self) -> Cancellation {

@@ -361,3 +361,77 @@ fn waits_grow_with_the_age_of_the_event() {
     assert_eq!(outbox_row(bus, early).attempt_count, 0);
     assert_eq!(bus.sagas().totals().unwrap(), []);
 }
+
+/// A handler for what comes late had the same events skipped before the end, although a pattern takes them then; and one for a running
+/// conversation kept them from beginning one.
+#[test]
+fn the_handler_of_each_kind_is_that_of_the_closest_name_that_has_one() {
+    let named = |name: &'static str| {
+        move |trail: &mut Trail, event: &Event, step: &SagaStep<'_>| -> HandlerResult {
+            trail.seen.push(format!("{} by {name}", event.name()));
+            if event.name() == "pay.captured" && step.fired_timeout().is_none() {
+                step.timeout("again", MINUTE, of_order("pay.captured"))?;
+            }
+            if event.name() == "stop" {
+                step.complete()?;
+            }
+            Ok(())
+        }
+    };
+    let saga = || {
+        Saga::<Trail>::new("order")
+            .starts_on("pay.*", named("starts"))
+            .on("pay.card.*", named("cards"))
+            .on("*", named("all"))
+            .after_end("pay.captured", |trail: &mut Trail, _, _| {
+                trail.seen.push("late".to_owned());
+                Ok(())
+            })
+    };
+    for test in boxes() {
+        let bus = &test.bus;
+        bus.subscribe_saga(saga()).unwrap();
+        for name in ["pay.card.a", "pay.card.b", "pay.captured"] {
+            bus.publish(of_order(name)).unwrap();
+            bus.drain().unwrap();
+        }
+        test.clock.advance(MINUTE);
+        bus.drain().unwrap();
+        for name in ["stop", "pay.captured", "pay.card.c"] {
+            bus.publish(of_order(name)).unwrap();
+            bus.drain().unwrap();
+        }
+        let expected = [
+            "pay.card.a by starts",
+            "pay.card.b by cards",
+            "pay.captured by all",
+            "pay.captured by all",
+            "stop by all",
+            "late",
+        ];
+        assert_eq!(seen(bus), expected, "{}", test.kind);
+    }
+}
+
+/// In a test whose clock stood still it held up nothing, and everywhere else it did.
+#[test]
+fn in_an_ordered_saga_what_comes_before_the_start_is_in_its_way_until_somebody_decides_or_it_is_passed() {
+    for test in boxes() {
+        let bus = &test.bus;
+        let subscriptions = noting().wait_for_start(MINUTE).max_attempts(1).subscriptions().unwrap();
+        let ordered = subscriptions.into_iter().map(postbox::Subscription::pass_dead_letters);
+        bus.subscribe_many(ordered).unwrap();
+        let early = bus.publish(of_order("step.early")).unwrap();
+        let start = bus.publish(of_order("start")).unwrap();
+        bus.drain().unwrap();
+        assert_eq!(status(bus, start), OutboxStatus::Pending, "{}", test.kind);
+        for _ in 0..7 {
+            test.clock.advance(SECOND * 10);
+            bus.drain().unwrap();
+        }
+        assert_eq!((status(bus, early), seen(bus)), (OutboxStatus::DeadLetter, vec!["start".to_owned()]));
+        bus.outbox().retry(early).unwrap();
+        bus.drain().unwrap();
+        assert_eq!(seen(bus), ["start", "step.early"]);
+    }
+}

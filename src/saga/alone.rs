@@ -28,7 +28,8 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
         subscription: &Subscription,
     ) -> std::result::Result<String, HandlerError> {
         let steps = self.steps.iter().find(|(name, _)| *name == subscription.event_name);
-        let may_start = steps.is_some_and(|(_, steps)| steps.start.is_some());
+        let may_start =
+            steps.is_some_and(|(name, steps)| self.with_those_of_patterns(name, steps).start.is_some());
         Ok(self.definition().conversation(event, may_start)?.id)
     }
 

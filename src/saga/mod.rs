@@ -7,6 +7,7 @@ mod state;
 mod step;
 mod typed;
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
@@ -89,8 +90,11 @@ use crate::validate;
 /// | is running | [`on`](Saga::on) | the event is skipped |
 /// | has ended | [`after_end`](Saga::after_end) | the event is skipped |
 ///
+/// Where several names and patterns match an event, the closest that has a handler of the kind counts, as if each kind were a
+/// [`Subscription`]: `on("payment.*", ..)` takes captured payments also where `after_end("payment.captured", ..)` has those that come late.
+///
 /// There is no order between events while a worker runs, so an event may come before the one that starts its conversation: that is why
-/// it waits, and is not dropped. An event name may have one handler of each kind: with both `starts_on` and `on`, whichever event comes
+/// it waits, and is not dropped. An event name or pattern may have one handler of each kind: with both `starts_on` and `on`, whichever event comes
 /// first begins, and a second one is a step like any other. A second start of a conversation without such an `on` is skipped. What is
 /// skipped is in the inbox as `skipped`, with the reason.
 ///
@@ -164,15 +168,14 @@ struct Definition {
     correlate: Option<Arc<Correlate>>,
     only: Option<Arc<Only>>,
     patience: Duration,
-    /// Event names and patterns, and whether a running saga takes them.
-    events: Vec<(String, bool)>,
+    /// Event names and patterns that a running saga takes.
+    running: Vec<String>,
 }
 
 impl Definition {
     /// Whether a running saga takes events of this name.
     fn takes(&self, event_name: &str) -> bool {
-        let closest = self.events.iter().max_by_key(|(pattern, _)| closeness(pattern, event_name));
-        closest.is_some_and(|(pattern, takes)| *takes && closeness(pattern, event_name).is_some())
+        self.running.iter().any(|pattern| closeness(pattern, event_name).is_some())
     }
 }
 
@@ -297,11 +300,16 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
     /// One subscription for each event name or pattern, for what only a [`Subscription`] can say;
     /// [`subscribe_saga`](crate::Postbox::subscribe_saga) is enough for all else.
     ///
+    /// In order, an event that was published before the one that starts its conversation, about the same aggregate, is in that one's way:
+    /// it waits for a start that waits behind it, until it is a dead letter. With
+    /// [`pass_dead_letters`](Subscription::pass_dead_letters) and a short [`wait_for_start`](Saga::wait_for_start) the conversation begins
+    /// then, and the dead letter can be retried; with [`ordered`](Subscription::ordered) alone it waits for a person.
+    ///
     /// ```
     /// # use postbox::{Postbox, Saga};
     /// # let postbox = Postbox::open_in_memory()?;
     /// # let saga = Saga::<u32>::new("order").starts_on("order.placed", |_, _, _| Ok(()));
-    /// postbox.subscribe_many(saga.subscriptions()?.into_iter().map(|subscription| subscription.ordered()))?;
+    /// postbox.subscribe_many(saga.subscriptions()?.into_iter().map(|subscription| subscription.pass_dead_letters()))?;
     /// # Ok::<(), postbox::Error>(())
     /// ```
     ///
@@ -311,7 +319,7 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
     pub fn subscriptions(self) -> Result<Vec<Subscription>> {
         let consumer = self.consumer_name();
         validate::name("saga", &self.name, NAME_MAX)?;
-        if let Some(event_name) = self.doubled {
+        if let Some(event_name) = self.doubled.clone() {
             return Err(Error::DuplicateSubscription { event_name, consumer });
         }
         if self.steps.iter().all(|(_, steps)| steps.start.is_none()) {
@@ -327,12 +335,13 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
         }
         self.types.iter().try_for_each(|of| of.reads.validate())?;
         let of = Arc::new(self.definition());
-        let subscription = |(event_name, steps): (String, Steps<S>)| {
-            let types: Vec<_> = self.types.iter().filter(|of| of.event_name == event_name).collect();
+        let subscription = |(event_name, steps): &(String, Steps<S>)| {
+            let types: Vec<_> = self.types.iter().filter(|of| of.event_name == *event_name).collect();
+            let steps = self.with_those_of_patterns(event_name, steps);
             let reads = steps.newest_that_all_read().map(Reads::up_to);
             let runner = Runner { of: Arc::clone(&of), steps };
-            let mut subscription =
-                Subscription::transactional(event_name, consumer.clone(), runner).priority(self.priority);
+            let mut subscription = Subscription::transactional(event_name.as_str(), consumer.clone(), runner)
+                .priority(self.priority);
             if let Some(n) = self.max_attempts {
                 subscription = subscription.max_attempts(n);
             }
@@ -343,7 +352,21 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
             let former: BTreeSet<_> = types.iter().flat_map(|of| of.former_names).collect();
             former.into_iter().fold(subscription, |subscription, name| subscription.alias(*name))
         };
-        Ok(self.steps.into_iter().map(subscription).collect())
+        Ok(self.steps.iter().map(subscription).collect())
+    }
+
+    /// Of each kind that there is none of under this name or pattern, the handler of the closest pattern that matches all of its events:
+    /// a box asks one subscription alone.
+    fn with_those_of_patterns(&self, event_name: &str, steps: &Steps<S>) -> Steps<S> {
+        // As if it were a name: a pattern's `*` is matched by those that reach further.
+        let mut wider: Vec<_> = self
+            .steps
+            .iter()
+            .filter(|(pattern, _)| pattern != event_name)
+            .filter_map(|(pattern, steps)| Some((closeness(pattern, event_name)?, steps)))
+            .collect();
+        wider.sort_by_key(|(closeness, _)| Reverse(*closeness));
+        wider.into_iter().fold(steps.clone(), |steps, (_, wider)| steps.or(wider))
     }
 
     fn definition(&self) -> Definition {
@@ -352,7 +375,12 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
             correlate: self.correlate.clone(),
             only: self.only.clone(),
             patience: self.patience,
-            events: self.steps.iter().map(|(name, steps)| (name.clone(), steps.on.is_some())).collect(),
+            running: self
+                .steps
+                .iter()
+                .filter(|(_, steps)| steps.on.is_some())
+                .map(|(name, _)| name.clone())
+                .collect(),
         }
     }
 }

@@ -67,6 +67,15 @@ impl<S> Clone for Steps<S> {
 }
 
 impl<S> Steps<S> {
+    /// With the other's, of the kinds that there is none of.
+    pub(super) fn or(self, other: &Self) -> Self {
+        Steps {
+            start: self.start.or_else(|| other.start.clone()),
+            on: self.on.or_else(|| other.on.clone()),
+            after_end: self.after_end.or_else(|| other.after_end.clone()),
+        }
+    }
+
     /// What is newer is for none of them. `None`: one reads every version.
     pub(super) fn newest_that_all_read(&self) -> Option<u32> {
         let all = [&self.start, &self.on, &self.after_end];
@@ -160,10 +169,13 @@ impl<S> Steps<S> {
             return self.start.as_ref().ok_or_else(too_early);
         };
         match stored.status {
-            SagaStatus::Running => self
-                .on
-                .as_ref()
-                .ok_or_else(|| which.skip("it is running already, and the event only starts it")),
+            SagaStatus::Running => self.on.as_ref().ok_or_else(|| {
+                which.skip(if self.start.is_some() {
+                    "it is running already, and the event only starts it"
+                } else {
+                    "it is running, and the event is for those that have ended"
+                })
+            }),
             SagaStatus::Completed => self.after_end.as_ref().ok_or_else(|| which.skip("it has completed")),
             SagaStatus::Compensated => {
                 self.after_end.as_ref().ok_or_else(|| which.skip("it was compensated"))

@@ -112,7 +112,7 @@ pub(crate) fn find_below<T>(
     mut look: impl FnMut(&Unfinished) -> Result<Option<T>>,
 ) -> Result<Option<T>> {
     let mut statement = conn.prepare_cached(
-        "SELECT seq, event_name, deliver_to, status, available_at, attempt_count = 0 AND changed_at IS created_at,
+        "SELECT seq, event_name, deliver_to, status, available_at, attempt_count = 0 AND changed_at IS created_at AND last_error IS NULL,
                 last_error IS NOT NULL
          FROM main.outbox_event
          WHERE processed_at IS NULL AND source_module = ?1 AND aggregate_type = ?2 AND aggregate_id = ?3 AND seq < ?4

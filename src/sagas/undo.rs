@@ -1,5 +1,7 @@
 //! What would undo what a conversation has done so far: events, kept as JSON until they are needed, in the order in which they were noted.
 
+use serde::de::{DeserializeOwned, IgnoredAny};
+
 use crate::error::{Error, Result};
 use crate::stored_event::StoredEvent;
 
@@ -20,7 +22,7 @@ impl Undo {
         Undo { text, count: None, added: Vec::new() }
     }
 
-    fn parse(&self) -> Result<Vec<StoredEvent>> {
+    fn parse<T: DeserializeOwned>(&self) -> Result<Vec<T>> {
         let Some(text) = self.text.as_deref() else { return Ok(Vec::new()) };
         serde_json::from_str(text).map_err(|_| {
             Error::invalid("undo", "what another program left in the saga's row is no list of events")
@@ -30,7 +32,7 @@ impl Undo {
     pub(crate) fn add(&mut self, event: StoredEvent) -> Result<()> {
         let stored = match self.count {
             Some(count) => count,
-            None => *self.count.insert(self.parse()?.len()),
+            None => *self.count.insert(self.parse::<IgnoredAny>()?.len()),
         };
         if stored + self.added.len() >= EVENTS_MAX {
             let reason =
@@ -52,7 +54,58 @@ impl Undo {
         *self = Undo::stored(None);
     }
 
+    /// Those that are there stay as they are: to read and write them all at each step would cost more with every one.
     pub(crate) fn into_text(self) -> Result<Option<String>> {
-        if self.added.is_empty() { Ok(self.text) } else { Ok(Some(serde_json::to_string(&self.all()?)?)) }
+        if self.added.is_empty() {
+            return Ok(self.text);
+        }
+        let added = serde_json::to_string(&self.added)?;
+        // Counted when the first was added, so that it is a list.
+        let is_any = self.count > Some(0);
+        let Some(list) = self.text.filter(|_| is_any) else { return Ok(Some(added)) };
+        let list = list.trim_end();
+        Ok(Some(format!("{},{}", list.strip_suffix(']').unwrap_or(list), &added[1..])))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::NewEvent;
+
+    fn event(name: &str) -> StoredEvent {
+        StoredEvent::of(NewEvent::new(name, "m", "T", "t"), 1_000).unwrap()
+    }
+
+    #[test]
+    fn what_is_added_stands_behind_what_was_there() {
+        for before in [None, Some("[]"), Some(" [ ] \n")] {
+            let mut undo = Undo::stored(before.map(str::to_owned));
+            undo.add(event("a")).unwrap();
+            undo.add(event("b")).unwrap();
+            let mut undo = Undo::stored(undo.into_text().unwrap());
+            undo.add(event("c")).unwrap();
+            let text = undo.into_text().unwrap().map(|text| format!(" {text}\n"));
+            let mut undo = Undo::stored(text);
+            undo.add(event("d")).unwrap();
+            let undo = Undo::stored(undo.into_text().unwrap());
+            let names: Vec<_> = undo.all().unwrap().iter().map(|event| event.name().to_owned()).collect();
+            assert_eq!(names, ["a", "b", "c", "d"], "{before:?}");
+        }
+    }
+
+    /// A newer release may have noted what this one does not understand: it is for that one to read.
+    #[test]
+    fn what_is_not_understood_stays_as_it_is() {
+        let newer = r#"[{"of":["a newer","release"]},[[1]]]"#;
+        let mut undo = Undo::stored(Some(newer.to_owned()));
+        undo.add(event("a")).unwrap();
+        let text = undo.into_text().unwrap().unwrap();
+        assert!(text.starts_with(&newer[..newer.len() - 1]), "{text}");
+        assert_eq!(serde_json::from_str::<Vec<IgnoredAny>>(&text).unwrap().len(), 3);
+        assert!(Undo::stored(Some(text)).all().is_err());
+        for odd in ["7", "{}", "[", "[1,]"] {
+            assert!(Undo::stored(Some(odd.to_owned())).add(event("a")).is_err(), "{odd}");
+        }
     }
 }

@@ -22,8 +22,8 @@ use std::thread;
 use std::time::Duration;
 
 use postbox::testing::{
-    CrashPoint, Recorder, TestBox, assert_dead_lettered, assert_processed, assert_published, event,
-    fail_attempt, panic_with, refute_published, wait_until_settled,
+    Conversation, CrashPoint, Recorder, TestBox, assert_dead_lettered, assert_processed, assert_published,
+    event, fail_attempt, panic_with, refute_published, run_step, wait_until_settled,
 };
 
 /// What `f` panics with: it has to.
@@ -62,6 +62,10 @@ fn a_panic_points_at_the_line_of_the_test() {
     let mut postbox = TestBox::new();
     postbox.update_settings(|settings| settings.enabled = false).unwrap();
     let id = postbox.publish(support::event("a")).unwrap();
+    let saga = postbox::Saga::<u32>::new("s").starts_on("start", |_, _, _| Ok(()));
+    let (start, step) = (event(support::event("start")), event(support::event("step")));
+    let never = Conversation::running(&1).timeout("t", Duration::ZERO, support::event("never"));
+    let skipped = run_step(&postbox, &start, &saga, Conversation::completed(&1));
     let lines = [
         (line_of_panic(|| postbox.drain_all()), line!()),
         (line_of_panic(|| assert_published!(postbox, "b")), line!()),
@@ -76,6 +80,11 @@ fn a_panic_points_at_the_line_of_the_test() {
         (line_of_panic(|| drop(fail_attempt(0, panic_with("never"), ()))), line!()),
         (line_of_panic(|| event(postbox::NewEvent::new("", "", "", ""))), line!()),
         (line_of_panic(|| TestBox::builder().options(|builder| builder.handler_threads(0)).open()), line!()),
+        (line_of_panic(|| run_step(&postbox, &step, &saga, Conversation::not_begun())), line!()),
+        (line_of_panic(|| run_step(&postbox, &start, &saga, Conversation::in_the_box().fires("t"))), line!()),
+        (line_of_panic(|| run_step(&postbox, &start, &saga, never)), line!()),
+        (line_of_panic(|| Conversation::running(&std::collections::HashMap::from([((1, 2), 3)]))), line!()),
+        (line_of_panic(|| skipped.state::<String>()), line!()),
         (line_of_panic(|| postbox.crash_at(CrashPoint::AfterSettle, |_| ())), line!()),
     ];
     for (seen, line) in lines {

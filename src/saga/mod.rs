@@ -266,8 +266,9 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
     }
 
     /// How long an event waits that comes before its conversation begins: an hour from when it was published, when not given. Meanwhile
-    /// it spends no attempt, and says in `last_error` what it waits for. After that each try is a failed attempt, until it is a dead
-    /// letter.
+    /// it spends no attempt, and says in `last_error` what it waits for. It looks again after half of its age, so that it comes
+    /// somewhat later than the start. After that each try is a failed attempt, until it is a dead letter: what was published for later
+    /// than that, or has waited that long for a pause, has its attempts alone.
     pub fn wait_for_start(self, patience: Duration) -> Self {
         Saga { patience, ..self }
     }

@@ -1,6 +1,7 @@
 //! One step of a saga alone.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -155,7 +156,8 @@ impl RanStep {
 /// Runs one step of a saga on this event, once, in a transaction of its own, without delivery: all that is between the event and the
 /// handler is the saga's own, as which conversation it belongs to, and which handler is called. The conversation stands `before` as the
 /// test says; what the box holds of it is replaced. Afterwards all is in the box, to be looked at or
-/// [gone on from](Conversation::in_the_box).
+/// [gone on from](Conversation::in_the_box). How long an event that comes before its conversation begins has waited, its
+/// [`published_at`](crate::testing::MadeUpEvent::published_at) says.
 ///
 /// ```
 /// use postbox::testing::{Conversation, Outcome, TestBox, event, run_step};
@@ -223,15 +225,20 @@ impl Alone<'_> {
         let mut event = made_up::copy(event);
         let id = if before.fires.is_some() {
             // As every timeout's.
-            Ok(event.correlation_id.get_or_insert_with(|| event.aggregate_id.clone()).clone())
+            Some(event.correlation_id.get_or_insert_with(|| event.aggregate_id.clone()).clone())
         } else {
-            saga.conversation_of(&event, &called)
+            // One that belongs to none, or whose `correlate` panics: the step says so.
+            let found = catch_unwind(AssertUnwindSafe(|| saga.conversation_of(&event, &called)));
+            found.ok().and_then(std::result::Result::ok)
         };
-        // One that belongs to none: the step says so.
-        let stood = id.ok().map(|id| {
-            let stood = stand(postbox, saga, &id, before, &mut event);
-            (id, stood)
-        });
+        // Not in a closure, so that its panics point at the test.
+        let stood = match id {
+            Some(id) => {
+                let stood = stand(postbox, saga, &id, before, &mut event);
+                Some((id, stood))
+            }
+            None => None,
+        };
         let Kind::Transactional(handler) = called.handler else {
             unreachable!("a saga's handlers are transactional")
         };

@@ -208,6 +208,18 @@ fn what_a_saga_says_before_its_handler_is_told_as_well() {
         ran.outcome
     );
 
+    let panicking = saga.clone().correlate(|_| panic!("no such order"));
+    let ran = run_step(&postbox, &nobodys, &panicking, Conversation::running(&order(&[])));
+    assert_eq!(ran.outcome, Outcome::Panicked { message: "no such order".to_owned() });
+
+    let old = event(of_order("step.a")).published_at(postbox.now() - Duration::from_hours(1));
+    let ran = run_step(&postbox, &old, &saga, Conversation::not_begun());
+    assert!(
+        matches!(&ran.outcome, Outcome::Retry { why, .. } if why.contains("has not begun")),
+        "{:?}",
+        ran.outcome
+    );
+
     let found = saga.clone().correlate(|event| event.payload()["order"].as_str().map(str::to_owned));
     let step = event(NewEvent::new("step.a", "sales", "Order", "x").payload(json!({ "order": "o-7" })));
     let ran = run_step(&postbox, &step, &found, Conversation::running(&order(&[])));

@@ -380,9 +380,10 @@ fn the_handler_of_each_kind_is_that_of_the_closest_name_that_has_one() {
     };
     let saga = || {
         Saga::<Trail>::new("order")
-            .starts_on("pay.*", named("starts"))
-            .on("pay.card.*", named("cards"))
             .on("*", named("all"))
+            .starts_on("pay.*", named("starts"))
+            .on("pay.*", named("payments"))
+            .on("pay.card.*", named("cards"))
             .after_end("pay.captured", |trail: &mut Trail, _, _| {
                 trail.seen.push("late".to_owned());
                 Ok(())
@@ -404,8 +405,8 @@ fn the_handler_of_each_kind_is_that_of_the_closest_name_that_has_one() {
         let expected = [
             "pay.card.a by starts",
             "pay.card.b by cards",
-            "pay.captured by all",
-            "pay.captured by all",
+            "pay.captured by payments",
+            "pay.captured by payments",
             "stop by all",
             "late",
         ];

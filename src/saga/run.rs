@@ -102,7 +102,7 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> TransactionalHandler f
             .unwrap_or_default();
         let timeout = timeouts.name_of(event.id()).map(str::to_owned);
         if is_timeout && timeout.is_none() {
-            return Err(which.skip("the timeout was cancelled or set anew, or the saga has ended"));
+            return Err(which.skip("the saga does not wait for this timeout any more"));
         }
         let handler =
             self.steps.of(stored.as_ref(), &which, || self.of.too_early(event, &which, tx.core()))?;

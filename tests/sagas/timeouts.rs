@@ -183,7 +183,7 @@ fn a_timeout_that_has_started_when_its_step_comes_is_skipped() {
 
             test.clock.advance(SECOND);
             assert_eq!(bus.drain().unwrap(), 1);
-            let why = "saga `order` of `o-1`: the timeout was cancelled or set anew, or the saga has ended";
+            let why = "saga `order` of `o-1`: the saga does not wait for this timeout any more";
             assert_skipped(bus, id, why);
             assert_eq!(seen(bus), ["start", ends], "{} {ends}", test.kind);
         }
@@ -399,7 +399,7 @@ fn a_timeout_is_taken_over_by_another_box_and_skipped_there() {
         assert_skipped(
             &other.bus,
             id,
-            "saga `order` of `o-1`: the timeout was cancelled or set anew, or the saga has ended",
+            "saga `order` of `o-1`: the saga does not wait for this timeout any more",
         );
     }
 }

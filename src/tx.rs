@@ -180,7 +180,7 @@ impl<'a> Tx<'a> {
 
     /// Sagas, in this transaction.
     pub fn sagas(&self) -> Sagas<'_> {
-        Sagas::new(self.access())
+        Sagas::new(self.access()).caused_by(self.cause)
     }
 
     pub(crate) fn core(&self) -> &'a Core {

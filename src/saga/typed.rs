@@ -20,7 +20,7 @@ use crate::typed::{DomainEvent, Reads};
 ///   ([`DomainEvent`]).
 /// - Where another handler of that name is untyped, the event comes to the saga, and only what is for a typed handler waits: it says so in
 ///   `last_error`, and looks again every five minutes at the latest, whether a newer release is there, or its conversation has come to
-///   where the untyped handler takes it. What another handler takes, or nobody does, is handled or skipped as ever.
+///   where the untyped handler takes it. What another handler takes, or nobody does, is handled or skipped as ever. It is not counted as held back.
 ///
 /// The types of one event name have one version, and should be one type. Events of a type's former names come to all handlers of its name.
 ///

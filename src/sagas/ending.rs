@@ -51,8 +51,8 @@ pub(crate) fn complete(
 pub(crate) fn by_hand(
     core: &Core,
     conn: &Connection,
-    name: &str,
-    correlation_id: &str,
+    (name, correlation_id): (&str, &str),
+    cause: Option<&Event>,
     ends_as: SagaStatus,
     reason: &str,
 ) -> Result<usize> {
@@ -67,7 +67,7 @@ pub(crate) fn by_hand(
     let mut undo = Undo::stored(row.undo);
     let parts = (&mut timeouts, &mut undo);
     let undone = if ends_as == SagaStatus::Compensated {
-        compensate(core, conn, correlation_id, None, parts)?
+        compensate(core, conn, correlation_id, cause, parts)?
     } else {
         complete(core, conn, parts, "the saga was ended by hand")?;
         0

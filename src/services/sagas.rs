@@ -8,6 +8,7 @@ use super::Access;
 use crate::db::all_or_none;
 use crate::decisions;
 use crate::error::Result;
+use crate::event::Event;
 use crate::observing::Observing;
 use crate::page::{Page, check_limit};
 use crate::sagas::{SagaFilter, SagaInstance, SagaPage, SagaStatus, SagaSummary, SagaTotals, ending, table};
@@ -18,11 +19,17 @@ use crate::validate;
 /// None of this needs the saga's code: a program of another language, or the `postbox` command, can do it.
 pub struct Sagas<'a> {
     access: Access<'a>,
+    /// The event whose handler asks.
+    cause: Option<&'a Event>,
 }
 
 impl<'a> Sagas<'a> {
     pub(crate) fn new(access: Access<'a>) -> Self {
-        Sagas { access }
+        Sagas { access, cause: None }
+    }
+
+    pub(crate) fn caused_by(self, cause: Option<&'a Event>) -> Self {
+        Sagas { cause, ..self }
     }
 
     /// All that is kept about one conversation; `None` when there is none of that name and correlation id.
@@ -68,7 +75,7 @@ impl<'a> Sagas<'a> {
     }
 
     /// Ends one that is running, and undoes what it has done: as [`SagaStep::compensate`](crate::SagaStep::compensate) in a handler. How
-    /// many events were published to undo it.
+    /// many events were published to undo it. Within a transactional handler ([`Tx::sagas`](crate::Tx::sagas)) they name its event as their cause.
     ///
     /// # Errors
     /// [`Error::NotFound`](crate::Error::NotFound); [`Error::Invalid`](crate::Error::Invalid) where it has ended already, and for a
@@ -96,7 +103,9 @@ impl<'a> Sagas<'a> {
     ) -> Result<usize> {
         decisions::check_reason(reason)?;
         let core = self.access.core();
-        let end = |conn: &Connection| ending::by_hand(core, conn, name, correlation_id, ends_as, reason);
+        let end = |conn: &Connection| {
+            ending::by_hand(core, conn, (name, correlation_id), self.cause, ends_as, reason)
+        };
         if let Access::Within(_, conn) = self.access {
             return all_or_none(conn, || end(conn));
         }

@@ -283,12 +283,12 @@ where
     let fires = before.fires.clone();
     if !matches!(before.stands, Stands::AsInTheBox) {
         let begins = matches!(before.stands, Stands::At(..));
-        let fired = fires.clone().map(|name| (name, event.name.clone()));
+        let coming = fires.clone().map(|name| (name, event.name.clone()));
         let begun = saga.begun_by(move |state, _, step| {
             for (name, after, event) in before.timeouts.clone() {
                 step.timeout(&name, after, event)?;
             }
-            if let Some((name, event_name)) = &fired {
+            if let Some((name, event_name)) = &coming {
                 step.note_timeout(name, event_name);
             }
             before.undo.iter().try_for_each(|event| step.undo_with(event.clone()))?;

@@ -230,6 +230,42 @@ fn a_person_compensates_a_saga_without_its_code() {
     assert_eq!(seen(bus), ["start", "step.a", "step.b"]);
 }
 
+/// Nobody could tell from the events which one had a conversation undone.
+#[test]
+fn what_a_handler_has_undone_by_hand_names_its_event_as_the_cause() {
+    for test in boxes() {
+        let bus = &test.bus;
+        bus.subscribe_saga(undoing()).unwrap();
+        three_steps(bus);
+        let close = |_: &Event, tx: &Tx<'_>| {
+            tx.sagas().compensate("order", "o-1", "the shop has closed")?;
+            Ok(())
+        };
+        bus.subscribe(Subscription::transactional("shop.closed", "closing", close)).unwrap();
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let closed =
+            NewEvent::new("shop.closed", "shop", "Shop", "s-1").correlation_id("c-9").trace_parent(parent);
+        let closed = bus.publish(closed).unwrap();
+        bus.drain().unwrap();
+        assert_eq!(
+            published_after(bus, closed),
+            ["undo.step.b", "undo.step.a", "undo.start"],
+            "{}",
+            test.kind
+        );
+        let page = bus
+            .outbox()
+            .list(&postbox::EventFilter::new().name("undo.*"), &postbox::Page::oldest(9))
+            .unwrap();
+        for event in page.events {
+            let row = outbox_row(bus, event.id);
+            assert_eq!(row.causation_id, Some(closed));
+            assert_eq!(row.correlation_id.as_deref(), Some("o-1"), "the conversation that is undone");
+            assert_eq!(row.trace_parent.as_deref(), Some(parent));
+        }
+    }
+}
+
 #[test]
 fn a_person_completes_a_saga_as_it_is() {
     for test in boxes() {

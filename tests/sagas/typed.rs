@@ -206,6 +206,36 @@ fn an_untyped_handler_takes_every_version_and_a_typed_one_beside_it_has_its_own_
     }
 }
 
+#[test]
+fn in_order_what_waits_for_a_newer_release_is_not_passed() {
+    for test in boxes() {
+        let bus = &test.bus;
+        let subscriptions = half_typed().subscriptions().unwrap();
+        bus.subscribe_many(subscriptions.into_iter().map(postbox::Subscription::ordered)).unwrap();
+        bus.publish(newer("o-1")).unwrap();
+        let waits = bus.publish(newer("o-1")).unwrap();
+        let placed = json!({ "order": "o-1", "cents": 5 });
+        let behind = bus.publish(of_order("placed").version(2).payload(placed)).unwrap();
+        for _ in 0..3 {
+            bus.drain().unwrap();
+            test.clock.advance(Duration::from_mins(10));
+        }
+        assert_eq!(
+            (status(bus, behind), found(bus).state),
+            (OutboxStatus::Pending, json!(3)),
+            "{}",
+            test.kind
+        );
+        bus.sagas().complete("order", "o-1", "by hand").unwrap();
+        bus.drain().unwrap();
+        assert_eq!(
+            (status(bus, waits), status(bus, behind)),
+            (OutboxStatus::Processed, OutboxStatus::Processed)
+        );
+        assert_eq!(found(bus).state, 2_003);
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct PlacedNow {
     pence: i64,

@@ -107,6 +107,7 @@ pub(super) fn unfinished(postbox: &Postbox) -> Result<String> {
     let count = postbox.outbox().count(&filter)?;
     let now = now(postbox);
     let mut text = match count {
+        0 => "no event is left".to_owned(), // a schedule's next tick is
         1 => "1 event is left:".to_owned(),
         count => format!("{count} events are left:"),
     };

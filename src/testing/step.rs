@@ -198,7 +198,7 @@ impl RanStep {
 ///
 /// # Panics
 /// When the saga takes no events of this name, could not be subscribed, or does not wait for the timeout that is to fire; when the
-/// conversation cannot stand so: a timeout that no `on` takes, for one; and when the box cannot be read or written to. A panic of the
+/// conversation cannot stand so: with a timeout that no `on` takes, or one that has not begun, or has ended, with any; and when the box cannot be read or written to. A panic of the
 /// handler is an [`Outcome`].
 #[track_caller]
 pub fn run_step<S>(postbox: &Postbox, event: &Event, saga: &Saga<S>, before: Conversation) -> RanStep
@@ -218,6 +218,11 @@ impl Alone<'_> {
     where
         S: Default + Serialize + DeserializeOwned + 'static,
     {
+        let is_running = matches!(before.stands, Stands::At(SagaStatus::Running, _));
+        assert!(
+            is_running || before.timeouts.is_empty() && before.undo.is_empty(),
+            "the conversation cannot stand so: only one that is `running` is given timeouts, and events that undo"
+        );
         let postbox = self.postbox();
         let Some(called) = expect(saga.called_for(event.name()), "run this saga") else {
             panic!("saga `{}` takes no events of the name `{}`: {saga:?}", saga.name(), event.name())

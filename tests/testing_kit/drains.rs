@@ -88,6 +88,7 @@ fn drain_for_goes_on_for_as_many_deliveries_as_it_is_given() {
     postbox.schedules().put("s", every_minute()).unwrap();
     let said = panics(|| postbox.drain_for_within(SECOND * 600, limit.deliveries(9)));
     assert!(said.starts_with("the limit of 9 deliveries is over"), "{said}");
+    assert!(said.ends_with("\nno event is left"), "{said}");
     let postbox = TestBox::new();
     postbox.schedules().put("s", every_minute()).unwrap();
     assert_eq!(postbox.drain_for_within(SECOND * 600, limit.deliveries(11)), 10);

@@ -28,6 +28,8 @@ fn of_order(name: &str) -> NewEvent {
     NewEvent::new(name, "sales", "Order", "o-1").correlation_id("o-1")
 }
 
+type How = fn(&SagaStep<'_>) -> HandlerResult;
+
 /// `step.*` does all that a step can do.
 fn saga(how: impl Fn(&SagaStep<'_>) -> HandlerResult + Send + Sync + 'static) -> Saga<Order> {
     let note = |order: &mut Order, event: &Event, _: &SagaStep<'_>| {
@@ -92,7 +94,7 @@ fn a_step_that_fails_leaves_the_conversation_as_the_test_gave_it() {
     for test in boxes() {
         let bus = &test.bus;
         make_effects(bus);
-        let fails: [(fn(&SagaStep<'_>) -> HandlerResult, Outcome); 3] = [
+        let fails: [(How, Outcome); 3] = [
             (|_| Err(HandlerError::dead_letter("never")), Outcome::DeadLetter { why: "never".to_owned() }),
             (|_| Err(HandlerError::skip("not now")), Outcome::Skipped { why: "not now".to_owned() }),
             (|_| panic!("on purpose"), Outcome::Panicked { message: "on purpose".to_owned() }),
@@ -271,6 +273,10 @@ fn what_cannot_be_run_is_said() {
         said.starts_with("the conversation cannot stand so: ") && said.contains("no `on` of saga"),
         "{said}"
     );
+    for ended in [Conversation::not_begun(), Conversation::completed(&1), Conversation::in_the_box()] {
+        let said = run("step", &saga, ended.undo_with(of_order("undo")));
+        assert!(said.starts_with("the conversation cannot stand so: only one that is `running`"), "{said}");
+    }
     assert!(postbox.sagas().get("order", "o-1").unwrap().is_none());
     assert_eq!(postbox.stats().unwrap().total, 0, "nothing is left of it");
     let said = panics(|| Conversation::running(&std::collections::HashMap::from([((1, 2), 3)])));

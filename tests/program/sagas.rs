@@ -9,7 +9,8 @@ use postbox::{Event, HandlerResult, NewEvent, Postbox, Saga, SagaStatus, SagaSte
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use crate::support::{assert_bytes, raw};
+use crate::support::{assert_bytes, raw, wait_until};
+use crate::terminal::Terminal;
 use crate::{clock, expect, run};
 
 #[derive(Default, Serialize, Deserialize)]
@@ -150,6 +151,36 @@ fn a_saga_is_compensated_once_it_is_confirmed() {
     assert_eq!(saga.summary.reason.as_deref(), Some("ticket 4711"));
     let filter = postbox::EventFilter::new().correlation_id("o-1").name("stock.release");
     assert_eq!(bus.outbox().count(&filter).unwrap(), 1);
+}
+
+/// It told what it had found before it asked, whatever the saga had done until the answer came.
+#[test]
+fn what_was_undone_is_told_as_it_is_when_the_answer_comes() {
+    let (dir, path) = orders();
+    let mut terminal = Terminal::run(
+        dir.path(),
+        &["sagas", "compensate", "app.db", "order", "o-1", "--reason", "ticket 4711"],
+        45,
+        200,
+    );
+    let asks = "is undone; published: customer.tell, stock.release. Type yes to go on: ";
+    wait_until("it asks", || terminal.written().contains(asks));
+    let bus = Postbox::builder().clock(clock()).open(&path).unwrap();
+    let weighed = Saga::<Order>::new("order").starts_on("order.placed", |_, _, _| Ok(())).on(
+        "parcel.weighed",
+        |_, _, step| {
+            step.undo_with(about("parcel.unpack", step))?;
+            Ok(())
+        },
+    );
+    bus.subscribe_saga(weighed).unwrap();
+    bus.publish(NewEvent::new("parcel.weighed", "shop", "Parcel", "p-1").correlation_id("o-1")).unwrap();
+    assert_eq!(bus.drain().unwrap(), 1);
+    bus.close().unwrap();
+    terminal.press("yes\n");
+    assert!(terminal.ended().success());
+    let told = "the saga order of o-1 is undone; published: parcel.unpack, customer.tell, stock.release";
+    wait_until("it tells", || terminal.written().contains(told));
 }
 
 #[test]

@@ -243,29 +243,41 @@ fn end(args: &End, ends_as: SagaStatus, context: &Context) -> Result<(), Failure
         return Err(Failure::of(file)(Error::Invalid { field: "saga", reason }));
     }
     let undoes = ends_as == SagaStatus::Compensated;
-    let published: Vec<&str> =
-        if undoes { saga.undo.iter().rev().map(String::as_str).collect() } else { Vec::new() };
+    let mut published = if undoes { undone_by(&saga) } else { Vec::new() };
     let what = if undoes { "undone" } else { "ended as it is" };
-    let events = if published.is_empty() {
-        "no event is published".to_owned()
-    } else {
-        format!("published: {}", published.join(", "))
+    let events = |published: &[String]| {
+        if published.is_empty() {
+            "no event is published".to_owned()
+        } else {
+            format!("published: {}", published.join(", "))
+        }
     };
     if !args.dry_run {
-        context::confirm(args.yes, &format!("The saga {name} of {id} is {what}; {events}."))?;
+        let question = format!("The saga {name} of {id} is {what}; {}.", events(&published));
+        context::confirm(args.yes, &question)?;
         let postbox = context::write(file)?;
-        let ended = if undoes {
-            postbox.sagas().compensate(name, id, reason).map(drop)
-        } else {
-            postbox.sagas().complete(name, id, reason)
-        };
+        // It may have gone on since it was looked at.
+        let ended = postbox.transaction(|tx| {
+            let sagas = tx.sagas();
+            if !undoes {
+                return sagas.complete(name, id, reason);
+            }
+            published = sagas.get(name, id)?.as_ref().map_or_else(Vec::new, undone_by);
+            sagas.compensate(name, id, reason).map(drop)
+        });
         ended.and_then(|()| postbox.close()).map_err(Failure::of(file))?;
     }
     context.show(
         || json!({ "name": name, "correlation_id": id, "published": published, "dry_run": args.dry_run }),
         || {
             let would = if args.dry_run { "dry run: " } else { "" };
-            show::printable(&format!("{would}the saga {name} of {id} is {what}; {events}")) + "\n"
+            show::printable(&format!("{would}the saga {name} of {id} is {what}; {}", events(&published)))
+                + "\n"
         },
     )
+}
+
+/// As they are published.
+fn undone_by(saga: &SagaInstance) -> Vec<String> {
+    saga.undo.iter().rev().cloned().collect()
 }

@@ -153,6 +153,23 @@ fn a_saga_is_compensated_once_it_is_confirmed() {
     assert_eq!(bus.outbox().count(&filter).unwrap(), 1);
 }
 
+/// A terminal showed the id of one order as that of another.
+#[test]
+fn an_id_that_turns_the_text_around_is_shown_as_what_it_is() {
+    let (dir, path) = orders();
+    let odd = "\u{202e}1-o\u{2066}\u{200f}";
+    raw(&path)
+        .execute("UPDATE postbox_saga SET correlation_id = ?1 WHERE correlation_id = 'o-3'", [odd])
+        .unwrap();
+    let list = ["sagas", "list", "app.db"];
+    let shown = run(dir.path(), &list).ok();
+    assert!(shown.contains("\\u{202e}1-o\\u{2066}\\u{200f}"), "{shown}");
+    let json = run(dir.path(), &[&list[..], &["--json"]].concat()).ok();
+    assert!(json.contains("\\u202e1-o\\u2066\\u200f"), "{json}");
+    let json: postbox::serde_json::Value = postbox::serde_json::from_str(&json).unwrap();
+    assert!(json["sagas"].as_array().unwrap().iter().any(|saga| saga["correlation_id"] == odd), "{json}");
+}
+
 /// It told what it had found before it asked, whatever the saga had done until the answer came.
 #[test]
 fn what_was_undone_is_told_as_it_is_when_the_answer_comes() {

@@ -45,6 +45,33 @@ fn two_workers_on_one_file_never_write_a_state_at_once() {
 }
 
 #[test]
+fn a_saga_that_is_ended_by_hand_between_two_steps_of_a_worker_undoes_each_that_has_happened() {
+    for _ in 0..3 {
+        let test = file_box();
+        let other = test.second();
+        let step = |steps: &mut usize, _: &Event, step: &SagaStep<'_>| -> HandlerResult {
+            *steps += 1;
+            step.undo_with(of_order("undo"))?;
+            Ok(())
+        };
+        test.bus.subscribe_saga(Saga::new("order").starts_on("step", step).on("step", step)).unwrap();
+        test.bus.publish(of_order("step")).unwrap();
+        test.bus.drain().unwrap();
+        let worker = test.bus.start().unwrap();
+        test.bus.publish_all((0..200).map(|_| of_order("step"))).unwrap();
+        let undone = other.sagas().compensate("order", "o-1", "by hand").unwrap();
+        wait_until(LIMIT, || {
+            let stats = test.bus.stats().unwrap();
+            stats.pending + stats.processing == 0
+        });
+        assert!(worker.shutdown(LIMIT).unwrap().clean);
+        assert_eq!(found(&test.bus).state, undone, "those that came later were skipped");
+        let undo = postbox::EventFilter::new().name("undo");
+        assert_eq!(test.bus.outbox().count(&undo).unwrap(), undone as u64);
+    }
+}
+
+#[test]
 fn steps_go_on_in_whichever_box_has_the_event() {
     let test = file_box();
     let other = test.second();

@@ -391,3 +391,49 @@ fn a_crash_in_a_transactional_chain_loses_follow_ups_and_effects_together() {
     assert_eq!(effects(&postbox), ["first", "second"]);
     assert_processed!(postbox, "*", count = 2);
 }
+
+#[test]
+fn a_sagas_steps_happen_once_wherever_its_process_dies() {
+    use postbox::{Saga, SagaStep};
+
+    let order = |name: &str| NewEvent::new(name, "sales", "Order", "o-1").correlation_id("o-1");
+    let take = move |seen: &mut Vec<String>, event: &Event, step: &SagaStep<'_>| {
+        seen.push(event.name().to_owned());
+        match event.name() {
+            "start" => {
+                step.timeout("t", SECOND * 60, order("step.t"))?;
+                step.timeout("u", SECOND * 60, order("step.u"))?;
+                step.publish(order("step.a"))?;
+                step.undo_with(order("undo.start"))?;
+            }
+            "step.a" => {
+                step.cancel_timeout("u")?;
+                step.undo_with(order("undo.a"))?;
+            }
+            _ => {
+                step.compensate("it took too long")?;
+            }
+        }
+        Ok(())
+    };
+    let saga = move || Saga::<Vec<String>>::new("order").starts_on("start", take).on("step.*", take);
+    let points = [
+        CrashPoint::AfterClaim,
+        CrashPoint::BeforeHandler,
+        CrashPoint::AfterHandler,
+        CrashPoint::BeforeCommit,
+        CrashPoint::AfterCommit,
+    ];
+    for (point, nth) in points.into_iter().flat_map(|point| (1..=3).map(move |nth| (point, nth))) {
+        let mut postbox = TestBox::builder().setup(move |bus| bus.subscribe_saga(saga()).unwrap()).open();
+        postbox.publish(order("start")).unwrap();
+        postbox.crash_at_nth(point, nth, |postbox| postbox.drain_for(SECOND * 120));
+        postbox.drain_for(SECOND * 120);
+        let stands = postbox.sagas().get("order", "o-1").unwrap().unwrap();
+        assert_eq!(stands.state, serde_json::json!(["start", "step.a", "step.t"]), "{point:?} {nth}");
+        let events =
+            postbox.outbox().list(&postbox::EventFilter::new(), &postbox::Page::oldest(100)).unwrap().events;
+        let names: Vec<_> = events.iter().map(|event| event.event_name.as_str()).collect();
+        assert_eq!(names, ["start", "step.t", "step.u", "step.a", "undo.a", "undo.start"], "{point:?} {nth}");
+    }
+}

@@ -101,11 +101,15 @@ impl Pool {
 /// lives on, and what it held is given back.
 fn run_unit(postbox: &Postbox, settings: &Settings, unit: Unit, slot: u64, report: &mut dyn FnMut(Report)) {
     let mut open: Vec<Claim> = unit.claims();
+    // They end in order, as a rule: the first to end is the last in the list, where it is found and taken away at once.
+    open.reverse();
     let run = AssertUnwindSafe(|| {
         dispatch::run(postbox, settings, unit, slot, &mut |said| {
             if !matches!(said, Report::Marked { .. }) {
                 let claim = said.claim();
-                open.retain(|other| *other != claim);
+                if let Some(at) = open.iter().rposition(|other| *other == claim) {
+                    open.remove(at);
+                }
             }
             report(said);
         });
@@ -113,7 +117,7 @@ fn run_unit(postbox: &Postbox, settings: &Settings, unit: Unit, slot: u64, repor
     if let Err(panic) = catch_unwind(run) {
         std::mem::forget(panic); // its drop is the application's, too
         log::error!(target: "postbox::worker", "a panic outside a handler: {} events are given back", open.len());
-        for claim in open {
+        for claim in open.into_iter().rev() {
             report(Report::GivenBack { claim, fault: Some(Error::Panicked { operation: "deliver" }) });
         }
     }

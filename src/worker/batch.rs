@@ -1,6 +1,5 @@
 //! Transactional handlers, back to back in shared transactions: each in a savepoint of its own, one commit for all.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -194,8 +193,7 @@ fn fill_and_commit(
     let open = writer.begin(core.acks, "deliver")?;
     core.observing.iter().for_each(Observing::transaction_begins);
     let begun = Instant::now();
-    let pauses = RefCell::new(core.pauses.within(writer.conn())?);
-    let shared = Shared { core, settings, writer: &writer, caution, pauses, in_a_row: RefCell::default() };
+    let shared = Shared::new(core, settings, &writer, caution)?;
     let events_max = if caution == Caution::CommitByCommit { 1 } else { EVENTS_MAX };
     if caution == Caution::None && !shared.holds_all(waiting.iter().take(events_max))? {
         return Err(shared::Fault::Run);

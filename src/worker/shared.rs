@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
+use rusqlite::CachedStatement;
+
 use super::batch::Caution;
 use super::delivery::{Attempt, Delivery};
 use super::dispatch::caught;
@@ -29,14 +31,17 @@ use crate::tx::Tx;
 
 /// The open transaction, and how it is used.
 pub(super) struct Shared<'a> {
-    pub(super) core: &'a Core,
-    pub(super) settings: &'a Settings,
-    pub(super) writer: &'a Writer,
-    pub(super) caution: Caution,
+    core: &'a Core,
+    settings: &'a Settings,
+    writer: &'a Writer,
+    caution: Caution,
     /// What is paused as this transaction has it, with what its handlers have asked for.
-    pub(super) pauses: RefCell<Pauses>,
+    pauses: RefCell<Pauses>,
     /// Failures in a row of those that have a breaker. They count once the transaction is committed.
-    pub(super) in_a_row: RefCell<Vec<(Arc<Subscription>, u32)>>,
+    in_a_row: RefCell<Vec<(Arc<Subscription>, u32)>>,
+    /// Each handler has a savepoint of its own. These two begin and end it, looked up once for all handlers.
+    savepoint: RefCell<CachedStatement<'a>>,
+    release: RefCell<CachedStatement<'a>>,
 }
 
 /// What a delivery has come to in a transaction that is not committed yet.
@@ -81,7 +86,27 @@ impl<E: Into<Error>> From<E> for Fault {
 
 type Result<T> = std::result::Result<T, Fault>;
 
-impl Shared<'_> {
+impl<'a> Shared<'a> {
+    /// Of a transaction that `writer` has begun.
+    pub(super) fn new(
+        core: &'a Core,
+        settings: &'a Settings,
+        writer: &'a Writer,
+        caution: Caution,
+    ) -> Result<Self> {
+        let conn = writer.conn();
+        Ok(Shared {
+            core,
+            settings,
+            writer,
+            caution,
+            pauses: RefCell::new(core.pauses.within(conn)?),
+            in_a_row: RefCell::default(),
+            savepoint: RefCell::new(conn.prepare_cached("SAVEPOINT postbox_handler")?),
+            release: RefCell::new(conn.prepare_cached("RELEASE postbox_handler")?),
+        })
+    }
+
     /// The fence. The write lock is held: what is true now stays true until the commit, unless handlers change it.
     pub(super) fn holds_all<'d>(&self, deliveries: impl Iterator<Item = &'d Delivery>) -> Result<bool> {
         let mut claims: Vec<_> = deliveries.map(|delivery| delivery.claim).collect();
@@ -161,7 +186,7 @@ impl Shared<'_> {
             (Kind::Plain(_), _) => Err(HandlerError::retry("it is not transactional")), // the caller has looked
             (Kind::Transactional(handler), None) => {
                 self.core.db.crash().at(CrashPoint::BeforeHandler);
-                self.execute("SAVEPOINT postbox_handler")?;
+                self.savepoint.borrow_mut().execute([])?;
                 delivery.begin(subscription, self.core.clock.now());
                 telling::started(self.core, &delivery.event, &subscription.consumer_name);
                 let begun = Instant::now();
@@ -188,7 +213,7 @@ impl Shared<'_> {
                 if result.is_err() {
                     self.execute("ROLLBACK TO postbox_handler")?;
                 }
-                self.execute("RELEASE postbox_handler")?;
+                self.release.borrow_mut().execute([])?;
                 self.pause_after(subscription, &result).map_err(|why| Fault::Consumer {
                     consumer,
                     why: format!("its pause cannot be stored: {why}"),

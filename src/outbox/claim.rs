@@ -363,6 +363,8 @@ fn text(
 }
 
 fn json(name: &str, text: &[u8]) -> std::result::Result<Value, String> {
-    serde_json::from_slice(text)
+    // Looked at once, and not again at each of its strings. What is no UTF-8 is left to serde_json, which says where.
+    str::from_utf8(text)
+        .map_or_else(|_| serde_json::from_slice(text), serde_json::from_str)
         .map_err(|error| format!("the row's {name} is no JSON: {}", describe_json(&error)))
 }

@@ -150,7 +150,7 @@ fn commit_some(
     slot: u64,
     caution: Caution,
 ) -> std::result::Result<Vec<Report>, Failure> {
-    let mut stepped: Vec<(Delivery, Step)> = Vec::new();
+    let mut stepped: Vec<(Delivery, Step)> = Vec::with_capacity(waiting.len().min(EVENTS_MAX));
     match fill_and_commit(core, settings, waiting, &mut stepped, slot, caution) {
         Ok(published) => {
             core.bell.ring(); // follow-ups may be among what was committed

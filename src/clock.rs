@@ -96,13 +96,18 @@ impl BoxClock {
 
 /// Unix microseconds, kept within the years 1970 to 9999.
 pub(crate) fn to_micros(at: OffsetDateTime) -> i64 {
-    let micros = at.unix_timestamp_nanos() / 1_000;
-    i64::try_from(micros).unwrap_or(if micros < 0 { 0 } else { LATEST }).clamp(0, LATEST)
+    // Without 128 bits: each event asks for the time more than once.
+    at.unix_timestamp().saturating_mul(1_000_000).saturating_add(i64::from(at.microsecond())).clamp(0, LATEST)
 }
 
 /// Reads a stored time; one that no box wrote is kept within what `time` can show.
 pub(crate) fn from_micros(micros: i64) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros.clamp(0, HELD_UNTIL)) * 1_000)
+    let micros = micros.clamp(0, HELD_UNTIL);
+    u32::try_from(micros % 1_000_000)
+        .ok()
+        .and_then(|part| {
+            OffsetDateTime::from_unix_timestamp(micros / 1_000_000).ok()?.replace_microsecond(part).ok()
+        })
         .unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::clock;
+use crate::clock::{self, BoxClock};
 use crate::core::Core;
 use crate::db::Synchronous;
 use crate::error::Result;
@@ -244,7 +244,7 @@ impl Asked {
         subscription: &Subscription,
         result: &HandlerResult,
         in_a_row: u32,
-        now: i64,
+        clock: &BoxClock,
     ) -> Option<Self> {
         let (reason, duration) = match (result, &subscription.breaker) {
             (Err(HandlerError { verdict: Verdict::PauseConsumer(duration), message, .. }), _) => {
@@ -258,7 +258,7 @@ impl Asked {
         Some(Asked {
             consumer,
             reason: validate::error_text(&reason),
-            until: clock::add(now, duration.max(pauses::LEAST)),
+            until: clock::add(clock.now(), duration.max(pauses::LEAST)),
             is_refused: false,
         })
     }

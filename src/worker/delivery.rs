@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::under_way::UnderWay;
 use crate::backoff::Backoff;
-use crate::clock::{self, LIMITED_UNTIL, NEWER_UNTIL, WAITING_UNTIL};
+use crate::clock::{self, BoxClock, LIMITED_UNTIL, NEWER_UNTIL, WAITING_UNTIL};
 use crate::error::Error;
 use crate::event::Event;
 use crate::handler::{HandlerError, HandlerResult, Verdict};
@@ -85,9 +85,9 @@ impl Delivery {
     }
 
     /// The handler of this consumer begins.
-    pub(crate) fn begin(&self, consumer: &Arc<Subscription>, now: i64) {
+    pub(crate) fn begin(&self, consumer: &Arc<Subscription>, clock: &BoxClock) {
         if let Some(permit) = self.permits.iter().find(|permit| permit.is_of(consumer)) {
-            permit.begin(now);
+            permit.begin(clock.now());
         }
     }
 

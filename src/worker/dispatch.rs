@@ -115,7 +115,7 @@ fn run_one(
         }
         let crash = postbox.core().db.crash();
         crash.at(CrashPoint::BeforeHandler);
-        delivery.begin(&subscription, postbox.core().clock.now());
+        delivery.begin(&subscription, &postbox.core().clock);
         telling::started(postbox.core(), &delivery.event, &subscription.consumer_name);
         let begun = Instant::now();
         if let Some(timed) = Timed::of(&mut delivery, begun) {
@@ -167,7 +167,7 @@ fn run_one(
 /// Before the outcome is reported, so that whoever settles it has written the pause that it asks for.
 pub(super) fn note_result(core: &Core, subscription: &Subscription, result: &HandlerResult) {
     let in_a_row = subscription.breaker.as_ref().map_or(0, |breaker| breaker.note(result));
-    if let Some(asked) = Asked::by(subscription, result, in_a_row, core.clock.now()) {
+    if let Some(asked) = Asked::by(subscription, result, in_a_row, &core.clock) {
         core.pauses.ask(asked);
     }
 }

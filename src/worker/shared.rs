@@ -187,7 +187,7 @@ impl<'a> Shared<'a> {
             (Kind::Transactional(handler), None) => {
                 self.core.db.crash().at(CrashPoint::BeforeHandler);
                 self.savepoint.borrow_mut().execute([])?;
-                delivery.begin(subscription, self.core.clock.now());
+                delivery.begin(subscription, &self.core.clock);
                 telling::started(self.core, &delivery.event, &subscription.consumer_name);
                 let begun = Instant::now();
                 let result = {
@@ -236,8 +236,10 @@ impl<'a> Shared<'a> {
     ) -> std::result::Result<(), Error> {
         let in_a_row =
             subscription.breaker.as_ref().map_or(0, |breaker| self.count(subscription, breaker, result));
-        let now = self.core.clock.now();
-        if let Some(Asked { consumer, reason, until, .. }) = Asked::by(subscription, result, in_a_row, now) {
+        let clock = &self.core.clock;
+        if let Some(Asked { consumer, reason, until, .. }) = Asked::by(subscription, result, in_a_row, clock)
+        {
+            let now = clock.now();
             pauses::prolong(self.writer.conn(), &consumer, &reason, until, now)?;
             self.core.pauses.note_written();
             self.pauses.borrow_mut().add(&consumer, until, true);

@@ -29,6 +29,7 @@ use crate::outbox::settle;
 use crate::outbox::strays::{self, Stray};
 use crate::pause_book::PauseBook;
 use crate::registry::{Registry, Subscription};
+use crate::seq_map::SeqMap;
 use crate::settings::{self, Settings};
 use crate::stored_event::StoredEvent;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -81,7 +82,7 @@ pub(crate) struct Core {
     /// Claims of living owners whose lease was seen to have run out, and when.
     run_out: Mutex<HashMap<i64, (LeaseId, Instant)>>,
     /// The rows that this box has in its hands: it never takes over from itself.
-    in_flight: Mutex<HashMap<i64, LeaseId>>,
+    in_flight: Mutex<SeqMap<LeaseId>>,
     warned_of: Mutex<HashSet<String>>,
     lost_leases: AtomicU64,
     closed: AtomicBool,
@@ -143,7 +144,7 @@ impl Core {
             defaults: options.settings,
             released: Mutex::new(None),
             run_out: Mutex::new(HashMap::new()),
-            in_flight: Mutex::new(HashMap::new()),
+            in_flight: Mutex::new(SeqMap::default()),
             warned_of: Mutex::new(HashSet::new()),
             lost_leases: AtomicU64::new(0),
             closed: AtomicBool::new(false),
@@ -424,7 +425,7 @@ impl Core {
         Ok(settings)
     }
 
-    pub(crate) fn in_flight(&self) -> MutexGuard<'_, HashMap<i64, LeaseId>> {
+    pub(crate) fn in_flight(&self) -> MutexGuard<'_, SeqMap<LeaseId>> {
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

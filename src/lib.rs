@@ -231,6 +231,7 @@ mod sagas;
 mod schedule;
 #[cfg(feature = "schema")]
 mod schemas;
+mod seq_map;
 mod services;
 mod settings;
 mod span;

@@ -1,6 +1,6 @@
 //! What a worker has claimed and not got back, and when its leases are to be renewed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,11 @@ use super::handoff::Handed;
 use super::under_way::{Timed, UnderWay};
 use crate::clock;
 use crate::outbox::claim::Claim;
+use crate::seq_map::SeqMap;
 use crate::settings::Settings;
 
 pub(crate) struct InFlight {
-    claims: HashMap<i64, Held>,
+    claims: SeqMap<Held>,
     /// Given up since their handlers go on past their time limit, and not heard of since: those still have their threads.
     late: HashSet<Claim>,
     next_renewal: Instant,
@@ -32,7 +33,7 @@ struct Held {
 impl InFlight {
     pub(crate) fn new() -> Self {
         InFlight {
-            claims: HashMap::new(),
+            claims: SeqMap::default(),
             late: HashSet::new(),
             next_renewal: Instant::now(),
             runs_out_at: i64::MAX,
@@ -84,7 +85,9 @@ impl InFlight {
     }
 
     pub(crate) fn remove(&mut self, claim: Claim) {
-        self.late.remove(&claim);
+        if !self.late.is_empty() {
+            self.late.remove(&claim);
+        }
         // A report of an earlier claim says nothing about a later one of the same row.
         if self.claims.get(&claim.seq).is_some_and(|held| held.claim == claim) {
             self.claims.remove(&claim.seq);

@@ -1,7 +1,6 @@
 //! What a turn does inside its transaction.
 
 use std::cell::Cell;
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -19,6 +18,7 @@ use crate::outbox::claim::{self, Claim, ClaimRequest, Claimed, Due, LeaseId, Sus
 use crate::outbox::dead;
 use crate::outbox::settle::{self, Settlement};
 use crate::registry::Consumers;
+use crate::seq_map::SeqSet;
 use crate::validate;
 use crate::worker::delivery::Report;
 use crate::worker::plan::{Plan, Planner};
@@ -160,7 +160,7 @@ impl Turn<'_> {
         };
         let Due { rows, unreadable, alone, passed } = {
             let in_flight = core.in_flight();
-            let settled: HashSet<i64> = self.reports.iter().filter_map(|r| Some(r.ends()?.seq)).collect();
+            let settled: SeqSet = self.reports.iter().filter_map(|r| Some(r.ends()?.seq)).collect();
             let suspects = match self.suspects {
                 Suspects::Alone if !in_flight.keys().all(|seq| settled.contains(seq)) => Suspects::NotYet,
                 suspects => suspects,

@@ -69,12 +69,12 @@ impl Planner<'_> {
         };
 
         let Claimed { event, unparsed, .. } = row;
-        let wanted = wanted(&core.registry.consumers_of(&event.name), row.deliver_to.as_deref());
-        let (consumers, absent) = match wanted {
+        let all = core.registry.consumers_of(&event.name);
+        let (consumers, absent) = match wanted(&all, row.deliver_to.as_deref()) {
             Ok(wanted) => wanted,
             Err(error) => return poisoned(error),
         };
-        let _arrived = Arrived { seq: claim.seq, consumers: core.registry.consumers_of(&event.name) };
+        let _arrived = Arrived { seq: claim.seq, consumers: all };
         let of_name = pauses.of_event_name(&event.name, now);
         if consumers.is_empty() {
             // What is replayed for one consumer waits for that one.

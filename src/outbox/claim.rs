@@ -161,19 +161,17 @@ pub(crate) fn due(
     let mut select = conn.prepare_cached(
             "SELECT seq, id, status = 'processing', attempt_count, available_at, created_at, payload_version,
                     event_name, source_module, aggregate_type, aggregate_id, causation_id, correlation_id, traceparent,
-                    iif(octet_length(deliver_to) <= ?5 * octet_length('x'), deliver_to, NULL),
-                    iif(octet_length(payload) <= ?2 * octet_length('x'), payload, NULL),
-                    iif(octet_length(metadata) <= ?2 * octet_length('x'), metadata, NULL), lease_id,
-                    octet_length(deliver_to), octet_length(payload), octet_length(metadata), octet_length('x')
+                    iif(octet_length(deliver_to) > ?5 * octet_length('x'), -octet_length(deliver_to) / octet_length('x'), deliver_to),
+                    iif(octet_length(payload) > ?2 * octet_length('x'), -octet_length(payload) / octet_length('x'), payload),
+                    iif(octet_length(metadata) > ?2 * octet_length('x'), -octet_length(metadata) / octet_length('x'), metadata), lease_id
              FROM main.outbox_event INDEXED BY outbox_event_claimed
              WHERE status = 'processing' AND available_at <= ?1
              UNION ALL
              SELECT seq, id, status = 'processing', attempt_count, available_at, created_at, payload_version,
                     event_name, source_module, aggregate_type, aggregate_id, causation_id, correlation_id, traceparent,
-                    iif(octet_length(deliver_to) <= ?5 * octet_length('x'), deliver_to, NULL),
-                    iif(octet_length(payload) <= ?2 * octet_length('x'), payload, NULL),
-                    iif(octet_length(metadata) <= ?2 * octet_length('x'), metadata, NULL), lease_id,
-                    octet_length(deliver_to), octet_length(payload), octet_length(metadata), octet_length('x')
+                    iif(octet_length(deliver_to) > ?5 * octet_length('x'), -octet_length(deliver_to) / octet_length('x'), deliver_to),
+                    iif(octet_length(payload) > ?2 * octet_length('x'), -octet_length(payload) / octet_length('x'), payload),
+                    iif(octet_length(metadata) > ?2 * octet_length('x'), -octet_length(metadata) / octet_length('x'), metadata), lease_id
              FROM main.outbox_event INDEXED BY outbox_event_due
              WHERE status = 'pending' AND available_at <= ?1 AND available_at >= ?3 AND (available_at > ?3 OR seq > ?4)
              ORDER BY available_at, seq",
@@ -306,10 +304,9 @@ fn read_event(row: &Row<'_>, seq: i64, bytes_max: usize) -> std::result::Result<
     if !(0..=LATEST).contains(&created_at) {
         return Err(unreadable("created_at"));
     }
-    let payload =
-        text(row, "payload", 15, 19, bytes_max)?.ok_or_else(|| "the row has no payload".to_owned())?;
-    let metadata = text(row, "metadata", 16, 20, bytes_max)?;
-    let deliver_to = text(row, "deliver_to", 14, 18, DELIVER_TO_BYTES_MAX)?
+    let payload = text(row, "payload", 15, bytes_max)?.ok_or_else(|| "the row has no payload".to_owned())?;
+    let metadata = text(row, "metadata", 16, bytes_max)?;
+    let deliver_to = text(row, "deliver_to", 14, DELIVER_TO_BYTES_MAX)?
         .map(|names| String::from_utf8(names).map_err(|_| unreadable("deliver_to")))
         .transpose()?;
     Ok((event, Unparsed { payload, metadata }, deliver_to))
@@ -340,24 +337,21 @@ fn optional_name(
     if is_sound { Ok(Some(text)) } else { Err(unreadable(name)) }
 }
 
-/// `size`: the index of its length in the file. A text that is too long has not been read.
+/// A text that is too long has not been read: a number below 0 stands for it, its length. (In a database of UTF-16 two bytes are one
+/// of ASCII.)
 fn text(
     row: &Row<'_>,
     name: &str,
     index: usize,
-    size: usize,
     bytes_max: usize,
 ) -> std::result::Result<Option<Vec<u8>>, String> {
     match row.get_ref(index) {
         Ok(ValueRef::Text(text)) => Ok(Some(text.to_vec())),
-        Ok(ValueRef::Null) => match column::<Option<u64>>(row, name, size)? {
-            None => Ok(None),
-            // In a database of UTF-16 two bytes are one of ASCII.
-            Some(bytes) => {
-                let bytes = bytes / column::<u64>(row, name, 21)?.max(1);
-                Err(format!("its {name} takes {bytes} bytes, more than this box's limit of {bytes_max}"))
-            }
-        },
+        Ok(ValueRef::Null) => Ok(None),
+        Ok(ValueRef::Integer(size)) if size < 0 => {
+            let bytes = size.unsigned_abs();
+            Err(format!("its {name} takes {bytes} bytes, more than this box's limit of {bytes_max}"))
+        }
         _ => Err(format!("the row's {name} is no text")),
     }
 }

@@ -218,10 +218,10 @@ pub(crate) fn due(
 pub(crate) fn take(conn: &Connection, rows: &[Claimed], request: &ClaimRequest) -> Result<()> {
     let mut update = conn.prepare_cached(
         "UPDATE OR FAIL main.outbox_event NOT INDEXED
-         SET status = 'processing', attempt_count = max(min(attempt_count, 4294967295), 0) + 1, lease_id = ?3, available_at = ?4,
-             changed_at = NULL
+         SET status = 'processing', lease_id = ?3, available_at = ?4, changed_at = NULL,
+             attempt_count = iif(attempt_count BETWEEN 0 AND 4294967295, attempt_count, iif(attempt_count < 0, 0, 4294967295)) + 1
          WHERE seq BETWEEN ?1 AND ?2 AND available_at <= ?5
-               AND status <> 'processed' AND status <> 'failed' AND status <> 'dead_letter'",
+               AND (status = 'pending' OR status <> 'processed' AND status <> 'failed' AND status <> 'dead_letter')",
     )?;
     for (run, rows) in runs(rows, |row| row.claim.seq, |_, _| true) {
         let lease = request.lease.0;

@@ -431,6 +431,18 @@ fn the_next_due_time_is_the_first_of_the_live_rows() {
         ],
     );
     assert_plan(
+        &[
+            "SELECT seq FROM main.outbox_event INDEXED BY outbox_event_claimed WHERE status = 'processing' AND available_at <= ?1",
+        ],
+        &[
+            "COMPOUND QUERY",
+            "LEFT-MOST SUBQUERY",
+            "SEARCH outbox_event USING COVERING INDEX outbox_event_claimed (available_at<?)",
+            "UNION ALL",
+            "SEARCH outbox_event USING COVERING INDEX outbox_event_due (available_at<?)",
+        ],
+    );
+    assert_plan(
         &["SELECT min(created_at)"],
         &["CO-ROUTINE (subquery-1)", "SCAN outbox_event USING INDEX outbox_event_due", "SEARCH (subquery-1)"],
     );

@@ -239,6 +239,25 @@ pub(crate) fn mark_time(conn: &Connection, now: i64) -> Result<()> {
     Ok(())
 }
 
+/// Whether an event is due that is not among those to `skip`. The rows whose leases run are not looked at: of a box that is busy
+/// those are as many as it may have.
+pub(crate) fn is_due(conn: &Connection, now: i64, skip: impl Fn(i64) -> bool) -> Result<bool> {
+    let mut statement = conn.prepare_cached(
+        "SELECT seq FROM main.outbox_event INDEXED BY outbox_event_claimed
+         WHERE status = 'processing' AND available_at <= ?1
+         UNION ALL
+         SELECT seq FROM main.outbox_event INDEXED BY outbox_event_due
+         WHERE status = 'pending' AND available_at <= ?1",
+    )?;
+    let mut rows = statement.query([now])?;
+    while let Some(row) = rows.next()? {
+        if !skip(row.get(0)?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// When the next event is due that is not among those to `skip`; never for events that are held, or wait for
 /// something that is paused, for their turn, for room, or for a newer release.
 pub(crate) fn next_due(conn: &Connection, skip: impl Fn(i64) -> bool) -> Result<Option<i64>> {

@@ -103,10 +103,9 @@ impl<'a> ByHand<'a> {
         let (settings, due, strays) = core.db.read(operation, |conn| {
             let settings = core.reload_settings(conn)?;
             // Clear, before the write lock is taken for nothing.
-            let due = outbox::next_due(conn, |seq| core.in_flight().contains_key(&seq))?;
-            let due = due.is_some_and(|due| due <= core.clock.now());
-            core.pauses.look_again(conn)?;
             let now = core.clock.now();
+            let due = outbox::is_due(conn, now, |seq| core.in_flight().contains_key(&seq))?;
+            core.pauses.look_again(conn)?;
             let due = due || core.pauses.is_release_due(now) || limits::is_call_due(core, now);
             Ok((settings, due || core.release_held_for(conn)?.is_some(), !strays::find(conn, 1)?.is_empty()))
         })?;

@@ -136,13 +136,13 @@ impl Watch {
 
     /// When the next event is due that this box has not in its hands.
     pub(super) fn next_due(&self, core: &Core, left_alone: &LeftAlone) -> Result<Option<i64>> {
-        let skip = |seq| core.in_flight().contains_key(&seq) || left_alone.contains(seq);
-        self.read(core, |conn| outbox::next_due(conn, skip))
+        self.read(core, |conn| outbox::next_due(conn, not_to_be_claimed(core, left_alone)))
     }
 
     /// A read, so that an empty claim does not take the write lock.
     pub(super) fn is_due(&self, core: &Core, left_alone: &LeftAlone) -> Result<bool> {
-        Ok(self.next_due(core, left_alone)?.is_some_and(|due| due <= core.clock.now()))
+        let (now, skip) = (core.clock.now(), not_to_be_claimed(core, left_alone));
+        self.read(core, |conn| outbox::is_due(conn, now, skip))
     }
 
     /// What held events are to be let go for, if any.
@@ -156,4 +156,9 @@ impl Watch {
             None => core.db.read("process", f),
         }
     }
+}
+
+/// What this box has in its hands, or leaves alone.
+fn not_to_be_claimed(core: &Core, left_alone: &LeftAlone) -> impl Fn(i64) -> bool {
+    move |seq| core.in_flight().contains_key(&seq) || left_alone.contains(seq)
 }

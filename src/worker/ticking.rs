@@ -29,8 +29,10 @@ pub(super) fn wall(core: &Core) -> i64 {
     to_micros(core.clock.of_its_source())
 }
 
-/// Publishes what has come by now: schedules that tick faster than they are published must not keep the caller. True when there was
-/// anything. A schedule that cannot tick is left alone.
+/// Publishes what has come by now. True when there was anything. A schedule that cannot tick is left alone.
+///
+/// What comes meanwhile is for the next call: on a slow disk a tick may take longer to publish than it is to the next one, and nothing
+/// would ever be delivered.
 pub(super) fn publish_due(core: &Core, left_alone: &LeftAlone) -> Result<bool> {
     let wall = wall(core);
     let mut any = false;

@@ -5,12 +5,20 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use postbox::testing::ManualClock;
-use postbox::{Clock, Event, Misfire, Observer, Postbox, Published, Schedule, Settings, Subscription, Tx};
+use postbox::{
+    Clock, Event, Misfire, Observer, OutboxStatus, Postbox, Published, Schedule, Settings, Subscription, Tx,
+};
 
 use time::OffsetDateTime;
 
-use crate::support::{boxes, event, file_box, file_box_with, memory_box_with, wait_until};
+use crate::support::{
+    Calls, boxes, ends, event, file_box, file_box_with, memory_box_with, noting, start_time, status,
+    wait_until,
+};
 use crate::{HOUR, LIMIT, MINUTE, minutely, note_ticks, stored};
+
+/// No schedule ticks more often.
+const EVERY: Duration = Duration::from_millis(100);
 
 /// It looks around often, so that a test need not wait for a second each time.
 fn often() -> Settings {
@@ -52,12 +60,11 @@ fn a_worker_that_sleeps_wakes_up_for_a_tick_in_a_file_and_in_memory() {
             Ok(())
         };
         bus.subscribe(Subscription::transactional("tick", "noting", note)).unwrap();
-        let every = Duration::from_millis(100);
-        bus.transaction(|tx| tx.schedules().put("s", Schedule::every(every, event("tick")))).unwrap();
+        bus.transaction(|tx| tx.schedules().put("s", Schedule::every(EVERY, event("tick")))).unwrap();
         // One event stands for all that are missed: three in a row come only to who wakes up for each.
         wait_until(LIMIT, || {
             let ticks = ticks.lock().unwrap();
-            ticks.windows(3).any(|three| three[1] - three[0] == every && three[2] - three[1] == every)
+            ticks.windows(3).any(|three| three[1] - three[0] == EVERY && three[2] - three[1] == EVERY)
         });
         assert!(worker.shutdown(LIMIT).unwrap().clean);
         bus.close().unwrap();
@@ -152,6 +159,42 @@ fn a_schedule_that_cannot_tick_is_no_reason_to_spin() {
     let more = asked.load(Ordering::Relaxed) - before;
     assert!(more < 100, "it asks for the time whenever it looks: {more}");
     assert!(worker.shutdown(LIMIT).unwrap().clean);
+}
+
+/// Each look at it takes as long as it is from one tick to the next, as on a disk that is as slow.
+struct Slow(ManualClock);
+
+impl Clock for Slow {
+    fn now(&self) -> OffsetDateTime {
+        self.0.advance(EVERY);
+        self.0.now()
+    }
+}
+
+/// They were published one after the other, for ever: nothing was delivered, and neither a worker nor `drain` came to an end.
+#[test]
+fn ticks_that_come_as_fast_as_they_are_published_keep_nobody_waiting() {
+    for by_worker in [true, false] {
+        // On a thread of its own: what does not come to an end cannot be stopped either.
+        ends(move || {
+            let dir = tempfile::tempdir().unwrap();
+            let slow = Slow(ManualClock::new(start_time()));
+            let bus = Postbox::builder().clock(slow).open(dir.path().join("app.db")).unwrap();
+            let calls = Calls::default();
+            bus.subscribe(Subscription::new("*", "c", noting(&calls, "ran"))).unwrap();
+            let schedule = Schedule::every(EVERY, event("tick")).misfire(Misfire::All { max: 9 });
+            bus.schedules().put("s", schedule).unwrap();
+            let id = bus.publish(event("other")).unwrap();
+            if by_worker {
+                let worker = bus.start().unwrap();
+                wait_until(LIMIT, || calls.all().len() > 20);
+                assert!(worker.shutdown(LIMIT).unwrap().clean);
+            } else {
+                assert!(bus.drain().unwrap() > 1);
+            }
+            assert_eq!(status(&bus, id), OutboxStatus::Processed, "by a worker: {by_worker}");
+        });
+    }
 }
 
 struct Counting {

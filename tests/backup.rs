@@ -15,7 +15,7 @@ use std::{fs, thread};
 
 use postbox::{Error, EventId, OutboxStatus, Postbox, Result, Subscription, Tx};
 
-use crate::support::{Tally, beside, counting, event, integer, listing, sound_copy};
+use crate::support::{Tally, beside, counting, event, integer, listing, sound_copy, unhurried};
 
 /// A row of the application's and its event, in one transaction.
 fn note(tx: &Tx<'_>) -> Result<EventId> {
@@ -78,7 +78,7 @@ fn boxed(folder: &Path, name: &str, events: usize) -> PathBuf {
 #[test]
 fn a_backup_under_load_is_one_moment_of_the_file() {
     let dir = tempfile::tempdir().unwrap();
-    let bus = Postbox::open(dir.path().join("app.db")).unwrap();
+    let bus = unhurried().open(dir.path().join("app.db")).unwrap();
     with_notes(&bus);
     let dest = dir.path().join("backup.db");
     let mut copied = Vec::new();

@@ -15,7 +15,7 @@ use postbox::{
     Context, EntityRef, Error, Event, InboxId, LinkFilter, LinkType, NewLink, Page, Postbox, Result,
     Subscription, WalkOptions,
 };
-use support::{Tally, beside, counting, cp, event, integer, listing, raw, sound_copy};
+use support::{Tally, beside, counting, cp, event, integer, listing, raw, sound_copy, unhurried};
 
 fn file_and_memory(folder: &Path) -> [Postbox; 2] {
     [Postbox::open(folder.join("app.db")).unwrap(), Postbox::open_in_memory().unwrap()]
@@ -291,7 +291,7 @@ fn publishers_in_the_middle_of_a_close_are_told_and_what_was_acknowledged_is_the
     for _ in 0..10 {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.db");
-        let bus = Postbox::open(&path).unwrap();
+        let bus = unhurried().open(&path).unwrap();
         let published = Tally::default();
         thread::scope(|scope| {
             for _ in 0..4 {
@@ -318,7 +318,7 @@ fn publishers_in_the_middle_of_a_close_are_told_and_what_was_acknowledged_is_the
 fn readers_and_backups_in_the_middle_of_a_close_end_or_are_told() {
     for round in 0..10 {
         let dir = tempfile::tempdir().unwrap();
-        let bus = Postbox::open(dir.path().join("app.db")).unwrap();
+        let bus = unhurried().open(dir.path().join("app.db")).unwrap();
         let id = bus.publish(event("a")).unwrap();
         let (read, backed_up) = (Tally::default(), Tally::default());
         let until_closed = |done: &Tally, act: &dyn Fn() -> Result<()>| {
@@ -352,7 +352,7 @@ fn readers_and_backups_in_the_middle_of_a_close_end_or_are_told() {
 fn a_worker_that_starts_in_the_middle_of_a_close_is_stopped_or_refused() {
     for round in 0..20 {
         let dir = tempfile::tempdir().unwrap();
-        let bus = Postbox::open(dir.path().join("app.db")).unwrap();
+        let bus = unhurried().open(dir.path().join("app.db")).unwrap();
         bus.publish_all((0..20).map(|_| event("a"))).unwrap();
         let barrier = Barrier::new(2);
         thread::scope(|scope| {

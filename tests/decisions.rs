@@ -21,7 +21,7 @@ use postbox::{
 };
 
 use crate::support::{
-    Calls, LEASE, TestBox, add_effect, boxes, boxes_with, effects, event, file_box, inbox_rows,
+    Calls, LEASE, LIMIT, TestBox, add_effect, boxes, boxes_with, effects, event, file_box, inbox_rows,
     lose_an_attempt, make_effects, noting, outbox_row, refused_field, sql, status,
 };
 
@@ -199,11 +199,11 @@ fn a_running_worker_takes_a_retried_event_up_at_once() {
     for test in boxes() {
         let (id, _) = with_a_dead_letter(&test);
         let worker = test.bus.start().unwrap();
-        assert!(worker.wait_for_startup_drain(Duration::from_secs(10)));
+        assert!(worker.wait_for_startup_drain(LIMIT));
         sql(&test.bus, |tx| add_effect(tx, "mended"));
         test.bus.outbox().retry(id).unwrap();
-        support::wait_until(Duration::from_secs(10), || status(&test.bus, id) == OutboxStatus::Processed);
-        assert!(worker.shutdown(Duration::from_secs(10)).unwrap().clean);
+        support::wait_until(LIMIT, || status(&test.bus, id) == OutboxStatus::Processed);
+        assert!(worker.shutdown(LIMIT).unwrap().clean);
     }
 }
 

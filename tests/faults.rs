@@ -9,6 +9,8 @@
 mod fault;
 #[path = "support/files.rs"]
 mod support;
+#[path = "support/timing.rs"]
+mod timing;
 
 #[path = "faults/io_errors.rs"]
 mod io_errors;
@@ -29,14 +31,10 @@ mod unknown_commits;
 #[path = "faults/waiting_worker.rs"]
 mod waiting_worker;
 
+use crate::timing::folder;
+
 /// How often: the short form's number unless the environment says another.
 fn times(variable: &str, short: usize) -> usize {
     support::given(variable)
         .map_or(short, |n| n.parse().unwrap_or_else(|_| panic!("{variable}={n}: no number")))
-}
-
-/// In memory where that can be had: none of these tests waits for a disk.
-fn folder() -> tempfile::TempDir {
-    let quick = std::path::Path::new("/dev/shm");
-    if quick.is_dir() { tempfile::tempdir_in(quick) } else { tempfile::tempdir() }.unwrap()
 }

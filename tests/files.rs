@@ -18,7 +18,7 @@ use std::sync::Barrier;
 
 use postbox::{Context, Error, Event, Postbox, Result, Subscription};
 
-use crate::support::{Process, assert_bytes, beside, event, given, integer, listing, raw, text};
+use crate::support::{Process, assert_bytes, beside, event, given, integer, listing, raw, text, unhurried};
 
 /// A closed box's file with one pending event.
 fn boxed(folder: &Path, name: &str) -> PathBuf {
@@ -186,7 +186,7 @@ fn many_boxes_opened_on_one_new_file_at_the_same_moment_all_work() {
         let barrier = Barrier::new(8);
         let open = || {
             barrier.wait();
-            let bus = Postbox::open(&path)?;
+            let bus = unhurried().open(&path)?;
             bus.publish(event("a"))?;
             Ok(bus)
         };

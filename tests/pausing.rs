@@ -1,6 +1,8 @@
 //! Pauses: what is paused waits and costs nothing, the rest goes on, and nothing waits longer than its pause.
 
 mod support;
+#[path = "support/timing.rs"]
+mod timing;
 
 #[path = "pausing/breaker.rs"]
 mod breaker;

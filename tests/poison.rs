@@ -19,13 +19,11 @@ mod sizes;
 #[path = "poison/status.rs"]
 mod status;
 
-use std::time::Duration;
-
 use postbox::{EventId, OutboxStatus, Settings, Subscription};
 use rusqlite::params;
 
 use crate::support::{
-    Calls, TestBox, effects, event, file_box_with, make_effects, noting, sql, wait_until, writing,
+    Calls, LIMIT, TestBox, effects, event, file_box_with, make_effects, noting, sql, wait_until, writing,
 };
 
 /// Who delivers.
@@ -97,11 +95,11 @@ impl Victim {
             By::Drain => assert_eq!(bus.drain().unwrap(), 4, "{}", self.test.kind),
             By::Worker => {
                 let worker = bus.start().unwrap();
-                wait_until(Duration::from_secs(10), || {
+                wait_until(LIMIT, || {
                     let stats = bus.stats().unwrap();
                     (stats.processed, stats.dead_letter + stats.failed) == (4, 1)
                 });
-                assert!(worker.shutdown(Duration::from_secs(10)).unwrap().clean);
+                assert!(worker.shutdown(LIMIT).unwrap().clean);
             }
         }
         sql(bus, |tx| {

@@ -8,7 +8,6 @@ mod failures;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
-use std::time::Duration;
 
 use postbox::{
     Context, EntityRef, Error, Event, HandlerError, InboxStatus, LinkType, NewLink, OutboxStatus, Postbox,
@@ -16,7 +15,7 @@ use postbox::{
 };
 
 use crate::support::{
-    Calls, SECOND, TestBox, add_effect, boxes, effects, event, file_box, inbox_rows, lose_an_attempt,
+    Calls, LIMIT, SECOND, TestBox, add_effect, boxes, effects, event, file_box, inbox_rows, lose_an_attempt,
     make_effects, noting, sql, status, wait_until, writing,
 };
 
@@ -79,7 +78,7 @@ fn promise_2_an_event_is_delivered_if_and_only_if_its_transaction_commits_and_ne
                 let looker = scope.spawn(|| bus.process_batch().map(|_| calls.all().len()));
                 if *kind == "file" {
                     // In a file a look does not wait for writers: it is over before the commit.
-                    wait_until(Duration::from_secs(10), || looker.is_finished());
+                    wait_until(LIMIT, || looker.is_finished());
                 }
                 assert_eq!(calls.all(), [""; 0], "{kind}: before the commit");
                 Ok((looker, ids))

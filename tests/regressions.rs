@@ -229,9 +229,9 @@ fn retries_without_a_delay_are_each_settled() {
     let worker = bus.start().unwrap();
     let ids = bus.publish_all((0..20).map(|_| event("a"))).unwrap();
     for _ in &ids {
-        finished.recv_timeout(Duration::from_secs(30)).unwrap();
+        finished.recv_timeout(LIMIT).unwrap();
     }
-    let report = worker.shutdown(Duration::from_secs(10)).unwrap();
+    let report = worker.shutdown(LIMIT).unwrap();
     assert!(report.clean);
     for id in ids {
         let row = bus.outbox().get(id).unwrap().unwrap();

@@ -2,6 +2,8 @@
 
 #[path = "support/files.rs"]
 mod support;
+#[path = "support/timing.rs"]
+mod timing;
 
 #[path = "settings/noticed.rs"]
 mod noticed;
@@ -11,7 +13,7 @@ use std::path::Path;
 
 use postbox::{Error, Postbox, Settings, UnhandledEvents};
 
-use crate::support::{event, raw};
+use crate::support::{event, raw, unhurried};
 
 const PREFIX: &str = "core.integration.outbox.";
 
@@ -188,7 +190,7 @@ fn what_the_file_holds_wins_over_the_applications_defaults_and_the_rest_follows_
 fn two_boxes_that_change_different_settings_keep_each_others() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.db");
-    let (one, other) = (Postbox::open(&path).unwrap(), Postbox::open(&path).unwrap());
+    let (one, other) = (unhurried().open(&path).unwrap(), unhurried().open(&path).unwrap());
     one.update_settings(|settings| settings.batch_size = 11).unwrap();
     let seen = other.update_settings(|settings| settings.max_attempts = 9).unwrap();
     assert_eq!((seen.batch_size, seen.max_attempts), (11, 9));

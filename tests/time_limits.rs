@@ -3,6 +3,8 @@
 #[path = "support/files.rs"]
 mod files;
 mod support;
+#[path = "support/timing.rs"]
+mod timing;
 
 #[path = "time_limits/endings.rs"]
 mod endings;
@@ -23,7 +25,7 @@ use crate::support::{
     LEASE, SECOND, TestBox, boxes_with, event, inbox_rows, just_before, outbox_row, wait_until,
 };
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_mins(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
 const ERROR: &str = "ran longer than its time limit of 1 ms";
 
@@ -235,18 +237,22 @@ fn what_a_handler_says_late_counts_while_its_lease_lasts() {
     }
 }
 
-/// The limit passes after the lease was renewed: it lasts from then on.
-#[test]
-fn a_lease_that_was_renewed_within_the_limit_lasts_its_whole_length() {
-    for test in boxes() {
-        let (bus, kind, hung) = (&test.bus, test.kind, Hung::default());
-        bus.subscribe(hung.subscription(1, || Ok(())).time_limit(2 * SECOND)).unwrap();
-        let id = bus.publish(event("a")).unwrap();
-        let worker = bus.start().unwrap();
-        hung.calls.wait_for(1);
-        leases_run_out(&test);
-        let now = postbox::Clock::now(&test.clock);
-        wait_until(LIMIT, || outbox_row(bus, id).available_at == now + LEASE);
+/// The limit passes after the lease was renewed: it lasts from then on. False where it passed before.
+fn lasts_its_whole_length(test: &TestBox, limit: Duration) -> bool {
+    let (bus, kind, hung) = (&test.bus, test.kind, Hung::default());
+    bus.subscribe(hung.subscription(1, || Ok(())).time_limit(limit)).unwrap();
+    let id = bus.publish(event("a")).unwrap();
+    let worker = bus.start().unwrap();
+    hung.calls.wait_for(1);
+    leases_run_out(test);
+    let now = postbox::Clock::now(&test.clock);
+    let (is_renewed, has_failed) = (
+        || outbox_row(bus, id).available_at == now + LEASE,
+        || outbox_row(bus, id).status == OutboxStatus::Pending,
+    );
+    wait_until(LIMIT, || is_renewed() || has_failed());
+    let in_time = !has_failed();
+    if in_time {
         hung.late.wait_for(1);
         test.clock.advance(just_before(LEASE));
         a_turn_is_taken(bus);
@@ -254,8 +260,18 @@ fn a_lease_that_was_renewed_within_the_limit_lasts_its_whole_length() {
         assert_eq!((row.status, row.available_at), (OutboxStatus::Processing, now + LEASE), "{kind}");
         test.clock.advance(support::MICROSECOND);
         bus.notify();
-        wait_until(LIMIT, || outbox_row(bus, id).status == OutboxStatus::Pending);
-        hung.go.open();
-        assert!(worker.shutdown(LIMIT).unwrap().clean, "{kind}");
+        wait_until(LIMIT, has_failed);
+    }
+    hung.go.open();
+    assert!(worker.shutdown(LIMIT).unwrap().clean, "{kind}");
+    in_time
+}
+
+#[test]
+fn a_lease_that_was_renewed_within_the_limit_lasts_its_whole_length() {
+    // A busy machine may take longer than the first of them.
+    let limits = [2 * SECOND, 10 * SECOND, 50 * SECOND];
+    for kind in 0..2 {
+        assert!(limits.into_iter().any(|limit| lasts_its_whole_length(&boxes()[kind], limit)));
     }
 }

@@ -2,6 +2,8 @@
 
 #[path = "support/files.rs"]
 mod support;
+#[path = "support/timing.rs"]
+mod timing;
 
 #[path = "worker/capacity.rs"]
 mod capacity;
@@ -18,21 +20,30 @@ mod startup;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use postbox::{Context, Error, Event, OutboxStatus, Postbox, Settings, Subscription, Tx};
 use time::OffsetDateTime;
 
 use crate::support::{LIMIT, Tally, counting, event, manual_clock, raw, status, wait_until};
+use crate::timing::{TRIES, folder, within};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The worker looks around once a second by itself. What is told to it must be much faster than that, every time.
 const ROUNDS: u64 = 12;
-const AT_ONCE: Duration = Duration::from_secs(4);
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 fn boxes(folder: &Path) -> [Postbox; 2] {
     [Postbox::open(folder.join("app.db")).unwrap(), Postbox::open_in_memory().unwrap()]
+}
+
+/// Nothing is in hand: the worker goes to sleep.
+fn is_settled(bus: &Postbox) {
+    wait_until("all is settled", || {
+        let stats = bus.stats().unwrap();
+        stats.pending + stats.processing == 0
+    });
 }
 
 fn sized(batch_size: u32) -> Settings {
@@ -41,7 +52,7 @@ fn sized(batch_size: u32) -> Settings {
 
 #[test]
 fn a_sleeping_worker_is_woken_by_every_way_to_publish() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     for bus in boxes(dir.path()) {
         let tally = Tally::default();
         bus.subscribe(Subscription::new("last", "c", counting(&tally))).unwrap();
@@ -72,39 +83,43 @@ fn a_sleeping_worker_is_woken_by_every_way_to_publish() {
             }),
         ];
         for (way, publish) in publish {
-            let (start, before) = (Instant::now(), tally.get());
-            for round in 1..=ROUNDS {
-                publish();
-                tally.wait_for(before + round);
-            }
-            assert!(start.elapsed() < AT_ONCE, "{way}: {:?} for {ROUNDS} events", start.elapsed());
+            within(AT_ONCE, way, || {
+                let before = tally.get();
+                for round in 1..=ROUNDS {
+                    publish();
+                    tally.wait_for(before + round);
+                    is_settled(&bus);
+                }
+            });
         }
     }
 }
 
 #[test]
 fn what_the_applications_own_connection_commits_is_noticed_at_once_with_notify() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let path = dir.path().join("app.db");
     let bus = Postbox::open(&path).unwrap();
     let tally = Tally::default();
     bus.subscribe(Subscription::new("*", "c", counting(&tally))).unwrap();
     let _worker = bus.start().unwrap();
     let mut conn = raw(&path);
-    let start = Instant::now();
-    for round in 0..ROUNDS {
-        let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).unwrap();
-        bus.publish_in(&tx, event("a")).unwrap();
-        tx.commit().unwrap();
-        bus.notify();
-        tally.wait_for(round + 1);
-    }
-    assert!(start.elapsed() < AT_ONCE, "{:?} for {ROUNDS} events", start.elapsed());
+    within(AT_ONCE, "notify", || {
+        let before = tally.get();
+        for round in 1..=ROUNDS {
+            let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).unwrap();
+            bus.publish_in(&tx, event("a")).unwrap();
+            tx.commit().unwrap();
+            bus.notify();
+            tally.wait_for(before + round);
+            is_settled(&bus);
+        }
+    });
 }
 
 #[test]
 fn what_the_applications_own_connection_commits_is_noticed_within_about_a_second_without_notify() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let path = dir.path().join("app.db");
     let bus = Postbox::open(&path).unwrap();
     let tally = Tally::default();
@@ -112,16 +127,21 @@ fn what_the_applications_own_connection_commits_is_noticed_within_about_a_second
     let worker = bus.start().unwrap();
     assert!(worker.wait_for_startup_drain(LIMIT));
     let mut conn = raw(&path);
-    let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).unwrap();
-    bus.publish_in(&tx, event("a")).unwrap();
-    tx.commit().unwrap();
-    assert!(tally.reaches(1, 2 * SECOND), "the polling interval is 5 seconds");
+    within(2 * SECOND, "without notify, where the polling interval is 5 seconds", || {
+        let before = tally.get();
+        let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).unwrap();
+        bus.publish_in(&tx, event("a")).unwrap();
+        tx.commit().unwrap();
+        tally.wait_for(before + 1);
+    });
 }
 
 #[test]
 fn delayed_events_become_due_at_their_time() {
-    let dir = tempfile::tempdir().unwrap();
-    for bus in boxes(dir.path()) {
+    let dir = folder();
+    // One thread, which handles one after the other.
+    let builder = || Postbox::builder().handler_threads(1);
+    for bus in [builder().open(dir.path().join("app.db")).unwrap(), builder().open_in_memory().unwrap()] {
         let seen: Arc<Mutex<Vec<(i64, time::Duration)>>> = Arc::default();
         let (tally, late) = (Tally::default(), Arc::clone(&seen));
         let counted = tally.clone();
@@ -136,26 +156,30 @@ fn delayed_events_become_due_at_their_time() {
         .unwrap();
         let worker = bus.start().unwrap();
         assert!(worker.wait_for_startup_drain(LIMIT));
-        let delays = [250_u64, 50, 400, 100, 150];
-        for delay_ms in delays {
-            let payload = serde_json::json!({ "delay_ms": delay_ms });
-            bus.publish(event("later").payload(payload).delay(Duration::from_millis(delay_ms))).unwrap();
-        }
-        tally.wait_for(5);
-        let seen = seen.lock().unwrap();
-        assert_eq!(seen.iter().map(|(delay, _)| *delay).collect::<Vec<_>>(), [50, 100, 150, 250, 400]);
-        for (delay, lateness) in seen.iter() {
-            assert!(!lateness.is_negative(), "the one of {delay} ms came {lateness} before its time");
-        }
-        // The worker's own look-around would be about half a second late on average.
-        let total: time::Duration = seen.iter().map(|(_, lateness)| *lateness).sum();
-        assert!(total < time::Duration::milliseconds(1_000), "{seen:?}");
+        // The worker's own look-around would find them a second after they were published: four seconds late in all.
+        let is_punctual = || {
+            let before = tally.get();
+            let later = |delay_ms: u64| {
+                let payload = serde_json::json!({ "delay_ms": delay_ms });
+                event("later").payload(payload).delay(Duration::from_millis(delay_ms))
+            };
+            bus.publish_all([250, 50, 400, 100, 150].map(later)).unwrap();
+            tally.wait_for(before + 5);
+            let seen = std::mem::take(&mut *seen.lock().unwrap());
+            for (delay, lateness) in &seen {
+                assert!(!lateness.is_negative(), "the one of {delay} ms came {lateness} before its time");
+            }
+            let total: time::Duration = seen.iter().map(|(_, lateness)| *lateness).sum();
+            total < 2 * time::Duration::SECOND && seen.iter().map(|(delay, _)| *delay).is_sorted()
+        };
+        // Nor is a busy machine punctual, now and then.
+        assert!((0..TRIES).any(|_| is_punctual()), "late each time");
     }
 }
 
 #[test]
 fn a_manual_clock_that_advances_is_noticed_within_about_a_second_and_at_once_with_notify() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let path = dir.path().join("app.db");
     let clock = manual_clock();
     let with_clock = || Postbox::builder().clock(clock.clone());
@@ -163,21 +187,31 @@ fn a_manual_clock_that_advances_is_noticed_within_about_a_second_and_at_once_wit
         let tally = Tally::default();
         bus.subscribe(Subscription::new("*", "c", counting(&tally))).unwrap();
         let _worker = bus.start().unwrap();
-        bus.publish(event("a").delay(SECOND * 3_600)).unwrap();
+        // One for each try.
+        bus.publish_all((1..=TRIES).map(|hour| event("a").delay(SECOND * 3_600 * hour))).unwrap();
         clock.advance(SECOND * 3_599);
         bus.notify();
         bus.publish(event("b")).unwrap();
         tally.wait_for(1);
-        clock.advance(SECOND);
-        assert!(tally.reaches(2, 2 * SECOND));
-        let start = Instant::now();
-        for round in 0..ROUNDS {
-            bus.publish(event("a").delay(SECOND * 3_600)).unwrap();
+        within(2 * SECOND, "without notify", || {
+            let before = tally.get();
             clock.advance(SECOND * 3_600);
-            bus.notify();
-            tally.wait_for(round + 3);
-        }
-        assert!(start.elapsed() < AT_ONCE, "{:?}", start.elapsed());
+            tally.wait_for(before + 1);
+            assert_eq!(tally.get(), before + 1);
+        });
+        clock.advance(SECOND * 3_600 * TRIES);
+        bus.notify();
+        tally.wait_for(1 + u64::from(TRIES));
+        within(AT_ONCE, "notify", || {
+            let before = tally.get();
+            for round in 1..=ROUNDS {
+                bus.publish(event("a").delay(SECOND * 3_600)).unwrap();
+                clock.advance(SECOND * 3_600);
+                bus.notify();
+                tally.wait_for(before + round);
+                is_settled(&bus);
+            }
+        });
     }
 }
 
@@ -209,27 +243,28 @@ fn a_box_has_one_worker_at_a_time() {
 
 #[test]
 fn who_subscribes_while_the_worker_runs_receives_what_comes_and_what_was_held() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let path = dir.path().join("app.db");
     let defaults = Settings { unhandled_events: postbox::UnhandledEvents::Hold, ..Settings::default() };
     let builder = || Postbox::builder().settings(defaults.clone());
     for bus in [builder().open(&path).unwrap(), builder().open_in_memory().unwrap()] {
         let worker = bus.start().unwrap();
-        let held = bus.publish(event("a")).unwrap();
-        assert!(worker.wait_for_startup_drain(LIMIT));
-        wait_until("it is held", || bus.outbox().get(held).unwrap().unwrap().available_at.year() == 9_999);
-        assert_eq!(status(&bus, held), (OutboxStatus::Pending, 0));
         let tally = Tally::default();
-        let start = Instant::now();
-        bus.subscribe(Subscription::new("a", "c", counting(&tally))).unwrap();
-        tally.wait_for(1);
-        for round in 0..ROUNDS {
-            let name = format!("b.{round}");
-            bus.publish(event(&name)).unwrap();
-            bus.subscribe(Subscription::new(name, "c", counting(&tally))).unwrap();
-            tally.wait_for(round + 2);
-        }
-        assert!(start.elapsed() < AT_ONCE, "{:?}", start.elapsed());
+        assert!(worker.wait_for_startup_drain(LIMIT));
+        within(AT_ONCE, "who subscribes", || {
+            for round in 0..ROUNDS {
+                let before = tally.get();
+                let name = format!("a.{before}");
+                let held = bus.publish(event(&name)).unwrap();
+                if round % 2 == 0 {
+                    let is_held = || bus.outbox().get(held).unwrap().unwrap().available_at.year() == 9_999;
+                    wait_until("it is held", is_held);
+                    assert_eq!(status(&bus, held), (OutboxStatus::Pending, 0));
+                }
+                bus.subscribe(Subscription::new(name, "c", counting(&tally))).unwrap();
+                tally.wait_for(before + 1);
+            }
+        });
     }
 }
 

@@ -5,14 +5,14 @@ use std::{io, thread};
 
 use postbox::{Error, Postbox, Subscription};
 
-use crate::support::{LIMIT, Tally, counting, cp, event, integer, raw, wait_until};
+use crate::support::{LIMIT, Tally, counting, cp, event, integer, raw, unhurried, wait_until};
 use crate::{agreed, under_load, with_notes};
 
 #[test]
 fn a_copy_of_the_quiesced_file_alone_is_complete_under_load() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.db");
-    let bus = Postbox::open(&path).unwrap();
+    let bus = unhurried().open(&path).unwrap();
     with_notes(&bus);
     let mut copied = Vec::new();
     let noted = under_load(&bus, |noted| {
@@ -42,7 +42,7 @@ fn a_copy_of_the_quiesced_file_alone_is_complete_under_load() {
 fn writers_of_every_kind_wait_for_a_quiesced_file_and_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.db");
-    let (bus, other) = (Postbox::open(&path).unwrap(), Postbox::open(&path).unwrap());
+    let (bus, other) = (unhurried().open(&path).unwrap(), unhurried().open(&path).unwrap());
     let tally = Tally::default();
     bus.subscribe(Subscription::new("*", "c", counting(&tally))).unwrap();
     let worker = bus.start().unwrap();

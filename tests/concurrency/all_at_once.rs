@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use postbox::{Error, NewEvent, OutboxStatus, Postbox, Subscription};
 
-use crate::support::{LIMIT, Tally, counting, integer, listing, raw, sound_copy};
+use crate::support::{LIMIT, Tally, counting, integer, listing, raw, sound_copy, unhurried};
 use crate::{assert_each_effect_once, make_effects, number, subscribe_effects, wait_until_all_is_done, work};
 
 /// Each thread does its own thing for so many rounds. Workers come and go, and are off for a third of the time.
@@ -17,7 +17,7 @@ fn threads_that_do_everything_at_once_lose_nothing_and_double_nothing() {
     let rounds = number("POSTBOX_ROUNDS", 60);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.db");
-    let bus = Postbox::open(&path).unwrap();
+    let bus = unhurried().open(&path).unwrap();
     make_effects(&bus);
     let plain = Tally::default();
     subscribe_effects(&bus, &plain);

@@ -6,8 +6,8 @@ use postbox::{
 };
 
 use crate::support::{
-    Calls, TestBox, boxes, boxes_with, event, inbox_rows, make_effects, noting, outbox_row, sql, status,
-    writing,
+    Calls, LIMIT, TestBox, boxes, boxes_with, event, inbox_rows, make_effects, noting, outbox_row, sql,
+    status, writing,
 };
 
 /// Two consumers of everything, and three processed events of each of two names.
@@ -147,13 +147,11 @@ fn a_running_worker_takes_up_what_is_replayed_while_it_works() {
         let calls = with_a_past(&test);
         let bus = &test.bus;
         let worker = bus.start().unwrap();
-        assert!(worker.wait_for_startup_drain(std::time::Duration::from_secs(10)));
+        assert!(worker.wait_for_startup_drain(LIMIT));
         assert_eq!(bus.outbox().replay(&EventFilter::new(), "one").unwrap(), 6);
-        crate::support::wait_until(std::time::Duration::from_secs(10), || {
-            bus.stats().unwrap().processed == 6
-        });
+        crate::support::wait_until(LIMIT, || bus.stats().unwrap().processed == 6);
         assert_eq!(calls.take().len(), 6, "{}", test.kind);
-        assert!(worker.shutdown(std::time::Duration::from_secs(10)).unwrap().clean);
+        assert!(worker.shutdown(LIMIT).unwrap().clean);
     }
 }
 

@@ -16,6 +16,8 @@ use postbox::{
 };
 use serde_json::json;
 
+use crate::support::LIMIT;
+
 /// The application's file, its backup, and another that the backup is restored to.
 pub(crate) struct Files {
     pub(crate) app: PathBuf,
@@ -158,7 +160,7 @@ pub(crate) fn subscribe(bus: &Postbox, app: &Path, build: Build, witness: Arc<dy
 
 fn connection(app: &Path) -> rusqlite::Result<Connection> {
     let conn = Connection::open(app)?;
-    conn.busy_timeout(Duration::from_secs(10))?;
+    conn.busy_timeout(LIMIT)?;
     Ok(conn)
 }
 
@@ -196,7 +198,7 @@ pub(crate) fn live(files: &Files, build: Build, length: Length, witness: &Arc<dy
         witness.replaced(Replaced::Copy);
     });
     bus.backup(&files.copy).unwrap();
-    let report = worker.shutdown(Duration::from_secs(20)).unwrap();
+    let report = worker.shutdown(LIMIT).unwrap();
     assert!(report.clean);
     // The rest by hand, as a second start of the program.
     bus.close().unwrap();

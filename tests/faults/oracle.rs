@@ -13,6 +13,7 @@ use postbox::{EventId, Postbox};
 use time::OffsetDateTime;
 
 use crate::life::{self, Build, EFFECTS, Files, PLACED, Replaced, Witness};
+use crate::support::LIMIT;
 
 /// What a life told the outside before it was cut short.
 #[derive(Default)]
@@ -147,7 +148,7 @@ struct Contents {
 impl Contents {
     fn of(path: &Path) -> postbox::Result<Self> {
         let conn = Connection::open(path)?;
-        conn.busy_timeout(Duration::from_secs(5))?;
+        conn.busy_timeout(LIMIT)?;
         let texts = |sql: &str| -> postbox::Result<Vec<String>> {
             Ok(conn.prepare(sql)?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use postbox::{Event, HandlerError, HandlerResult, Tx};
 
-use crate::support::{SECOND, TestBox, event, sql, wait_until};
+use crate::support::{LIMIT, SECOND, TestBox, event, sql, wait_until};
 use crate::{CANARY, both_kinds, observed, transactional_subscription};
 
 #[test]
@@ -170,7 +170,7 @@ fn what_ends_in_the_file_is_told_when_it_is_there() {
             bus.publish_all([event("bad"), event("good")]).unwrap();
             if by_worker {
                 let worker = bus.start().unwrap();
-                wait_until(SECOND * 5, || notes.lines.count("drained 1") > 0);
+                wait_until(LIMIT, || notes.lines.count("drained 1") > 0);
                 drop(worker);
             } else {
                 bus.drain().unwrap();

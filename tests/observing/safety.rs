@@ -1,7 +1,6 @@
 //! What observers cannot do: fail a box, write into it, or wait for themselves.
 
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
 
 use log::{LevelFilter, Log, Metadata, Record};
 use postbox::{
@@ -9,7 +8,7 @@ use postbox::{
     Started,
 };
 
-use crate::support::{Calls, TestBox, assert_reentrant, boxes_with, ends, event, status};
+use crate::support::{Calls, LIMIT, TestBox, assert_reentrant, boxes_with, ends, event, status};
 use crate::{CANARY, Notes, both_kinds};
 
 static PANICS_LOGGED: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -192,8 +191,8 @@ fn an_observer_may_look_and_not_write_whenever_it_is_told() {
                     bus.transaction(|tx| tx.publish(event("b"))).unwrap();
                     if by_worker {
                         let worker = bus.start().unwrap();
-                        crate::support::wait_until(Duration::from_secs(5), || told.count("drained") > 0);
-                        worker.shutdown(Duration::from_secs(5)).unwrap();
+                        crate::support::wait_until(LIMIT, || told.count("drained") > 0);
+                        worker.shutdown(LIMIT).unwrap();
                     } else {
                         assert_eq!(bus.drain().unwrap(), 1);
                     }

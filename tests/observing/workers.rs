@@ -7,7 +7,7 @@ use postbox::HandlerError;
 use crate::support::{TestBox, event, wait_until};
 use crate::{both_kinds, observed};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_mins(1);
 
 #[test]
 fn a_worker_tells_of_each_delivery_and_when_nothing_is_left() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postbox::{HandlerError, OutboxStatus, Subscription};
 
-use crate::support::{Calls, TestBox, boxes, file_box, sql, status};
+use crate::support::{Calls, LIMIT, TestBox, boxes, file_box, sql, status};
 use crate::{fine, publish, saying, waiting};
 
 #[test]
@@ -181,11 +181,11 @@ fn a_running_worker_notices_new_subscriptions_at_once() {
     .unwrap();
     let ids = publish(bus, &[("x", "a"), ("x", "b")]);
     let worker = bus.start().unwrap();
-    crate::support::wait_until(Duration::from_secs(20), || waiting(bus) == 1);
+    crate::support::wait_until(LIMIT, || waiting(bus) == 1);
     bus.registry().clear();
     bus.subscribe(Subscription::new("*", "c", fine(&calls))).unwrap();
-    crate::support::wait_until(Duration::from_secs(20), || status(bus, ids[1]) == OutboxStatus::Processed);
-    worker.shutdown(Duration::from_secs(10)).unwrap();
+    crate::support::wait_until(LIMIT, || status(bus, ids[1]) == OutboxStatus::Processed);
+    worker.shutdown(LIMIT).unwrap();
 }
 
 #[test]
@@ -208,6 +208,6 @@ fn a_running_worker_finds_at_its_polls_what_was_left_behind() {
     let app = test.app_connection();
     app.execute("DELETE FROM outbox_event WHERE event_name = 'a'", []).unwrap();
     test.clock.advance(Duration::from_mins(1));
-    crate::support::wait_until(Duration::from_secs(20), || status(bus, ids[1]) == OutboxStatus::Processed);
-    worker.shutdown(Duration::from_secs(10)).unwrap();
+    crate::support::wait_until(LIMIT, || status(bus, ids[1]) == OutboxStatus::Processed);
+    worker.shutdown(LIMIT).unwrap();
 }

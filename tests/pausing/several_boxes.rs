@@ -8,7 +8,7 @@ use postbox::{Context, Event, OutboxStatus, Postbox, Subscription, Tx};
 use crate::support::{Calls, SECOND, TestBox, event, file_box, noting, start_time, status, wait_until};
 use crate::{consumer, is_parked, parked, rows};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_mins(1);
 
 fn two(calls: &Calls) -> (TestBox, Postbox) {
     let test = file_box();

@@ -2,7 +2,7 @@
 
 use postbox::{OutboxStatus, Settings};
 
-use crate::support::{TestBox, boxes, boxes_with};
+use crate::support::{LIMIT, TestBox, boxes, boxes_with};
 use crate::{BOTH, By, Victim};
 
 /// What another program wrote into a row, and the column that the error names.
@@ -121,10 +121,8 @@ fn several_in_one_claim_are_set_aside_each_by_itself() {
                 By::Drain => assert_eq!(bus.drain().unwrap(), 4),
                 By::Worker => {
                     let worker = bus.start().unwrap();
-                    crate::support::wait_until(std::time::Duration::from_secs(10), || {
-                        (dead(), bus.stats().unwrap().processed) == (5, 4)
-                    });
-                    assert!(worker.shutdown(std::time::Duration::from_secs(10)).unwrap().clean);
+                    crate::support::wait_until(LIMIT, || (dead(), bus.stats().unwrap().processed) == (5, 4));
+                    assert!(worker.shutdown(LIMIT).unwrap().clean);
                 }
             }
             assert_eq!((dead(), more.len()), (5, 4));

@@ -7,7 +7,7 @@ use postbox::{Context, Event, OutboxStatus, Postbox, Settings, Subscription, Tx,
 use crate::support::{Calls, boxes, boxes_with, event, inbox_rows, noting, sql, status, wait_until};
 use crate::{BOTH, By};
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// A write to a row of the name `bad` asks for a parent that is not there, which only the commit finds out.
 fn break_at_commit(bus: &Postbox, on: &str, when: &str) {

@@ -11,7 +11,7 @@ use crate::support::{
 };
 use crate::{BOTH, By, Victim};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_mins(1);
 
 fn roll_back(bus: &Postbox, on: &str, when: &str) {
     sql(bus, |tx| {

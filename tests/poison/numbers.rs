@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postbox::{Error, OutboxStatus, Postbox};
 
-use crate::support::{SECOND, boxes, event, file_box, sql};
+use crate::support::{LIMIT, SECOND, boxes, event, file_box, sql};
 use crate::{BOTH, By, Victim};
 
 const EXTREMES: [&str; 4] = ["9223372036854775807", "-9223372036854775808", "-1", "4294967296"];
@@ -43,8 +43,8 @@ fn numbers_that_a_claim_overwrites_do_no_harm() {
                         By::Drain => assert_eq!(bus.drain().unwrap(), 5, "{column} {value}"),
                         By::Worker => {
                             let worker = bus.start().unwrap();
-                            crate::support::wait_until(10 * SECOND, || bus.stats().unwrap().processed == 5);
-                            assert!(worker.shutdown(10 * SECOND).unwrap().clean);
+                            crate::support::wait_until(LIMIT, || bus.stats().unwrap().processed == 5);
+                            assert!(worker.shutdown(LIMIT).unwrap().clean);
                         }
                     }
                     let row = bus.outbox().get(victim.id()).unwrap().unwrap();
@@ -125,8 +125,8 @@ fn a_row_whose_number_no_box_could_have_given_is_a_dead_letter_and_nobodys_inbox
                     By::Drain => assert_eq!(bus.drain().unwrap(), 4, "{seq}"),
                     By::Worker => {
                         let worker = bus.start().unwrap();
-                        crate::support::wait_until(10 * SECOND, || bus.stats().unwrap().processed == 4);
-                        assert!(worker.shutdown(10 * SECOND).unwrap().clean);
+                        crate::support::wait_until(LIMIT, || bus.stats().unwrap().processed == 4);
+                        assert!(worker.shutdown(LIMIT).unwrap().clean);
                     }
                 }
                 let row = bus.outbox().get(victim.id()).unwrap().unwrap();

@@ -10,7 +10,7 @@ use postbox::{
 use crate::support::{Calls, TestBox, boxes, event, file_box, noting, outbox_row, sql, wait_until};
 use crate::{BOTH, By, Victim};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// SQL of another program's, with the CHECKs off.
 #[track_caller]

@@ -7,7 +7,7 @@ use postbox::{Error, OutboxStatus};
 use crate::support::{boxes, event, sql, wait_until};
 use crate::{BOTH, By, Victim};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// Every write to the row of number 3.
 fn forbid(victim: &Victim, action: &str) {

@@ -1,11 +1,9 @@
 //! A status that nobody knows: no claim finds such a row, and it must not be lost out of sight.
 
-use std::time::Duration;
-
 use postbox::{OutboxStatus, Postbox, Settings};
 use rusqlite::params;
 
-use crate::support::{file_box, file_box_with, wait_until};
+use crate::support::{LIMIT, file_box, file_box_with, wait_until};
 use crate::{BOTH, By, Victim, polling_often};
 
 /// Around and between those that are known, in another case, with a character NUL, as no text of any encoding, and long.
@@ -71,8 +69,8 @@ fn where_a_trigger_rolls_back_it_stays_and_the_others_are_set_aside() {
             By::Drain => assert_eq!(bus.drain().unwrap(), 3),
             By::Worker => {
                 let worker = bus.start().unwrap();
-                wait_until(Duration::from_secs(10), || bus.stats().unwrap().processed == 3);
-                assert!(worker.shutdown(Duration::from_secs(10)).unwrap().clean);
+                wait_until(LIMIT, || bus.stats().unwrap().processed == 3);
+                assert!(worker.shutdown(LIMIT).unwrap().clean);
             }
         }
         others.close().unwrap();
@@ -109,11 +107,11 @@ fn a_worker_at_rest_sets_it_aside() {
     let victim = Victim::new(file_box_with(|builder| builder.settings(settings)));
     let bus = &victim.test.bus;
     let worker = bus.start().unwrap();
-    wait_until(Duration::from_secs(10), || bus.stats().unwrap().processed == 5);
+    wait_until(LIMIT, || bus.stats().unwrap().processed == 5);
     victim.poison("status = 'archived'");
-    wait_until(Duration::from_secs(10), || bus.stats().unwrap().dead_letter == 1);
+    wait_until(LIMIT, || bus.stats().unwrap().dead_letter == 1);
     assert_eq!(bus.stats().unwrap().processed, 4);
-    assert!(worker.shutdown(Duration::from_secs(10)).unwrap().clean);
+    assert!(worker.shutdown(LIMIT).unwrap().clean);
 }
 
 /// More than one write takes, and none of them is counted as anything else.
@@ -158,8 +156,8 @@ fn one_that_a_trigger_keeps_as_it_is_does_not_keep_others_from_anything() {
                 By::Drain => assert_eq!(bus.drain().unwrap(), 4),
                 By::Worker => {
                     let worker = bus.start().unwrap();
-                    wait_until(Duration::from_secs(10), || bus.stats().unwrap().processed == 4);
-                    assert!(worker.shutdown(Duration::from_secs(10)).unwrap().clean);
+                    wait_until(LIMIT, || bus.stats().unwrap().processed == 4);
+                    assert!(worker.shutdown(LIMIT).unwrap().clean);
                 }
             }
             victim.assert_others_are_through(by);

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use postbox::rusqlite::Connection;
 use postbox::{Context, Event, EventId, HandlerResult, Postbox, Result, Settings, Subscription, Tx};
 
-use crate::support::{LIMIT, Process, event, given, integer, listing, raw};
+use crate::support::{LIMIT, Process, event, given, integer, listing, raw, unhurried, wait_until};
 use crate::{Moments, child, lines_of, next_said, say, sound};
 
 pub(crate) fn make_effects(bus: &Postbox) {
@@ -60,27 +61,31 @@ fn assert_effects(path: &Path, outside: &Path, ids: &[EventId]) -> usize {
 fn effects_in_the_file_happen_exactly_once_and_others_at_least_once_however_often_the_process_is_killed() {
     let dir = tempfile::tempdir().unwrap();
     let (path, outside) = (dir.path().join("app.db"), dir.path().join("outside.txt"));
-    let bus = Postbox::builder().settings(patient()).open(&path).unwrap();
+    let bus = unhurried().settings(patient()).open(&path).unwrap();
     make_effects(&bus);
     let ids = bus.publish_all((0..1_200).map(|_| event("work"))).unwrap();
     bus.close().unwrap();
 
     let mut moments = Moments(2);
     let (mut kills, mut in_the_middle) = (0, 0);
-    let finished = |path: &Path| integer(&raw(path), "SELECT count(*) FROM effect") == 1_200;
-    while kills < 30 && !finished(&path) {
+    let finished = |conn: &Connection| integer(conn, "SELECT count(*) FROM effect") == 1_200;
+    let is_claimed = |conn: &Connection| {
+        integer(conn, "SELECT count(*) FROM outbox_event WHERE status = 'processing'") > 0
+    };
+    while kills < 30 && !finished(&raw(&path)) {
         let mut command = child("delivering::child_works", &path);
         command.env("OUTSIDE", &outside).env("SLOWLY", "yes");
         let mut process = Process::spawn(command);
         let mut lines = lines_of(&mut process);
         next_said(&mut lines, "ready").unwrap();
+        let conn = raw(&path);
+        wait_until("it works", || is_claimed(&conn) || finished(&conn));
+        drop(conn);
         thread::sleep(Duration::from_micros(5_000 + moments.next(40_000)));
         process.0.kill().unwrap();
         process.0.wait().unwrap();
         kills += 1;
-        in_the_middle += i64::from(
-            integer(&raw(&path), "SELECT count(*) FROM outbox_event WHERE status = 'processing'") > 0,
-        );
+        in_the_middle += u32::from(is_claimed(&raw(&path)));
     }
     assert!(
         kills >= 10 && in_the_middle >= 5,
@@ -100,7 +105,7 @@ fn effects_in_the_file_happen_exactly_once_and_others_at_least_once_however_ofte
 #[ignore = "run as a process by another test"]
 fn child_works() {
     let (Some(path), Some(outside)) = (given("FILE"), given("OUTSIDE")) else { return };
-    let bus = Postbox::builder().settings(patient()).open(path).unwrap();
+    let bus = unhurried().settings(patient()).open(path).unwrap();
     subscribe_effects(&bus, Path::new(&outside));
     if given("SLOWLY").is_some() {
         bus.subscribe(
@@ -133,7 +138,7 @@ fn child_works() {
 fn three_processes_on_one_file_deliver_each_event_once() {
     let dir = tempfile::tempdir().unwrap();
     let (path, outside) = (dir.path().join("app.db"), dir.path().join("outside.txt"));
-    let bus = Postbox::open(&path).unwrap();
+    let bus = unhurried().open(&path).unwrap();
     make_effects(&bus);
     let mut ids = bus.publish_all((0..1_500).map(|_| event("work"))).unwrap();
     let mut processes: Vec<Process> = (0..3)

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use postbox::{EntityRef, Error, LinkType, NewLink, Postbox};
 
 use crate::children::{child, lines_of, next_said, say, tell};
-use crate::support::{Process, integer, raw};
+use crate::support::{Process, integer, raw, unhurried};
 
 const LINKS: u32 = 200;
 
@@ -42,7 +42,7 @@ fn two_processes_that_make_the_same_links_at_once_make_each_of_them_once() {
 #[test]
 #[ignore = "run by the test above"]
 fn child_makes_links() {
-    let bus = Postbox::open(PathBuf::from(env::var_os("FILE").unwrap())).unwrap();
+    let bus = unhurried().open(PathBuf::from(env::var_os("FILE").unwrap())).unwrap();
     say("ready");
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).unwrap();

@@ -7,7 +7,7 @@ use std::process::ChildStdout;
 
 use postbox::{Context, Event, HandlerResult, PauseTarget, Postbox, Settings, Subscription};
 
-use crate::support::{LIMIT, Process, event, given, integer, listing, raw, wait_until};
+use crate::support::{LIMIT, Process, event, given, integer, listing, raw, unhurried, wait_until};
 use crate::{child, lines_of, next_said, say, sound};
 
 fn consumer() -> PauseTarget {
@@ -22,7 +22,7 @@ fn child_delivers() {
     let outside = fs::OpenOptions::new().create(true).append(true).open(outside).unwrap();
     // It looks around often, so that the test need not wait for a second each time.
     let often = Settings { polling_interval_ms: 100, idle_polling_interval_ms: 100, ..Settings::default() };
-    let bus = Postbox::builder().settings(often).open(path).unwrap();
+    let bus = unhurried().settings(often).open(path).unwrap();
     bus.subscribe_many([
         Subscription::new("work", "paused", move |event: &Event, _: &Context<'_>| -> HandlerResult {
             (&outside).write_all(format!("{}\n", event.id()).as_bytes())?;
@@ -43,7 +43,7 @@ fn child_delivers() {
 #[ignore = "run as a process by another test"]
 fn child_pauses() {
     let Some(path) = given("FILE") else { return };
-    let bus = Postbox::open(path).unwrap();
+    let bus = unhurried().open(path).unwrap();
     say("ready");
     for line in std::io::stdin().lock().lines() {
         match line.unwrap().as_str() {
@@ -132,7 +132,7 @@ impl Looking<'_> {
 fn a_pause_of_one_process_holds_for_anothers_worker_until_it_is_resumed_whoever_is_killed() {
     let dir = tempfile::tempdir().unwrap();
     let (path, outside) = (dir.path().join("app.db"), dir.path().join("outside.txt"));
-    let looking = Looking { bus: Postbox::open(&path).unwrap(), outside: &outside, conn: raw(&path) };
+    let looking = Looking { bus: unhurried().open(&path).unwrap(), outside: &outside, conn: raw(&path) };
     let worker = Running::start("pausing::child_delivers", &path, &outside);
     let mut pauser = Running::start("pausing::child_pauses", &path, &outside);
     looking.publish("work", 20);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use postbox::{Event, HandlerResult, NewEvent, Postbox, Saga, SagaStep, Settings};
 use serde::{Deserialize, Serialize};
 
-use crate::support::{LIMIT, Process, given, integer, raw, wait_until};
+use crate::support::{LIMIT, Process, given, integer, raw, unhurried, wait_until};
 use crate::{Moments, child, lines_of, next_said, say, sound};
 
 /// How many steps there were, and the sum of their numbers.
@@ -47,7 +47,7 @@ fn summing(slowly: bool) -> Saga<Sums> {
 
 fn open(path: &Path) -> Postbox {
     let settings = Settings { max_attempts: 1_000, polling_interval_ms: 100, ..Settings::default() };
-    Postbox::builder().settings(settings).open(path).unwrap()
+    unhurried().settings(settings).open(path).unwrap()
 }
 
 /// Each step once, with all that belongs to it.

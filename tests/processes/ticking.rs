@@ -9,7 +9,7 @@ use std::time::Duration;
 use postbox::{Event, Misfire, Postbox, Schedule, Settings, Subscription, Tx};
 
 use crate::children::{child, lines_of, next_said, say};
-use crate::support::{Process, event, given, integer, raw, wait_until};
+use crate::support::{Process, event, given, integer, raw, unhurried, wait_until};
 use crate::{Moments, sound};
 
 const EVERY: Duration = Duration::from_millis(100);
@@ -20,7 +20,7 @@ const EVERY: Duration = Duration::from_millis(100);
 fn child_ticks() {
     let Some(path) = given("FILE") else { return };
     let often = Settings { polling_interval_ms: 100, idle_polling_interval_ms: 100, ..Settings::default() };
-    let bus = Postbox::builder().settings(often).open(path).unwrap();
+    let bus = unhurried().settings(often).open(path).unwrap();
     // As each of them would when it starts.
     let schedule = Schedule::every(EVERY, event("tick")).misfire(Misfire::All { max: 1_000 });
     bus.schedules().put("s", schedule).unwrap();
@@ -77,7 +77,7 @@ fn every_tick_is_published_once_by_processes_that_are_killed_around_it() {
     }
 
     // What the last have published and not delivered is delivered here; no more ticks come.
-    let bus = Postbox::open(&path).unwrap();
+    let bus = unhurried().open(&path).unwrap();
     let next = bus.schedules().get("s").unwrap().unwrap();
     bus.schedules().pause("s").unwrap();
     bus.subscribe(noting()).unwrap();

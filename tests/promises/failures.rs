@@ -1,15 +1,13 @@
 //! Promises 6 to 9: states, attempts, leases, and the application's own file.
 
-use std::time::Duration;
-
 use postbox::{
     Context, Event, EventId, HandlerError, InboxStatus, OutboxStatus, Postbox, Settings, Subscription, Tx,
 };
 use rusqlite::{Connection, params};
 
 use crate::support::{
-    Calls, LEASE, MICROSECOND, SECOND, TestBox, boxes, boxes_with, event, file_box, inbox_rows, just_before,
-    noting, outbox_row, sql, start_time, status, wait_until,
+    Calls, LEASE, LIMIT, MICROSECOND, SECOND, TestBox, boxes, boxes_with, event, file_box, inbox_rows,
+    just_before, noting, outbox_row, sql, start_time, status, wait_until,
 };
 
 const STATES: [OutboxStatus; 5] = [
@@ -134,14 +132,14 @@ fn promise_7_an_event_whose_process_dies_at_every_attempt_ends_as_a_dead_letter(
 fn promise_7_a_claim_that_is_given_back_unstarted_costs_no_attempt() {
     for TestBox { kind, bus, .. } in &boxes_with(|builder| builder.handler_threads(1)) {
         bus.subscribe(Subscription::new("a", "c", |_: &Event, cx: &Context<'_>| {
-            wait_until(Duration::from_secs(10), || cx.is_cancelled());
+            wait_until(LIMIT, || cx.is_cancelled());
             Ok(())
         }))
         .unwrap();
         let ids = bus.publish_all([event("a"), event("a"), event("a")]).unwrap();
         let worker = bus.start().unwrap();
-        wait_until(Duration::from_secs(10), || bus.stats().unwrap().processing == 3);
-        let report = worker.shutdown(Duration::from_secs(10)).unwrap();
+        wait_until(LIMIT, || bus.stats().unwrap().processing == 3);
+        let report = worker.shutdown(LIMIT).unwrap();
         assert!(report.clean, "{kind}: {report:?}");
         let rows: Vec<_> = ids.iter().map(|id| outbox_row(bus, *id)).collect();
         let states: Vec<_> = rows.iter().map(|row| (row.status, row.attempt_count)).collect();

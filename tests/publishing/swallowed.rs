@@ -11,7 +11,7 @@ use crate::support::{
     outbox_row, sql, wait_until, writing,
 };
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// `INSERT`, `UPDATE` or `DELETE` on the table does nothing, and SQLite says Ok.
 #[track_caller]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use postbox::{Error, EventId, NewEvent, Postbox};
 
-use crate::support::{TestBox, boxes, event, sql, wait_until};
+use crate::support::{LIMIT, TestBox, boxes, event, sql, wait_until};
 
 /// Publishes all of them at once, a thread for each: they queue behind a transaction, so that they share a commit when
 /// it ends.
@@ -26,7 +26,7 @@ fn publish_at_once(bus: &Postbox, events: Vec<NewEvent>) -> Vec<postbox::Result<
                         })
                     })
                     .collect();
-                wait_until(Duration::from_secs(10), || ready.load(Ordering::SeqCst) == count);
+                wait_until(LIMIT, || ready.load(Ordering::SeqCst) == count);
                 // The last steps into the queue give no signal. A thread that misses it publishes alone: also right.
                 thread::sleep(Duration::from_millis(20));
                 Ok(threads)

@@ -46,7 +46,7 @@ fn nothing_is_left_when_the_application_closes_first() {
 fn an_application_may_start_while_a_copy_is_looked_at() {
     let dir = tempfile::tempdir().unwrap();
     let (path, ids) = crate::closed(dir.path(), "app.db");
-    let looking = Postbox::open_read_only(&path).unwrap();
+    let looking = Postbox::builder().busy_timeout(LIMIT).open_read_only(&path).unwrap();
     assert_shows(&looking, ids);
     let bus = Postbox::open(&path).unwrap();
     bus.publish(event("later")).unwrap();

@@ -3,7 +3,7 @@
 use postbox::{Event, NewEvent, OutboxStatus, Postbox, Saga, SagaStatus, Subscription, Tx};
 use serde_json::json;
 
-use crate::support::{boxes, file_box, outbox_row, sql};
+use crate::support::{LIMIT, boxes, file_box, outbox_row, sql};
 use crate::{MINUTE, Trail, assert_skipped, found, noted, of_order, order, published_after, refused, seen};
 
 /// `start` and each `step.*` note an event that undoes them, the first also a timeout; `refused` undoes all, `done` completes.
@@ -386,8 +386,6 @@ fn a_worker_delivers_what_a_compensation_by_hand_publishes() {
     let worker = test.bus.start().unwrap();
     test.bus.sagas().compensate("order", "o-1", "ticket 4711").unwrap();
     let bus = &test.bus;
-    crate::support::wait_until(std::time::Duration::from_secs(10), || {
-        crate::support::effects(bus).len() == 3
-    });
-    assert!(worker.shutdown(std::time::Duration::from_secs(10)).unwrap().clean);
+    crate::support::wait_until(LIMIT, || crate::support::effects(bus).len() == 3);
+    assert!(worker.shutdown(LIMIT).unwrap().clean);
 }

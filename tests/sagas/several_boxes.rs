@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::support::{file_box, wait_until};
 use crate::{found, of_order, order};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_mins(1);
 
 fn counting() -> Saga<u64> {
     let count = |n: &mut u64, _: &Event, _: &SagaStep<'_>| -> HandlerResult {

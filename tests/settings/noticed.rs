@@ -8,14 +8,15 @@ use postbox::{Context, Error, Event, Postbox, Subscription};
 use crate::store;
 use crate::support::{
     LIMIT, ON_PURPOSE, Process, Tally, counting, event, given, integer, quiet_panics_on_purpose, raw, status,
-    wait_until,
+    unhurried, wait_until,
 };
+use crate::timing::{folder, within};
 
 #[test]
 fn a_change_by_another_box_is_noticed_by_a_running_worker_and_by_processing_by_hand() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let path = dir.path().join("app.db");
-    let (bus, other) = (Postbox::open(&path).unwrap(), Postbox::open(&path).unwrap());
+    let (bus, other) = (unhurried().open(&path).unwrap(), unhurried().open(&path).unwrap());
     let tally = Tally::default();
     bus.subscribe(Subscription::new("*", "c", counting(&tally))).unwrap();
     other.update_settings(|settings| settings.enabled = false).unwrap();
@@ -24,15 +25,24 @@ fn a_change_by_another_box_is_noticed_by_a_running_worker_and_by_processing_by_h
     assert!(!bus.settings().enabled);
 
     let worker = bus.start().unwrap();
+    within(Duration::from_millis(2_500), "where the polling interval is 5 seconds", || {
+        let before = tally.get();
+        other.update_settings(|settings| settings.enabled = true).unwrap();
+        tally.wait_for(before + 1);
+        other.update_settings(|settings| settings.enabled = false).unwrap();
+        wait_until("the worker has seen it", || !bus.settings().enabled);
+        bus.publish(event("a")).unwrap();
+    });
     other.update_settings(|settings| settings.enabled = true).unwrap();
-    assert!(tally.reaches(1, Duration::from_millis(2_500)));
+    wait_until("all are processed", || bus.stats().unwrap().pending + bus.stats().unwrap().processing == 0);
+    let before = tally.get();
     other.update_settings(|settings| settings.batch_size = 17).unwrap();
     wait_until("the worker has seen it", || bus.settings().batch_size == 17);
 
     store(&path, "processor.enabled", "false");
     wait_until("the worker has seen it", || !bus.settings().processor_enabled);
     bus.publish(event("a")).unwrap();
-    assert!(!tally.reaches(2, Duration::from_millis(200)));
+    assert!(!tally.reaches(before + 1, Duration::from_millis(200)));
     assert_eq!(bus.drain().unwrap(), 1, "by hand it goes on");
     drop(worker);
 }
@@ -127,7 +137,7 @@ fn settings_cannot_be_changed_inside_a_transaction_and_a_panic_in_the_change_bre
 fn no_change_is_lost_among_many_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.db");
-    let boxes = [Postbox::open(&path).unwrap(), Postbox::open(&path).unwrap()];
+    let boxes = [unhurried().open(&path).unwrap(), unhurried().open(&path).unwrap()];
     std::thread::scope(|scope| {
         for bus in boxes.iter().cycle().take(6) {
             scope.spawn(|| {

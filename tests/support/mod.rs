@@ -17,6 +17,9 @@ use rusqlite::params;
 use tempfile::TempDir;
 use time::OffsetDateTime;
 
+/// How long what should happen at once may take on the slowest of machines.
+pub(crate) const LIMIT: Duration = Duration::from_mins(1);
+
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const MICROSECOND: Duration = Duration::from_micros(1);
 
@@ -60,15 +63,20 @@ pub(crate) fn file_box() -> TestBox {
 pub(crate) fn file_box_with(options: impl FnOnce(Builder) -> Builder) -> TestBox {
     let clock = ManualClock::new(start_time());
     let dir = tempfile::tempdir().unwrap();
-    let builder = options(Postbox::builder().clock(clock.clone()));
+    let builder = options(unhurried(&clock));
     let bus = builder.open(dir.path().join("app.db")).unwrap();
     TestBox { kind: "file", bus, clock, dir: Some(dir) }
 }
 
 pub(crate) fn memory_box_with(options: impl FnOnce(Builder) -> Builder) -> TestBox {
     let clock = ManualClock::new(start_time());
-    let bus = options(Postbox::builder().clock(clock.clone())).open_in_memory().unwrap();
+    let bus = options(unhurried(&clock)).open_in_memory().unwrap();
     TestBox { kind: "memory", bus, clock, dir: None }
+}
+
+/// It does not give up where others write for long, however slow the disk.
+fn unhurried(clock: &ManualClock) -> Builder {
+    Postbox::builder().clock(clock.clone()).busy_timeout(LIMIT)
 }
 
 impl TestBox {
@@ -79,21 +87,21 @@ impl TestBox {
 
     /// A second box on the same file and clock, as another process would have it.
     pub(crate) fn second(&self) -> Postbox {
-        Postbox::builder().clock(self.clock.clone()).open(self.path()).unwrap()
+        unhurried(&self.clock).open(self.path()).unwrap()
     }
 
     /// The same file after a restart of the application.
     pub(crate) fn reopen(self) -> TestBox {
         let path = self.path();
         self.bus.close().unwrap();
-        let bus = Postbox::builder().clock(self.clock.clone()).open(path).unwrap();
+        let bus = unhurried(&self.clock).open(path).unwrap();
         TestBox { bus, ..self }
     }
 
     /// An application's own connection to the same file.
     pub(crate) fn app_connection(&self) -> rusqlite::Connection {
         let conn = rusqlite::Connection::open(self.path()).unwrap();
-        conn.busy_timeout(Duration::from_secs(5)).unwrap();
+        conn.busy_timeout(LIMIT).unwrap();
         conn
     }
 }
@@ -117,7 +125,7 @@ pub(crate) fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) {
 pub(crate) fn ends<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, ended) = mpsc::channel();
     thread::spawn(move || drop(done.send(f())));
-    match ended.recv_timeout(Duration::from_secs(10)) {
+    match ended.recv_timeout(LIMIT) {
         Ok(value) => value,
         Err(RecvTimeoutError::Timeout) => panic!("it waits for itself"),
         Err(RecvTimeoutError::Disconnected) => panic!("it panicked: its message stands above"),

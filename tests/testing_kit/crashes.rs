@@ -17,7 +17,7 @@ use postbox::{
 use crate::panics;
 use crate::support::{SECOND, add_effect, effects, event, inbox_rows, outbox_row, status, writing};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_mins(1);
 
 const POINTS: [CrashPoint; 8] = [
     CrashPoint::BeforePublish,

@@ -11,7 +11,7 @@ use postbox::{
 use time::OffsetDateTime;
 
 use crate::panics;
-use crate::support::{Calls, SECOND, event, noting, status};
+use crate::support::{Calls, LIMIT, SECOND, event, noting, status};
 
 /// What a test box's clock shows at first.
 fn start() -> OffsetDateTime {
@@ -253,5 +253,5 @@ fn what_a_running_worker_has_in_hand_is_waited_for() {
         drained.join().unwrap();
     });
     assert_eq!((status(&postbox, id), calls.all()), (OutboxStatus::Processed, vec!["slow".to_owned()]));
-    worker.shutdown(SECOND * 10).unwrap();
+    worker.shutdown(LIMIT).unwrap();
 }

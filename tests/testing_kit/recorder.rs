@@ -15,7 +15,7 @@ use crate::panics;
 use crate::support::{Calls, SECOND, add_effect, boxes, effects, inbox_rows, make_effects, noting, writing};
 
 /// How long a wait that ends may take.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_mins(1);
 
 fn invoice(n: u32) -> NewEvent {
     NewEvent::new("invoice.created", "finance", "Invoice", format!("inv-{n}"))

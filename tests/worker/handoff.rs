@@ -7,16 +7,17 @@ use std::thread;
 use postbox::{Builder, Event, OutboxStatus, Postbox, Subscription, Tx};
 use tempfile::TempDir;
 
-use crate::sized;
 use crate::support::{
     LIMIT, Latch, Tally, blocking, counting, event, integer, raw, status, text, wait_until,
 };
+use crate::{is_settled, sized};
 
 /// A box whose file notes how each event was inserted.
 fn noting(builder: Builder) -> (TempDir, PathBuf, Postbox) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.db");
-    let bus = builder.open(&path).unwrap();
+    // Publishers wait here for as long as somebody else has the write lock.
+    let bus = builder.busy_timeout(LIMIT).open(&path).unwrap();
     bus.transaction(|tx| -> postbox::Result<()> {
         Ok(tx.execute_batch(
             "CREATE TABLE seen (n INTEGER PRIMARY KEY, how TEXT);
@@ -36,8 +37,9 @@ const HANDED_OVER: &str = "processing 1";
 const LEFT_TO_THE_WORKER: &str = "pending 0";
 
 /// Publishes until an event is handed over: the worker may just be on its way to sleep.
-fn publish_until_handed_over(path: &Path, publish: impl Fn()) {
+fn publish_until_handed_over(bus: &Postbox, path: &Path, publish: impl Fn()) {
     wait_until("an event is handed over", || {
+        is_settled(bus);
         publish();
         last_seen(path) == HANDED_OVER
     });
@@ -62,7 +64,7 @@ fn events_are_handed_to_a_sleeping_workers_threads_and_processed_once() {
         assert!(worker.wait_for_startup_drain(LIMIT));
         let published = Tally::default();
         for _ in 0..5 {
-            publish_until_handed_over(&path, || {
+            publish_until_handed_over(&bus, &path, || {
                 bus.publish(event("a")).unwrap();
                 published.add();
             });
@@ -110,7 +112,7 @@ fn nothing_is_handed_over_that_the_worker_would_not_claim() {
     bus.subscribe(Subscription::new("a", "c", counting(&tally))).unwrap();
     let worker = bus.start().unwrap();
     assert!(worker.wait_for_startup_drain(LIMIT));
-    publish_until_handed_over(&path, || {
+    publish_until_handed_over(&bus, &path, || {
         bus.publish(event("a")).unwrap();
     });
 
@@ -159,7 +161,7 @@ fn a_publish_that_fails_or_repeats_a_key_gives_its_place_back() {
     assert!(worker.wait_for_startup_drain(LIMIT));
     for round in 0..5 {
         bus.publish(event("bad")).unwrap_err();
-        publish_until_handed_over(&path, || {
+        publish_until_handed_over(&bus, &path, || {
             bus.publish(event("a")).unwrap();
         });
         let key = || event("keyed").idempotency_key(format!("key {round}"));
@@ -168,7 +170,7 @@ fn a_publish_that_fails_or_repeats_a_key_gives_its_place_back() {
         for _ in 0..3 {
             assert_eq!(bus.publish(key()).unwrap(), id);
         }
-        publish_until_handed_over(&path, || {
+        publish_until_handed_over(&bus, &path, || {
             bus.publish(event("a")).unwrap();
         });
         assert_eq!(status(&bus, id), (OutboxStatus::Processed, 1));
@@ -186,7 +188,7 @@ fn an_event_whose_worker_stops_before_its_commit_is_given_back_unburned() {
     wait_until("the worker has stopped under a publisher", || {
         let worker = bus.start().unwrap();
         assert!(worker.wait_for_startup_drain(LIMIT));
-        publish_until_handed_over(&path, || {
+        publish_until_handed_over(&bus, &path, || {
             bus.publish(event("a")).unwrap();
         });
         wait_until("all are processed", || bus.stats().unwrap().processed == bus.stats().unwrap().total);
@@ -246,7 +248,7 @@ fn an_event_whose_box_closes_before_its_commit_returned_is_pending_in_the_file()
     let (_dir, path, bus) = noting(Postbox::builder());
     drop(bus);
     wait_until("the box has closed under a publisher", || {
-        let bus = Postbox::open(&path).unwrap();
+        let bus = Postbox::builder().busy_timeout(LIMIT).open(&path).unwrap();
         let tally = Tally::default();
         bus.subscribe(Subscription::new("a", "c", counting(&tally))).unwrap();
         let worker = bus.start().unwrap();

@@ -6,6 +6,7 @@ use std::{fs, thread};
 use postbox::{Postbox, Settings, Subscription};
 
 use crate::support::{LIMIT, Latch, Process, Tally, blocking, counting, event, given, wait_until};
+use crate::timing::TRIES;
 use crate::{SECOND, sized};
 
 /// Threads of other tests would be counted too: it runs as a process of its own.
@@ -82,11 +83,17 @@ fn cost() -> (u64, u64) {
 }
 
 fn assert_rests(what: &str) {
-    thread::sleep(Duration::from_millis(100)); // what is being finished may be finished
-    let (switches_before, cpu_before) = cost();
-    thread::sleep(Duration::from_millis(1_500)); // absence is what is measured
-    let (switches, cpu) = cost();
-    let (switches, cpu) = (switches - switches_before, cpu - cpu_before);
-    assert!(switches <= 5, "{what}: woken {switches} times in a second and a half");
-    assert!(cpu <= 8, "{what}: {cpu}0 ms of CPU time in a second and a half");
+    let mut costs = Vec::new();
+    for _ in 0..TRIES {
+        thread::sleep(Duration::from_millis(100)); // what is being finished may be finished
+        let (switches_before, cpu_before) = cost();
+        thread::sleep(Duration::from_millis(1_500)); // absence is what is measured
+        let (switches, cpu) = cost();
+        costs.push((switches - switches_before, cpu - cpu_before));
+        // It was not done yet, or the machine was slow to do it: who never rests does so in no try.
+        if costs.last().is_some_and(|(switches, cpu)| *switches <= 5 && *cpu <= 8) {
+            return;
+        }
+    }
+    panic!("{what}: how often it woke up in a second and a half, and its CPU time in hundredths: {costs:?}");
 }

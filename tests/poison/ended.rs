@@ -268,7 +268,10 @@ fn a_batch_by_hand_passes_rows_that_cannot_be_claimed() {
                 ))
             });
             bus.publish_all((0..5).map(|_| event("good"))).unwrap();
-            assert!(bus.process_batch().is_err(), "{}: it is said", test.kind);
+            // On a slow disk one batch is cut short, and takes one of them at the least.
+            for _ in 0..5 {
+                assert!(bus.process_batch().is_err(), "{}: it is said", test.kind);
+            }
             assert_eq!(calls.all(), ["ran"; 5], "{}: {action}", test.kind);
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -286,15 +287,16 @@ where
     S: Default + Serialize + DeserializeOwned + 'static,
 {
     let fires = before.fires.clone();
+    let noted = Arc::new(OnceLock::new());
     if !matches!(before.stands, Stands::AsInTheBox) {
         let begins = matches!(before.stands, Stands::At(..));
-        let coming = fires.clone().map(|name| (name, event.name.clone()));
+        let coming = fires.clone().map(|name| (name, event.name.clone(), Arc::clone(&noted)));
         let begun = saga.begun_by(move |state, _, step| {
             for (name, after, event) in before.timeouts.clone() {
                 step.timeout(&name, after, event)?;
             }
-            if let Some((name, event_name)) = &coming {
-                step.note_timeout(name, event_name);
+            if let Some((name, event_name, noted)) = &coming {
+                let _ = noted.set(step.note_timeout(name, event_name)); // it runs once
             }
             before.undo.iter().try_for_each(|event| step.undo_with(event.clone()))?;
             if let Stands::At(status, at) = &before.stands {
@@ -323,8 +325,10 @@ where
     }
     let stands = expect(postbox.sagas().get(saga.name(), id), "look at the saga");
     let waits = stands.into_iter().flat_map(|saga| saga.timeouts);
-    let waits: BTreeMap<_, _> = waits.map(|timeout| (timeout.name, timeout.event_id)).collect();
+    let mut waits: BTreeMap<_, _> = waits.map(|timeout| (timeout.name, timeout.event_id)).collect();
     if let Some(name) = fires {
+        // Its event is the test's, and in no row: it is not among those that are to come.
+        waits.extend(noted.get().map(|id| (name.clone(), *id)));
         let Some(id) = waits.get(&name) else {
             panic!(
                 "the conversation waits for no timeout `{name}`, but for {:?}",

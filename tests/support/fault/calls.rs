@@ -37,20 +37,20 @@ pub(super) fn die() -> ! {
 }
 
 /// This process again, as `fork` alone makes it: what `child` returns is its exit code. The child has this one thread.
-pub(crate) fn fork(child: impl FnOnce() -> i32) -> i32 {
+pub(crate) fn fork(child: impl FnOnce() -> u8) -> u8 {
     // SAFETY: the child does what the test is about: it calls the library, and leaves by `_exit`.
     unsafe {
         match libc::fork() {
             0 => {
                 libc::alarm(20); // a lock that another thread held at the fork is held for ever
-                libc::_exit(child())
+                libc::_exit(child().into())
             }
             pid => {
                 assert!(pid > 0);
                 let mut status = 0;
                 assert_eq!(libc::waitpid(pid, &raw mut status, 0), pid);
                 assert!(libc::WIFEXITED(status), "the child died: {status}");
-                libc::WEXITSTATUS(status)
+                u8::try_from(libc::WEXITSTATUS(status)).unwrap()
             }
         }
     }

@@ -238,6 +238,7 @@ mod span;
 mod stats;
 mod stored_event;
 mod story;
+mod subscription;
 mod sync;
 pub mod testing;
 mod tx;
@@ -277,7 +278,7 @@ pub use crate::outbox::{
 pub use crate::page::Page;
 pub use crate::pauses::{Pause, PauseTarget};
 pub use crate::postbox::{Postbox, check_backup, restore};
-pub use crate::registry::{Registry, Subscription};
+pub use crate::registry::Registry;
 pub use crate::saga::{Saga, SagaStep};
 pub use crate::sagas::{
     SagaFilter, SagaInstance, SagaPage, SagaStatus, SagaSummary, SagaTimeout, SagaTotals,
@@ -287,6 +288,7 @@ pub use crate::services::{Inbox, Links, Outbox, Sagas, Schedules};
 pub use crate::settings::{Settings, UnhandledEvents};
 pub use crate::stats::Stats;
 pub use crate::story::EventStory;
+pub use crate::subscription::Subscription;
 pub use crate::tx::Tx;
 pub use crate::typed::{DomainEvent, Upcasters};
 pub use crate::verify::{Finding, Severity, Verification};

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::registry::{Consumers, Subscription};
+use crate::registry::Consumers;
+use crate::subscription::Subscription;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 

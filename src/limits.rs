@@ -14,7 +14,7 @@ use crate::ordering::{self, InHands};
 use crate::outbox::claim::LeaseId;
 use crate::outbox::order;
 use crate::outbox::parked::{self, FOR_ROOM, Parked};
-use crate::registry::Subscription;
+use crate::subscription::Subscription;
 use crate::walk::{self, LOOKED_AT_MAX};
 
 /// Whether there is room for an event that waits.

@@ -12,7 +12,7 @@ use crate::core::Core;
 use crate::error::Result;
 use crate::limits::has_to_wait;
 use crate::outbox::parked::{self, Parked, Parking};
-use crate::registry::Subscription;
+use crate::subscription::Subscription;
 use crate::walk::{self, LOOKED_AT_MAX, Walk};
 
 /// Lets go what somebody can read now.

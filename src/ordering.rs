@@ -17,7 +17,8 @@ use crate::inbox;
 use crate::outbox::claim::LeaseId;
 use crate::outbox::order::{self, Aggregate, State, Unfinished};
 use crate::outbox::parked::FOR_ITS_TURN;
-use crate::registry::{Order, Registry, Subscription};
+use crate::registry::Registry;
+use crate::subscription::{Order, Subscription};
 use crate::walk::{self, LOOKED_AT_MAX};
 
 /// So many of an aggregate are let go where nobody knows for whom they wait.

@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::handler::{HandlerError, HandlerResult, Verdict};
 use crate::outbox::parked;
 use crate::pauses::{self, Pause, PauseTarget, Pauses};
-use crate::registry::Subscription;
+use crate::subscription::Subscription;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::validate;

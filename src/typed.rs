@@ -12,7 +12,7 @@ use crate::error::{Error, Result, describe_json};
 use crate::event::{Event, NewEvent};
 use crate::handler::{Context, HandlerError, HandlerResult, panic_message};
 use crate::json::Json;
-use crate::registry::Subscription;
+use crate::subscription::Subscription;
 use crate::tx::Tx;
 
 /// Ties a type to the event whose payload it is: its name, its aggregate, and the version of the payload's shape.

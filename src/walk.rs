@@ -11,7 +11,7 @@ use crate::core::Core;
 use crate::db::{Synchronous, WriteEach};
 use crate::error::Result;
 use crate::inbox;
-use crate::registry::Subscription;
+use crate::subscription::Subscription;
 use crate::sync::{Mutex, MutexGuard};
 
 /// So many are looked at in one look.

@@ -11,7 +11,7 @@ use super::{Definition, Saga, SagaStep};
 use crate::error::Result;
 use crate::event::Event;
 use crate::handler::{HandlerError, HandlerResult, TransactionalHandler};
-use crate::registry::Subscription;
+use crate::subscription::Subscription;
 
 impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
     /// The subscription that a box would call for the event. `None`: it takes no events of that name.

@@ -22,7 +22,7 @@ use crate::backoff::Backoff;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::handler::HandlerResult;
-use crate::registry::{Subscription, closeness};
+use crate::subscription::{Subscription, closeness};
 use crate::typed::Reads;
 use crate::validate;
 

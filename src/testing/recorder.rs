@@ -11,7 +11,7 @@ use super::outcome::Outcome;
 use crate::crash::Crashed;
 use crate::event::Event;
 use crate::handler::{Context, Handler, HandlerResult, TransactionalHandler};
-use crate::registry::Subscription;
+use crate::subscription::Subscription;
 use crate::tx::Tx;
 
 /// A consumer that writes down what it receives, and what it said to it. It succeeds, unless it is told to fail; and where it is put

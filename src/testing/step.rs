@@ -18,9 +18,9 @@ use crate::handler::{HandlerError, TransactionalHandler};
 use crate::links::IntegrationLink;
 use crate::outbox::OutboxEvent;
 use crate::postbox::Postbox;
-use crate::registry::Kind;
 use crate::saga::Saga;
 use crate::sagas::{SagaInstance, SagaStatus, SagaTimeout, table, timeouts};
+use crate::subscription::Kind;
 use crate::tx::Tx;
 
 /// Where a conversation stands before a step that runs alone: [`run_step`].

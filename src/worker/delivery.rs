@@ -16,8 +16,9 @@ use crate::limiter::Permit;
 use crate::outbox::claim::{Claim, Unparsed};
 use crate::outbox::settle::Settlement;
 use crate::pauses::Pauses;
-use crate::registry::{Consumers, Subscription};
+use crate::registry::Consumers;
 use crate::settings::Settings;
+use crate::subscription::Subscription;
 use crate::sync::atomic::Ordering;
 use crate::validate;
 

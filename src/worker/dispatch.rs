@@ -14,9 +14,9 @@ use crate::handler::{Context, HandlerError, HandlerResult, Signal, panic_message
 use crate::outbox::claim::Claim;
 use crate::pause_book::Asked;
 use crate::postbox::Postbox;
-use crate::registry::{Kind, Subscription};
 use crate::settings::Settings;
 use crate::span;
+use crate::subscription::{Kind, Subscription};
 
 /// What one thread takes at a time.
 pub(crate) enum Unit {

@@ -18,8 +18,9 @@ use crate::outbox::claim::{Claim, Claimed};
 use crate::outbox::order::Aggregate;
 use crate::outbox::settle::{self, Settlement, settle};
 use crate::pauses::Pauses;
-use crate::registry::{Consumers, Subscription};
+use crate::registry::Consumers;
 use crate::settings::{Settings, UnhandledEvents};
+use crate::subscription::Subscription;
 use crate::sync::atomic::AtomicBool;
 
 /// What becomes of a row that was just claimed.

@@ -24,9 +24,9 @@ use crate::outbox::run::runs;
 use crate::outbox::settle::{self, Settlement};
 use crate::pause_book::Asked;
 use crate::pauses::{self, Pauses};
-use crate::registry::{Kind, Subscription};
 use crate::settings::Settings;
 use crate::span;
+use crate::subscription::{Kind, Subscription};
 use crate::tx::Tx;
 
 /// The open transaction, and how it is used.

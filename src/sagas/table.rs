@@ -11,6 +11,8 @@ use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 #[cfg(feature = "testing")]
 use crate::event::EventId;
+#[cfg(feature = "testing")]
+use crate::outbox;
 use crate::page::{Order, Page};
 
 /// What a step needs of its conversation.
@@ -102,6 +104,19 @@ pub(crate) fn forget(conn: &Connection, name: &str, correlation_id: &str) -> Res
     let Some(stored) = load(conn, name, correlation_id)? else { return Ok(Vec::new()) };
     conn.prepare_cached("DELETE FROM main.postbox_saga WHERE seq = ?1")?.execute([stored.seq])?;
     Ok(Timeouts::parse(stored.timeouts.as_deref())?.take_all())
+}
+
+/// The timeout of this name that it waits for, where its event is in no row: the test kit gives it to the saga itself.
+#[cfg(feature = "testing")]
+pub(crate) fn timeout_in_no_row(
+    conn: &Connection,
+    name: &str,
+    correlation_id: &str,
+    timeout: &str,
+) -> Result<Option<EventId>> {
+    let Some(stored) = load(conn, name, correlation_id)? else { return Ok(None) };
+    let Some(id) = Timeouts::parse(stored.timeouts.as_deref())?.forget(timeout) else { return Ok(None) };
+    Ok(outbox::seq_of(conn, id)?.is_none().then_some(id))
 }
 
 /// Its timeouts are cancelled, and what undoes it is published or forgotten.

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use rusqlite::Connection;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -108,6 +109,8 @@ impl Conversation {
     }
 
     /// The event of the step is its timeout of this name, for which it waits: [`SagaStep::fired_timeout`](crate::SagaStep::fired_timeout).
+    /// Where the step fails it goes on waiting for it, and it may fire once more [in the box](Conversation::in_the_box); since its event is
+    /// the test's, and not the box's, it is not among the [`timeouts`](SagaInstance::timeouts) that are shown.
     pub fn fires(self, name: impl Into<String>) -> Self {
         Conversation { fires: Some(name.into()), ..self }
     }
@@ -328,7 +331,12 @@ where
     let mut waits: BTreeMap<_, _> = waits.map(|timeout| (timeout.name, timeout.event_id)).collect();
     if let Some(name) = fires {
         // Its event is the test's, and in no row: it is not among those that are to come.
-        waits.extend(noted.get().map(|id| (name.clone(), *id)));
+        let fired = noted.get().copied().or_else(|| {
+            // Or it fired before, in a step that failed.
+            let look = |conn: &Connection| table::timeout_in_no_row(conn, saga.name(), id, &name);
+            expect(postbox.core().db.read("look at the saga", look), "look at the saga")
+        });
+        waits.extend(fired.map(|id| (name.clone(), id)));
         let Some(id) = waits.get(&name) else {
             panic!(
                 "the conversation waits for no timeout `{name}`, but for {:?}",

@@ -179,6 +179,32 @@ fn a_timeout_fires_as_the_one_that_the_conversation_waits_for() {
     }
 }
 
+/// A test of a step that fails once could not try its timeout again: of one that fires there is no row, as of one that was cancelled.
+#[test]
+fn a_timeout_whose_step_failed_fires_once_more() {
+    let postbox = TestBox::new();
+    let calls = Calls::default();
+    let tries = calls.clone();
+    let saga =
+        Saga::<u32>::new("order").starts_on("start", |_, _, _| Ok(())).on("overdue", move |_, _, step| {
+            tries.add(step.fired_timeout().unwrap_or("none"));
+            if tries.all().len() == 1 { Err(HandlerError::retry("not yet")) } else { Ok(()) }
+        });
+    let overdue = event(of_order("overdue"));
+    let waiting = Conversation::running(&1).timeout("other", MINUTE, of_order("overdue")).fires("t");
+    let ran = run_step(&postbox, &overdue, &saga, waiting);
+    assert_eq!(ran.outcome, Outcome::Retry { why: "not yet".to_owned(), after: None });
+    let ran = run_step(&postbox, &overdue, &saga, Conversation::in_the_box().fires("t"));
+    assert_eq!((ran.outcome, calls.take()), (Outcome::Processed, vec!["t".to_owned(), "t".to_owned()]));
+    assert!(ran.timeouts_cancelled.is_empty() && ran.timeouts_set.is_empty(), "it is the step's own");
+
+    // What somebody has cancelled never comes.
+    let other = ran.saga.unwrap().timeouts.remove(0);
+    postbox.outbox().cancel(other.event_id, "by hand").unwrap();
+    let said = panics(|| run_step(&postbox, &overdue, &saga, Conversation::in_the_box().fires("other")));
+    assert_eq!(said, "the conversation waits for no timeout `other`, but for []");
+}
+
 #[test]
 fn what_a_saga_says_before_its_handler_is_told_as_well() {
     let postbox = TestBox::new();

@@ -75,23 +75,29 @@ fn on_stack_of<T: Send>(bytes: usize, work: impl FnOnce() -> T + Send) -> Result
 
 /// Every object in it, and whether all references between them are pointers from its root, so that it can be told where they lead.
 fn look_through(schema: &Value) -> (Vec<&Value>, bool) {
-    let (mut objects, mut is_plain) = (Vec::new(), true);
+    let mut objects = Vec::new();
     let mut open = vec![schema];
     while let Some(value) = open.pop() {
         match value {
             Value::Array(items) => open.extend(items),
             Value::Object(fields) => {
-                let has = |keyword| fields.get(keyword).is_some_and(Value::is_string);
-                // Within a schema that has a name of its own pointers are its own.
-                is_plain &= !(has("$dynamicRef") || has("$recursiveRef"))
-                    && (std::ptr::eq(value, schema) || !(has("$id") || has("id")))
-                    && (!has("$ref") || target(schema, value).is_some());
                 objects.push(value);
                 open.extend(fields.values());
             }
             _ => {}
         }
     }
+    let has = |value: &Value, keyword| value.get(keyword).is_some_and(Value::is_string);
+    // To all other drafts it is a field of the application's, as it stands in many an example.
+    let mut drafts = objects.iter().filter_map(|value| value.get("$schema")?.as_str());
+    let is_draft_4 = drafts.any(|draft| draft.contains("draft-04"));
+    let is_plain = objects.iter().all(|value| {
+        // Within a schema that has a name of its own pointers are its own.
+        let is_named = has(value, "$id") || is_draft_4 && has(value, "id");
+        !(has(value, "$dynamicRef") || has(value, "$recursiveRef"))
+            && (std::ptr::eq(*value, schema) || !is_named)
+            && (!has(value, "$ref") || target(schema, value).is_some())
+    });
     (objects, is_plain)
 }
 
@@ -166,6 +172,8 @@ mod tests {
             (json!({ "allOf": [{ "$ref": "#/$defs/a" }], "$defs": { "a": { "oneOf": [{}] } } }), 3),
             // On the next level it begins anew.
             (json!({ "properties": { "child": { "$ref": "#" } } }), 1),
+            // A field of the application's in an example is no schema's name.
+            (json!({ "examples": [{ "id": "o-1" }], "default": { "id": "" } }), 0),
             // The longest way, whichever is looked at first.
             (json!({ "anyOf": [{ "$ref": "#/anyOf/1" }, { "$ref": "#/anyOf/2" }, {}] }), 3),
         ] {
@@ -182,6 +190,10 @@ mod tests {
             (json!({ "items": { "$ref": "other" } }), 2),
             (json!({ "items": { "$ref": "#/a%25" }, "a%25": {} }), 3),
             (json!({ "items": { "$id": "other", "not": { "$ref": "#" } } }), 3),
+            (
+                json!({ "$schema": "http://json-schema.org/draft-04/schema#", "items": { "id": "other", "not": { "$ref": "#" } } }),
+                3,
+            ),
         ] {
             assert_eq!(Steps::of(&schema).0, 4 * objects, "{schema}");
         }

@@ -21,7 +21,8 @@ pub(crate) fn compensate(
     let count = events.len();
     for event in events.into_iter().rev() {
         // A schema of a later release must not keep what was done from being undone. What it says quotes the payload.
-        let unfit = core.check_schema(&event).is_err().then(|| (event.name().to_owned(), event.version()));
+        let is_unfit = matches!(core.check_schema(&event), Err(Error::SchemaViolation { .. }));
+        let unfit = is_unfit.then(|| (event.name().to_owned(), event.version()));
         let event = event.prepare(correlation_id, cause, || core.new_id())?;
         let id = core.publish_within(conn, &event)?.id;
         if let Some((name, version)) = unfit {

@@ -356,18 +356,24 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
         Ok(self.steps.iter().map(subscription).collect())
     }
 
-    /// Of each kind that there is none of under this name or pattern, the handler of the closest pattern that matches all of its events:
-    /// a box asks one subscription alone.
+    /// Of each kind that there is none of under this name or pattern, the handler of the closest other that matches all of its events, a
+    /// pattern or a type that had this name: a box asks one subscription alone.
     fn with_those_of_patterns(&self, event_name: &str, steps: &Steps<S>) -> Steps<S> {
         // As if it were a name: a pattern's `*` is matched by those that reach further.
         let mut wider: Vec<_> = self
             .steps
             .iter()
             .filter(|(pattern, _)| pattern != event_name)
-            .filter_map(|(pattern, steps)| Some((closeness(pattern, event_name)?, steps)))
+            .filter_map(|(pattern, steps)| Some((self.closeness(pattern, event_name)?, steps)))
             .collect();
         wider.sort_by_key(|(closeness, _)| Reverse(*closeness));
         wider.into_iter().fold(steps.clone(), |steps, (_, wider)| steps.or(wider))
+    }
+
+    /// As of a [`Subscription`]: a former name of the type counts less than a name, and more than a pattern.
+    fn closeness(&self, pattern: &str, event_name: &str) -> Option<usize> {
+        let is_former = |of: &OfType| of.event_name == pattern && of.former_names.contains(&event_name);
+        if self.types.iter().any(is_former) { Some(usize::MAX - 1) } else { closeness(pattern, event_name) }
     }
 
     fn definition(&self) -> Definition {

@@ -321,6 +321,36 @@ fn every_type_of_an_event_is_checked_and_its_former_names_count() {
     }
 }
 
+/// Where a handler had the former name for its own, those of the type were not called: the event waited for a start, and was a dead letter.
+#[test]
+fn events_of_a_former_name_that_has_a_handler_come_to_the_handlers_of_the_type_as_well() {
+    for test in boxes() {
+        let bus = &test.bus;
+        let saga = Saga::<i64>::new("order")
+            .starts_on_typed::<Placed>(|total, placed, _| {
+                *total = placed.cents;
+                Ok(())
+            })
+            .on_typed::<Placed>(|_, _, _| Err(postbox::HandlerError::dead_letter("the closer one is called")))
+            .on("ordered", |total, event, step| {
+                *total += i64::from(event.version());
+                step.complete()?;
+                Ok(())
+            });
+        bus.subscribe_saga(saga).unwrap();
+        let ordered = || of_order("ordered").payload(json!({ "order": "o-1", "euros": 12 }));
+        bus.publish(ordered()).unwrap();
+        bus.drain().unwrap();
+        assert_eq!(found(bus).state, 1_200, "{}", test.kind);
+        // Its own handler takes every version, and the type's has its own say.
+        let newer = bus.publish(order("ordered", "o-2").version(3)).unwrap();
+        bus.publish(ordered().version(3)).unwrap();
+        bus.drain().unwrap();
+        assert_eq!(found(bus).state, 1_203);
+        assert_eq!((status(bus, newer), outbox_row(bus, newer).attempt_count), (OutboxStatus::Pending, 0));
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct PlacedBefore {}
 

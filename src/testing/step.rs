@@ -331,12 +331,13 @@ where
     let mut waits: BTreeMap<_, _> = waits.map(|timeout| (timeout.name, timeout.event_id)).collect();
     if let Some(name) = fires {
         // Its event is the test's, and in no row: it is not among those that are to come.
-        let fired = noted.get().copied().or_else(|| {
+        let mut its_id = noted.get().copied();
+        if its_id.is_none() {
             // Or it fired before, in a step that failed.
             let look = |conn: &Connection| table::timeout_in_no_row(conn, saga.name(), id, &name);
-            expect(postbox.core().db.read("look at the saga", look), "look at the saga")
-        });
-        waits.extend(fired.map(|id| (name.clone(), id)));
+            its_id = expect(postbox.core().db.read("look at the saga", look), "look at the saga");
+        }
+        waits.extend(its_id.map(|id| (name.clone(), id)));
         let Some(id) = waits.get(&name) else {
             panic!(
                 "the conversation waits for no timeout `{name}`, but for {:?}",

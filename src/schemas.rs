@@ -132,13 +132,14 @@ impl Schemas {
             let path = error.instance_path().to_string();
             of(if path.is_empty() { error.to_string() } else { format!("at `{path}`: {error}") })
         })?;
+        // Before the lock, which keeps whoever publishes waiting: of a large one it takes a while.
+        let schema = Schema { ways: Ways::of(&source), steps: Steps::of(&source), source, validator };
         let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
         match by_name.get(name).and_then(|versions| versions.get(&version)) {
-            Some(known) if known.source == source => return Ok(()),
+            Some(known) if known.source == schema.source => return Ok(()),
             Some(_) => return Err(of("another one was declared".to_owned())),
             None => {}
         }
-        let schema = Schema { ways: Ways::of(&source), steps: Steps::of(&source), source, validator };
         by_name.entry(name.to_owned()).or_default().insert(version, Arc::new(schema));
         self.is_any.store(true, Ordering::Release);
         Ok(())

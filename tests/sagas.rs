@@ -24,8 +24,8 @@ mod typed;
 use std::time::Duration;
 
 use postbox::{
-    Event, EventFilter, EventId, HandlerResult, InboxStatus, NewEvent, OutboxStatus, Page, Postbox, Saga,
-    SagaInstance, SagaStep,
+    Event, EventFilter, EventId, HandlerResult, InboxStatus, NewEvent, OutboxStatus, Page, PauseTarget,
+    Postbox, Saga, SagaInstance, SagaStep,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -176,6 +176,31 @@ fn an_event_that_comes_before_the_start_waits_for_it_without_an_attempt() {
         test.clock.advance(SECOND);
         assert_eq!(bus.drain().unwrap(), 1);
         assert_eq!(seen(bus), ["start", "step.early"], "{}", test.kind);
+    }
+}
+
+#[test]
+fn who_was_paused_while_an_event_waits_for_its_start_is_asked_when_the_saga_looks_again() {
+    for test in boxes() {
+        let (bus, calls) = (&test.bus, Calls::default());
+        bus.subscribe_saga(noting()).unwrap();
+        for consumer in ["goes on", "is paused"] {
+            let note = support::noting(&calls, consumer);
+            bus.subscribe(postbox::Subscription::new("step.early", consumer, note)).unwrap();
+        }
+        let paused = PauseTarget::consumer("is paused");
+        bus.pause(&paused, None, None).unwrap();
+        let early = bus.publish(of_order("step.early")).unwrap();
+        test.clock.advance(10 * MINUTE);
+        bus.drain().unwrap();
+        assert_eq!(calls.take(), ["goes on"], "{}", test.kind);
+        bus.resume(&paused).unwrap();
+        test.clock.advance(just_before(5 * MINUTE));
+        bus.drain().unwrap();
+        assert_eq!(calls.take(), Vec::<String>::new());
+        test.clock.advance(SECOND);
+        bus.drain().unwrap();
+        assert_eq!((calls.take(), status(bus, early)), (vec!["is paused".to_owned()], OutboxStatus::Pending));
     }
 }
 

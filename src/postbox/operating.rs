@@ -81,8 +81,8 @@ impl Postbox {
     /// name that are claimed already are delivered.
     ///
     /// When a pause ends, in whatever process, all that waited is due, in bounded pieces, and what has to wait for another pause
-    /// waits on. A failed consumer's backoff is waited for first. Pausing what is paused changes its reason and its end. `reason`
-    /// has 1 to 1023 characters.
+    /// waits on. A failed consumer's backoff is waited for first, and so is a saga's [next look](crate::Saga::wait_for_start). Pausing what
+    /// is paused changes its reason and its end. `reason` has 1 to 1023 characters.
     ///
     /// A handler pauses its own consumer with [`HandlerError::pause_consumer`](crate::HandlerError::pause_consumer), and failures in a
     /// row do with [`Subscription::circuit_breaker`].

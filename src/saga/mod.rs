@@ -269,6 +269,9 @@ impl<S: Default + Serialize + DeserializeOwned + 'static> Saga<S> {
     /// it spends no attempt, and says in `last_error` what it waits for. It looks again after half of its age, so that it comes
     /// somewhat later than the start. After that each try is a failed attempt, until it is a dead letter: what was published for later
     /// than that, or has waited that long for a pause, has its attempts alone.
+    ///
+    /// The event's other consumers receive it meanwhile, but for those that could not when it was tried: one that was paused, had no room
+    /// or waited for its turn is asked again when the saga looks again, and not before.
     pub fn wait_for_start(self, patience: Duration) -> Self {
         Saga { patience, ..self }
     }

@@ -18,6 +18,7 @@ use super::left_alone::LeftAlone;
 use super::pool::Pool;
 use super::startup::Startup;
 use super::telling::Spell;
+use super::ticking;
 use super::turn::{Outcome, Turn};
 use super::watch::Watch;
 use crate::bell::Woken;
@@ -84,7 +85,7 @@ impl Run {
         let core = postbox.core();
         let (watch, settings) = Watch::begin(core)?;
         Ok(Run {
-            startup: Startup::begin(&settings, core.clock.now()),
+            startup: Startup::begin(&settings, core.clock.now(), ticking::wall(core)),
             postbox,
             pool,
             signals,
@@ -249,6 +250,9 @@ impl Run {
         }
         if self.settings.allow_processing(true) {
             self.expect_work |= self.watch.publish_ticks(core)?;
+            if matches!(self.startup, Startup::Claiming { .. }) {
+                self.startup.has_ticked(self.watch.tick_that_has_come(core), core.clock.now());
+            }
         }
         // What publishers are still committing may be handed over until then, and claimed afterwards.
         let reserved = if self.expect_work { core.handoff.close() } else { 0 };

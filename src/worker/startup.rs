@@ -7,9 +7,10 @@ use super::turn::Outcome;
 use crate::settings::Settings;
 
 pub(crate) enum Startup {
-    /// Claims what was due at this time.
+    /// Claims what was due at this time. `ticks_until`: ticks that had come by then, by the wall clock, are still to be published.
     Claiming {
         began_at: i64,
+        ticks_until: Option<i64>,
     },
     /// All of it is claimed; these are still under way.
     Ending(HashSet<i64>),
@@ -17,9 +18,9 @@ pub(crate) enum Startup {
 }
 
 impl Startup {
-    pub(crate) fn begin(settings: &Settings, now: i64) -> Self {
+    pub(crate) fn begin(settings: &Settings, now: i64, wall: i64) -> Self {
         if settings.startup_drain_enabled && settings.allow_processing(true) {
-            Startup::Claiming { began_at: now }
+            Startup::Claiming { began_at: now, ticks_until: Some(wall) }
         } else {
             Startup::Over
         }
@@ -34,10 +35,19 @@ impl Startup {
         usize::try_from(slots).unwrap_or(usize::MAX)
     }
 
+    /// Ticks have been published, if there were any: what had come by the start is as due as what was there. `left`: the first that has come
+    /// and is still to be published.
+    pub(crate) fn has_ticked(&mut self, left: Option<i64>, now: i64) {
+        if let Startup::Claiming { ticks_until: Some(until), .. } = *self {
+            let is_any_left = left.is_some_and(|left| left <= until);
+            *self = Startup::Claiming { began_at: now, ticks_until: is_any_left.then_some(until) };
+        }
+    }
+
     /// After a claim of up to `free`. Claims come in the order in which they were due: one from after the start has all
     /// of the backlog before it.
     pub(crate) fn has_claimed(&mut self, outcome: &Outcome, free: usize, in_flight: &InFlight) {
-        if let Startup::Claiming { began_at } = *self
+        if let Startup::Claiming { began_at, .. } = *self
             && ((outcome.claimed < free && !outcome.alone && outcome.refused.is_none())
                 || outcome.latest_due_at > began_at)
         {
@@ -46,7 +56,7 @@ impl Startup {
     }
 
     pub(crate) fn nothing_left(&mut self, in_flight: &InFlight) {
-        if matches!(self, Startup::Claiming { .. }) {
+        if matches!(self, Startup::Claiming { ticks_until: None, .. }) {
             *self = Startup::Ending(in_flight.seqs().collect());
         }
     }

@@ -113,7 +113,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Publishes ticks that have come; those that are left come in the next turn. True when there were any.
+    /// Publishes ticks that have come; those that are left come in the next turn. True when there were any, or some are left.
     pub(super) fn publish_ticks(&mut self, core: &Core) -> Result<bool> {
         let wall = ticking::wall(core);
         if self.next_tick.is_none_or(|tick| tick > wall) {
@@ -121,7 +121,12 @@ impl Watch {
         }
         let published = ticking::publish_some(core, &self.ticks_left_alone, wall)?;
         self.look_at_ticks(core)?;
-        Ok(published == Some(true))
+        Ok(published == Some(true) || self.tick_that_has_come(core).is_some())
+    }
+
+    /// One that is still to be published.
+    pub(super) fn tick_that_has_come(&self, core: &Core) -> Option<i64> {
+        self.next_tick.filter(|tick| *tick <= ticking::wall(core))
     }
 
     /// How long it is to the next tick.

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use postbox::testing::ManualClock;
 use postbox::{
-    Clock, Event, Misfire, Observer, OutboxStatus, Postbox, Published, Schedule, Settings, Subscription, Tx,
+    Clock, Context, Event, Misfire, Observer, OutboxStatus, Postbox, Published, Schedule, Settings,
+    Subscription, Tx,
 };
 
 use time::OffsetDateTime;
 
 use crate::support::{
-    Calls, boxes, ends, event, file_box, file_box_with, memory_box_with, noting, start_time, status,
-    wait_until,
+    Calls, MICROSECOND, boxes, ends, event, file_box, file_box_with, memory_box_with, noting, start_time,
+    status, wait_until,
 };
 use crate::{HOUR, LIMIT, MINUTE, minutely, note_ticks, stored};
 
@@ -260,6 +261,59 @@ fn however_much_was_missed_a_worker_delivers_in_between() {
     assert!(count < 16_001, "{count}: all that was missed");
     wait_until(LIMIT, || test.bus.stats().unwrap().processed == 16_001);
     assert!(worker.shutdown(LIMIT).unwrap().clean);
+}
+
+/// Moves on a little whenever somebody looks: what is published now was not due when the worker started.
+struct Creeping(ManualClock);
+
+impl Clock for Creeping {
+    fn now(&self) -> OffsetDateTime {
+        self.0.advance(MICROSECOND);
+        self.0.now()
+    }
+}
+
+/// As ticks were published a part at a time, it was over with the first part, or before it where that was one of ticks to be skipped.
+#[test]
+fn the_startup_drain_is_over_when_the_last_tick_that_was_missed_has_been_tried() {
+    for (misfire, creeps) in [(Misfire::Skip, false), (Misfire::Once, false), (Misfire::Once, true)] {
+        let clock = ManualClock::new(start_time());
+        let builder = Postbox::builder().handler_threads(2);
+        let builder =
+            if creeps { builder.clock(Creeping(clock.clone())) } else { builder.clock(clock.clone()) };
+        let dir = tempfile::tempdir().unwrap();
+        let bus = builder.open(dir.path().join("app.db")).unwrap();
+        let (entered, began) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let ended = Mutex::new(ended);
+        let last = move |_: &Event, _: &Context<'_>| {
+            entered.send(()).unwrap();
+            ended.lock().unwrap().recv_timeout(LIMIT).unwrap();
+            Ok(())
+        };
+        bus.subscribe(Subscription::new("last", "waiting", last)).unwrap();
+        bus.subscribe(Subscription::new("tick", "c", noting(&Calls::default(), "ran"))).unwrap();
+        bus.transaction(|tx| -> postbox::Result<()> {
+            let many = |n| (format!("s-{n}"), Schedule::every(HOUR, event("tick")).misfire(misfire));
+            for (name, schedule) in (0..600).map(many) {
+                tx.schedules().put(&name, schedule)?;
+            }
+            let schedule = Schedule::every(HOUR + MINUTE, event("last"));
+            tx.schedules().put("last", schedule).map(drop)
+        })
+        .unwrap();
+        clock.advance(HOUR + MINUTE * 10);
+        let worker = bus.start().unwrap();
+        began.recv_timeout(LIMIT).unwrap();
+        let others = if misfire == Misfire::Skip { 0 } else { 600 };
+        wait_until(LIMIT, || bus.stats().unwrap().processed == others);
+        let limit = Duration::from_millis(100); // absence is what is asserted
+        assert!(!worker.wait_for_startup_drain(limit), "{misfire}, a clock that creeps: {creeps}");
+        end.send(()).unwrap();
+        assert!(worker.wait_for_startup_drain(LIMIT));
+        assert_eq!(bus.stats().unwrap().processed, others + 1);
+        assert!(worker.shutdown(LIMIT).unwrap().clean);
+    }
 }
 
 #[test]

@@ -70,9 +70,12 @@ impl LeftAlone {
             && rows.get(&seq).is_some_and(|left| self.for_good || left.since.elapsed() < left.length)
     }
 
-    /// None was left alone so far.
-    pub(super) fn is_empty(&self) -> bool {
-        self.rows.borrow().is_empty()
+    /// Forgets those that have been left alone for long enough. True when there were any.
+    pub(super) fn forget_old(&self) -> bool {
+        let mut rows = self.rows.borrow_mut();
+        let before = rows.len();
+        rows.retain(|_, left| self.for_good || left.since.elapsed() < left.length);
+        rows.len() < before
     }
 
     /// A row that is not to be looked at again for a while, for another reason.
@@ -96,5 +99,21 @@ impl LeftAlone {
         } else if self.passed().is_none() {
             self.pass.set(None);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A worker that once had left a row alone asked for the next tick in each turn, for as long as it ran.
+    #[test]
+    fn what_has_been_left_alone_for_long_enough_is_forgotten_and_said_once() {
+        let left_alone = LeftAlone::for_a_while();
+        left_alone.leave(1);
+        left_alone.rows.borrow_mut().insert(2, Left { since: Instant::now(), length: Duration::ZERO });
+        assert!(left_alone.forget_old());
+        assert!(left_alone.contains(1) && !left_alone.rows.borrow().contains_key(&2));
+        assert!(!left_alone.forget_old());
     }
 }

@@ -76,8 +76,9 @@ impl Watch {
         if polls {
             self.follow_clock(core)?;
         }
-        // In memory nothing tells of a change, nor does anything that a schedule has been left alone for long enough.
-        if polls || changed || self.reader.is_none() || !self.ticks_left_alone.is_empty() {
+        // In memory nothing tells of a change.
+        let may_tick_again = self.ticks_left_alone.forget_old();
+        if polls || changed || self.reader.is_none() || may_tick_again {
             self.look_at_ticks(core)?;
         }
         let generation = core.registry.generation();

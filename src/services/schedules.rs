@@ -22,8 +22,9 @@ const TIMES_MAX: usize = 1_000;
 ///
 /// **Ticks are times of the wall clock**, the box's [`Clock`](crate::Clock) as it is, and not of the box's own time, which never goes back.
 /// When the clock steps back, no tick comes twice: the next is the first that has not been. After more than a day back the clock
-/// was wrong before, and ticks go on from the new time; one that was published by the wrong clock is not published again. When it jumps ahead, and after the machine was off or asleep, the
-/// schedule's [`Misfire`](crate::Misfire) says what becomes of the ticks that have passed.
+/// was wrong before, and ticks go on from the new time; one that was published by the wrong clock is not published again for as long as its
+/// event is kept, and the last of them never. When it jumps ahead, and after the machine was off or asleep, the schedule's
+/// [`Misfire`](crate::Misfire) says what becomes of the ticks that have passed.
 ///
 /// A schedule whose tick cannot be published, since a trigger of the application's refuses the event, keeps nobody else from
 /// ticking. It is tried again, in a worker after five seconds; [`StoredSchedule::error`] says why, and the log does once.

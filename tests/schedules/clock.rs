@@ -238,3 +238,26 @@ fn however_many_schedules_there_are_all_follow_a_clock_that_was_wrong() {
     let ahead = |schedule: &postbox::StoredSchedule| schedule.next_at > Some(start_time() + HOUR);
     assert_eq!(test.bus.schedules().list().unwrap().iter().filter(|schedule| ahead(schedule)).count(), 0);
 }
+
+/// Also those before its latest, which alone is noted with the schedule: the same tick has the same id.
+#[test]
+fn what_a_clock_that_was_wrong_has_published_for_hours_is_not_published_again_while_it_is_kept() {
+    for test in boxes() {
+        let calls = note_ticks(&test.bus);
+        test.bus.schedules().put("s", hourly()).unwrap();
+        test.clock.advance(DAY * 3);
+        for _ in 0..3 {
+            test.bus.drain().unwrap();
+            test.clock.advance(HOUR);
+        }
+        assert_eq!(calls.take(), ["s@259200", "s@262800", "s@266400"], "{}", test.kind);
+        test.clock.set(start_time() + MINUTE);
+        for _ in 0..77 {
+            test.bus.drain().unwrap();
+            test.clock.advance(HOUR);
+        }
+        let is_new = |n: &i32| !(72..=74).contains(n);
+        let expected: Vec<_> = (1..77).filter(is_new).map(|n| format!("s@{}", n * 3_600)).collect();
+        assert_eq!(calls.take(), expected, "{}", test.kind);
+    }
+}

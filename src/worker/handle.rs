@@ -46,8 +46,8 @@ impl Worker {
         !self.control.is_over()
     }
 
-    /// Waits until the startup drain is over: everything that was due when the worker started has been tried once. True
-    /// at once where there is none to wait for; false when the limit came first, or the worker ended.
+    /// Waits until the startup drain is over: everything that was due when the worker started has been tried once, ticks of schedules that
+    /// had come by then as well. True at once where there is none to wait for; false when the limit came first, or the worker ended.
     pub fn wait_for_startup_drain(&self, limit: Duration) -> bool {
         wait_for_end_of(&self.control.drained, limit) && self.control.has_drained.load(Ordering::Acquire)
     }

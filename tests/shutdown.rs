@@ -94,7 +94,6 @@ fn shut_down_beside_one_that_hangs(bus: &Postbox, limit: Duration) -> Option<Dur
     let took = start.elapsed();
     assert_eq!(status(bus, hangs), (OutboxStatus::Processing, 1));
     assert!(!bus.stats().unwrap().worker_running);
-    bus.registry().clear();
     latch.open();
     assert!(took >= limit, "{took:?} of {limit:?}");
     assert!(!report.clean);
@@ -107,11 +106,17 @@ fn shut_down_beside_one_that_hangs(bus: &Postbox, limit: Duration) -> Option<Dur
 
 #[test]
 fn what_still_runs_at_the_limit_is_counted_and_not_waited_for() {
-    let dir = tempfile::tempdir().unwrap();
-    for bus in boxes(dir.path()) {
-        let limits = [SECOND / 5, SECOND, 10 * SECOND];
-        let took = limits.into_iter().find_map(|limit| shut_down_beside_one_that_hangs(&bus, limit));
-        assert!(took.expect("the one that ends is recorded") < LIMIT, "{took:?}");
+    for kind in 0..2 {
+        // What a busy machine adds comes and goes.
+        let limits = [SECOND / 5, SECOND, 10 * SECOND].into_iter().flat_map(|limit| [limit; 3]);
+        let mut tries = limits.map(|limit| {
+            let dir = tempfile::tempdir().unwrap();
+            (limit, shut_down_beside_one_that_hangs(&boxes(dir.path())[kind], limit))
+        });
+        assert!(
+            tries.any(|(limit, took)| took.is_some_and(|took| took < limit + 2 * SECOND)),
+            "each time it waited for longer, or the one that ends was not recorded"
+        );
     }
 }
 

@@ -36,6 +36,11 @@ impl LockedFile {
     fn of(file: File) -> Self {
         LockedFile { file, by: Process::this() }
     }
+
+    /// Whether the code runs in a child that was forked since: the lock is still the parent's.
+    pub(super) fn is_of_parent(&self) -> bool {
+        self.by.was_forked()
+    }
 }
 
 impl Deref for LockedFile {
@@ -48,8 +53,7 @@ impl Deref for LockedFile {
 
 impl Drop for LockedFile {
     fn drop(&mut self) {
-        // In a forked child the lock is still the parent's.
-        if !self.by.was_forked() {
+        if !self.is_of_parent() {
             let _ = self.file.unlock(); // closing it comes next, which is as good where nobody has forked
         }
     }

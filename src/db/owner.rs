@@ -11,7 +11,6 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use super::fork::Process;
 use super::identity;
 use super::locked::LockedFile;
 use crate::error::{Error, Result};
@@ -26,7 +25,6 @@ const INFIX: &str = "-postbox-";
 pub(crate) struct OwnerLock {
     path: PathBuf,
     file: LockedFile,
-    opened_by: Process,
 }
 
 /// What ends the name of one that is not in place yet.
@@ -48,7 +46,7 @@ impl OwnerLock {
             let locked = OpenOptions::new().write(true).open(&unlocked).and_then(LockedFile::lock);
             // Renamed once it is locked: nobody ever sees it in place and not locked while its owner lives.
             match locked.and_then(|file| fs::rename(&unlocked, &path).map(|()| file)) {
-                Ok(file) => return Ok(Some(OwnerLock { path, file, opened_by: Process::this() })),
+                Ok(file) => return Ok(Some(OwnerLock { path, file })),
                 // Another box took it for left behind before it was locked.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => {
@@ -90,7 +88,7 @@ fn write_at(_: &File, _: &[u8], _: u64) -> std::io::Result<()> {
 
 impl Drop for OwnerLock {
     fn drop(&mut self) {
-        if !self.opened_by.was_forked() {
+        if !self.file.is_of_parent() {
             let _ = fs::remove_file(&self.path); // still locked: or it would look like a death for a moment
         }
     }

@@ -53,11 +53,10 @@ impl<'a> SagaStep<'a> {
 
     /// One that has come already: there is no event of it to be delivered.
     #[cfg(feature = "testing")]
-    pub(crate) fn note_timeout(&self, name: &str, event_name: &str) -> EventId {
+    pub(crate) fn note_timeout(&self, name: &str, event_name: &str) {
         let core = self.tx.core();
         let id = timeouts::new_id(&self.of.name, self.correlation_id, core.new_id());
         self.left.borrow_mut().timeouts.note(name, id, event_name.to_owned(), core.clock.now());
-        id
     }
 
     pub(super) fn end(self) -> Left {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -290,16 +289,15 @@ where
     S: Default + Serialize + DeserializeOwned + 'static,
 {
     let fires = before.fires.clone();
-    let noted = Arc::new(OnceLock::new());
     if !matches!(before.stands, Stands::AsInTheBox) {
         let begins = matches!(before.stands, Stands::At(..));
-        let coming = fires.clone().map(|name| (name, event.name.clone(), Arc::clone(&noted)));
+        let coming = fires.clone().map(|name| (name, event.name.clone()));
         let begun = saga.begun_by(move |state, _, step| {
             for (name, after, event) in before.timeouts.clone() {
                 step.timeout(&name, after, event)?;
             }
-            if let Some((name, event_name, noted)) = &coming {
-                let _ = noted.set(step.note_timeout(name, event_name)); // it runs once
+            if let Some((name, event_name)) = &coming {
+                step.note_timeout(name, event_name);
             }
             before.undo.iter().try_for_each(|event| step.undo_with(event.clone()))?;
             if let Stands::At(status, at) = &before.stands {
@@ -330,13 +328,9 @@ where
     let waits = stands.into_iter().flat_map(|saga| saga.timeouts);
     let mut waits: BTreeMap<_, _> = waits.map(|timeout| (timeout.name, timeout.event_id)).collect();
     if let Some(name) = fires {
-        // Its event is the test's, and in no row: it is not among those that are to come.
-        let mut its_id = noted.get().copied();
-        if its_id.is_none() {
-            // Or it fired before, in a step that failed.
-            let look = |conn: &Connection| table::timeout_in_no_row(conn, saga.name(), id, &name);
-            its_id = expect(postbox.core().db.read("look at the saga", look), "look at the saga");
-        }
+        // Noted here, or in a step that failed, its event is the test's, and in no row: it is not among those that are to come.
+        let look = |conn: &Connection| table::timeout_in_no_row(conn, saga.name(), id, &name);
+        let its_id = expect(postbox.core().db.read("look at the saga", look), "look at the saga");
         waits.extend(its_id.map(|id| (name.clone(), id)));
         let Some(id) = waits.get(&name) else {
             panic!(

@@ -43,11 +43,8 @@ pub(crate) fn discard_row(conn: &Connection, seq: i64, reason: &str, now: i64) -
         return Ok(false);
     }
     let why = format!("discarded: {reason}");
-    decided::discard(conn, seq, &why, now)?;
     inbox::skip_open(conn, seq, &why, now)?;
-    settle::count_processed(conn, 1)?;
-    ordering::let_look_again(conn, seq, now)?;
-    history::add(conn, seq, &decision(HistoryKind::Discarded, None, Some(reason)), now)?;
+    end(conn, seq, [OutboxStatus::DeadLetter, OutboxStatus::Failed], (&why, reason), now)?;
     Ok(true)
 }
 
@@ -68,11 +65,17 @@ pub(crate) fn cancel_row(conn: &Connection, seq: i64, reason: &str, now: i64) ->
     if !future::is_unstarted(conn, seq)? {
         return Ok(false);
     }
-    decided::cancel(conn, seq, &format!("cancelled: {reason}"), now)?;
+    end(conn, seq, [OutboxStatus::Pending; 2], (&format!("cancelled: {reason}"), reason), now)?;
+    Ok(true)
+}
+
+/// `why`: its last error, and the reason in its history.
+fn end(conn: &Connection, seq: i64, from: [OutboxStatus; 2], why: (&str, &str), now: i64) -> Result<()> {
+    let (error, reason) = why;
+    decided::end(conn, seq, from, error, now)?;
     settle::count_processed(conn, 1)?;
     ordering::let_look_again(conn, seq, now)?;
-    history::add(conn, seq, &decision(HistoryKind::Discarded, None, Some(reason)), now)?;
-    Ok(true)
+    history::add(conn, seq, &decision(HistoryKind::Discarded, None, Some(reason)), now)
 }
 
 /// The row of an event that nobody has begun with.

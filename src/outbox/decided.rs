@@ -37,15 +37,15 @@ pub(crate) fn retry(conn: &Connection, seq: i64, now: i64) -> Result<()> {
     stored(changed)
 }
 
-/// A dead letter is over.
-pub(crate) fn discard(conn: &Connection, seq: i64, why: &str, now: i64) -> Result<()> {
+/// An event that nobody delivers by itself any more, or that nobody has begun with, is over: in one of these statuses it was before.
+pub(crate) fn end(conn: &Connection, seq: i64, from: [OutboxStatus; 2], why: &str, now: i64) -> Result<()> {
     let changed = conn
         .prepare_cached(
             "UPDATE main.outbox_event
              SET status = 'processed', lease_id = 0, last_error = ?3, available_at = ?2, changed_at = NULL, processed_at = ?2
-             WHERE seq = ?1 AND (status = 'dead_letter' OR status = 'failed')",
+             WHERE seq = ?1 AND (status = ?4 OR status = ?5)",
         )?
-        .execute(params![seq, now, why])?;
+        .execute(params![seq, now, why, from[0], from[1]])?;
     stored(changed)
 }
 
@@ -94,18 +94,6 @@ pub(crate) fn reschedule(conn: &Connection, seq: i64, at: i64, now: i64) -> Resu
             "UPDATE main.outbox_event SET available_at = ?2, changed_at = ?3 WHERE seq = ?1 AND status = 'pending'",
         )?
         .execute(params![seq, at, now])?;
-    stored(changed)
-}
-
-/// An event is over before anybody began with it.
-pub(crate) fn cancel(conn: &Connection, seq: i64, why: &str, now: i64) -> Result<()> {
-    let changed = conn
-        .prepare_cached(
-            "UPDATE main.outbox_event
-             SET status = 'processed', lease_id = 0, last_error = ?3, available_at = ?2, changed_at = NULL, processed_at = ?2
-             WHERE seq = ?1 AND status = 'pending'",
-        )?
-        .execute(params![seq, now, why])?;
     stored(changed)
 }
 

@@ -69,10 +69,10 @@ mod with_crate {
             let mut local = at.naive_local().and_utc();
             loop {
                 local = self.pattern.find_next_occurrence(&local, false).ok()?;
+                let tick = self.moment_of(local.naive_utc())?;
                 // Those of an hour that comes for the second time were before.
-                match self.moment_of(local.naive_utc())? {
-                    tick if tick > *at => return Some(tick),
-                    _ => {}
+                if tick > *at {
+                    return Some(tick);
                 }
             }
         }
@@ -88,10 +88,11 @@ mod with_crate {
             let mut inclusive = true;
             loop {
                 local = self.pattern.find_previous_occurrence(&local, inclusive).ok()?;
-                match self.moment_of(local.naive_utc())? {
-                    tick if tick <= *at => return Some(tick),
-                    _ => inclusive = false,
+                let tick = self.moment_of(local.naive_utc())?;
+                if tick <= *at {
+                    return Some(tick);
                 }
+                inclusive = false;
             }
         }
 

@@ -162,12 +162,12 @@ fn a_schedule_that_cannot_tick_is_no_reason_to_spin() {
     assert!(worker.shutdown(LIMIT).unwrap().clean);
 }
 
-/// Each look at it takes as long as it is from one tick to the next, as on a disk that is as slow.
-struct Slow(ManualClock);
+/// Moves on by so much whenever somebody looks.
+struct Moving(ManualClock, Duration);
 
-impl Clock for Slow {
+impl Clock for Moving {
     fn now(&self) -> OffsetDateTime {
-        self.0.advance(EVERY);
+        self.0.advance(self.1);
         self.0.now()
     }
 }
@@ -179,7 +179,8 @@ fn ticks_that_come_as_fast_as_they_are_published_keep_nobody_waiting() {
         // On a thread of its own: what does not come to an end cannot be stopped either.
         ends(move || {
             let dir = tempfile::tempdir().unwrap();
-            let slow = Slow(ManualClock::new(start_time()));
+            // As long as it is from one tick to the next, as on a disk that is as slow.
+            let slow = Moving(ManualClock::new(start_time()), EVERY);
             let bus = Postbox::builder().clock(slow).open(dir.path().join("app.db")).unwrap();
             let calls = Calls::default();
             bus.subscribe(Subscription::new("*", "c", noting(&calls, "ran"))).unwrap();
@@ -263,24 +264,14 @@ fn however_much_was_missed_a_worker_delivers_in_between() {
     assert!(worker.shutdown(LIMIT).unwrap().clean);
 }
 
-/// Moves on a little whenever somebody looks: what is published now was not due when the worker started.
-struct Creeping(ManualClock);
-
-impl Clock for Creeping {
-    fn now(&self) -> OffsetDateTime {
-        self.0.advance(MICROSECOND);
-        self.0.now()
-    }
-}
-
 /// As ticks were published a part at a time, it was over with the first part, or before it where that was one of ticks to be skipped.
 #[test]
 fn the_startup_drain_is_over_when_the_last_tick_that_was_missed_has_been_tried() {
     for (misfire, creeps) in [(Misfire::Skip, false), (Misfire::Once, false), (Misfire::Once, true)] {
         let clock = ManualClock::new(start_time());
-        let builder = Postbox::builder().handler_threads(2);
-        let builder =
-            if creeps { builder.clock(Creeping(clock.clone())) } else { builder.clock(clock.clone()) };
+        // Where it creeps, what is published now was not due when the worker started.
+        let creeping = Moving(clock.clone(), if creeps { MICROSECOND } else { Duration::ZERO });
+        let builder = Postbox::builder().handler_threads(2).clock(creeping);
         let dir = tempfile::tempdir().unwrap();
         let bus = builder.open(dir.path().join("app.db")).unwrap();
         let (entered, began) = std::sync::mpsc::channel();
